@@ -1,0 +1,92 @@
+"""Configuration files: YAML plus dotted overrides into frozen, validated models.
+
+Every room declares one `Config` subclass. An unknown key is an error that suggests the nearest known one.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rdvla.errors import ConfigError, suggest
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, no unknown keys, types checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any], *, source: str = "configuration") -> Self:
+        """Validate `values` (nested mappings) into this configuration.
+
+        Raises:
+            ConfigError: unknown keys (with the nearest known one) and wrong values, all of them at once.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            lines = [_explain(cls, details) for details in error.errors()]
+            raise ConfigError(f"{source}: " + "; ".join(lines)) from None
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file at '{path}'.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"'{path}' must hold a mapping of keys to values, found {type(values).__name__}.")
+    return values
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `values` with `--a.b=value` overrides applied; the value is read as YAML.
+
+    Raises:
+        ConfigError: an override without `=`, or one that goes below a plain value.
+    """
+    merged: dict[str, Any] = {key: value for key, value in values.items()}
+    for override in overrides:
+        key, separator, text = override.removeprefix("--").partition("=")
+        if not separator or not key:
+            raise ConfigError(f"override '{override}' must look like --section.key=value.")
+        *sections, name = key.split(".")
+        target = merged
+        for section in sections:
+            child = target.get(section)
+            if child is not None and not isinstance(child, dict):
+                raise ConfigError(f"override '{override}': '{section}' is a value ({child!r}), not a section.")
+            target[section] = dict(child or {})
+            target = target[section]
+        try:
+            target[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override '{override}' is not valid YAML: {error}") from None
+    return merged
+
+
+def _explain(root: type[BaseModel], details: Mapping[str, Any]) -> str:
+    location = [part for part in details["loc"] if isinstance(part, str)]
+    name = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "extra_forbidden":
+        return f"unknown key '{name}'.{suggest(location[-1], _fields_at(root, location[:-1]))}"
+    return f"'{name}' = {details['input']!r}: {details['msg']}" if name else str(details["msg"])
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return list(model.model_fields)

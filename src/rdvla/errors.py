@@ -1,0 +1,57 @@
+"""Every error a user can cause, by kind.
+
+The command line prints these as one message and exits with code 2; anything else is a defect of ours
+and keeps its traceback. A message names the field, the offending value and the fix.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RDVLAError(Exception):
+    """Base of every error that `rdvla` raises on bad input."""
+
+
+class ConfigError(RDVLAError):
+    """A configuration file, override or argument is wrong."""
+
+
+class ObservationError(RDVLAError):
+    """An observation does not have the shape, dtype or values a policy needs."""
+
+
+class CheckpointError(RDVLAError):
+    """A checkpoint is missing, damaged or does not fit the model."""
+
+
+class DatasetError(RDVLAError):
+    """A dataset is missing, damaged or does not fit the policy."""
+
+
+class SimulatorError(RDVLAError):
+    """The simulator could not be started, or broke while running."""
+
+
+class StorageError(RDVLAError):
+    """A file could not be written (disk full, no permission)."""
+
+
+class ServeError(RDVLAError):
+    """A remote policy could not be reached, refused a request or answered out of protocol."""
+
+
+class MissingExtraError(RDVLAError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        """Name the `package` that is missing and the `extra` of rdvla that brings it."""
+        super().__init__(f"{package} is not installed. Install it with: pip install 'rdvla[{extra}]'")
+        self.package = package
+        self.extra = extra
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the known name nearest to `name`, or the list of known names."""
+    names = sorted(known)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f" Did you mean '{nearest[0]}'?" if nearest else f" Known: {', '.join(names)}."

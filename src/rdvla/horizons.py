@@ -1,0 +1,122 @@
+"""Execution horizons: how many actions of a chunk to execute before deciding again.
+
+Many iterations mean an uncertain policy. Formulas and numbers: RD-VLA paper (arXiv 2602.07845) and its released
+evaluation code; the two disagree on the direction of the binary rule, so both are here under names that say which.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from rdvla.errors import ConfigError, suggest
+
+
+class Horizon(Protocol):
+    """Maps the iterations a decision took to a number of actions to execute."""
+
+    def steps(self, num_recurrences: int, chunk_size: int) -> int:
+        """Return how many actions of the chunk to execute, in 1..`chunk_size`."""
+        ...
+
+    def reset(self) -> None:
+        """Start a new episode."""
+        ...
+
+
+class Fixed:
+    """Always execute `n` actions (the released default is 5 of 8)."""
+
+    def __init__(self, n: int = 5) -> None:
+        """Execute `n` >= 1 actions per decision."""
+        if n < 1:
+            raise ConfigError(f"the fixed horizon must execute at least 1 action, found {n}.")
+        self.n = n
+
+    def steps(self, num_recurrences: int, chunk_size: int) -> int:
+        """Return `n`, at most the chunk."""
+        return min(self.n, chunk_size)
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+
+class Binary:
+    """One horizon up to `threshold` iterations, another above it."""
+
+    def __init__(self, *, confident: int, uncertain: int, threshold: int = 4) -> None:
+        """Execute `confident` actions after <= `threshold` iterations, else `uncertain`."""
+        self.confident, self.uncertain, self.threshold = confident, uncertain, threshold
+
+    def steps(self, num_recurrences: int, chunk_size: int) -> int:
+        """Return the horizon of the side of the threshold that `num_recurrences` is on."""
+        return min(self.uncertain if num_recurrences > self.threshold else self.confident, chunk_size)
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+
+class LinearDecay:
+    """8 actions up to 6 iterations, 7 up to 8, then one less per iteration, never below 2."""
+
+    def steps(self, num_recurrences: int, chunk_size: int) -> int:
+        """Return 8, 7 or max(2, 7 - (r - 8)), at most the chunk."""
+        if num_recurrences <= 6:
+            n = 8
+        elif num_recurrences <= 8:
+            n = 7
+        else:
+            n = max(2, 7 - (num_recurrences - 8))
+        return min(n, chunk_size)
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+
+class DynamicBuckets:
+    """Buckets by how unusual a decision's iterations are among all decisions so far.
+
+    z = (r - mean) / deviation of all decisions up to and including this one. z < -0.5: 8 actions; < 0.5: 6; < 1.5: 4;
+    else 2. The first `warmup` decisions execute 4.
+    """
+
+    def __init__(self, warmup: int = 5) -> None:
+        """Wait for `warmup` decisions before trusting the running statistics."""
+        self.warmup = warmup
+        self._n, self._mean, self._m2 = 0, 0.0, 0.0
+
+    def steps(self, num_recurrences: int, chunk_size: int) -> int:
+        """Record `num_recurrences` (Welford's update) and return its bucket, at most the chunk."""
+        self._n += 1
+        delta = num_recurrences - self._mean
+        self._mean += delta / self._n
+        self._m2 += delta * (num_recurrences - self._mean)
+        if self._n <= self.warmup:
+            return min(4, chunk_size)
+        deviation = math.sqrt(self._m2 / self._n)
+        z = (num_recurrences - self._mean) / deviation if deviation > 0 else 0.0
+        n = 8 if z < -0.5 else 6 if z < 0.5 else 4 if z < 1.5 else 2
+        return min(n, chunk_size)
+
+    def reset(self) -> None:
+        """Keep the statistics: they describe the policy, not one episode."""
+
+
+HORIZONS: Mapping[str, Callable[[], Horizon]] = {
+    "binary_paper": lambda: Binary(confident=8, uncertain=4),
+    "binary_released": lambda: Binary(confident=4, uncertain=8),
+    "linear_decay": LinearDecay,
+    "dynamic": DynamicBuckets,
+}
+
+
+def make_horizon(name: str) -> Horizon:
+    """Build a horizon from a number of actions (`"5"`) or a name of `HORIZONS`.
+
+    Raises:
+        ConfigError: neither a whole number of at least 1 nor a known name.
+    """
+    if name.lstrip("-").isdigit():
+        return Fixed(int(name))
+    if name not in HORIZONS:
+        raise ConfigError(f"unknown horizon '{name}' (a number of actions, or a name).{suggest(name, HORIZONS)}")
+    return HORIZONS[name]()

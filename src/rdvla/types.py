@@ -1,0 +1,108 @@
+"""What passes between rooms: an observation goes in, a chunk of actions comes out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.errors import ObservationError
+
+GripperConvention = Literal["none", "open_is_negative", "open_is_positive"]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One moment as a policy sees it.
+
+    Attributes:
+        images: camera name -> uint8 `[H, W, 3]`, RGB, upright, any size. The usual cameras are
+            `primary` (third person) and `wrist`.
+        state: float32 `[S]`, unnormalised. LIBERO: end-effector position (m, world frame, 3), orientation
+            as axis-angle (rad, 3), the two gripper joints (m, 2).
+        instruction: the task in words.
+
+    Raises:
+        ObservationError: an image is not uint8 `[H, W, 3]`, the state is not a finite vector, or the
+            instruction is empty.
+    """
+
+    images: Mapping[str, NDArray[np.uint8]]
+    state: NDArray[np.float32]
+    instruction: str
+
+    def __post_init__(self) -> None:
+        for camera, image in self.images.items():
+            if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+                found = getattr(image, "dtype", type(image).__name__)
+                raise ObservationError(
+                    f"images['{camera}'] must be a uint8 array, found {found}; pass pixel values 0..255 as uint8."
+                )
+            if image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < 1:
+                raise ObservationError(
+                    f"images['{camera}'] must have shape [H, W, 3] (RGB, channels last), found {list(image.shape)}."
+                )
+        state = np.asarray(self.state, dtype=np.float32)
+        if state.ndim != 1:
+            raise ObservationError(f"state must be a vector [S], found shape {list(state.shape)}.")
+        if not np.isfinite(state).all():
+            bad = np.flatnonzero(~np.isfinite(state)).tolist()
+            raise ObservationError(
+                f"state has non-finite values at {bad}: {state.tolist()}; check the robot's sensors."
+            )
+        if not isinstance(self.instruction, str) or not self.instruction.strip():
+            raise ObservationError(f"instruction must be a non-empty sentence, found {self.instruction!r}.")
+        object.__setattr__(self, "state", state)
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """What a policy decided.
+
+    Attributes:
+        actions: float32 `[chunk_size, action_dim]` in the environment's own convention, ready to execute.
+        num_recurrences: how many times the recurrent core was applied (0 for a policy without one).
+        convergence: the stopping rule's metric at each check, oldest first; empty under a fixed depth.
+        n_action_steps: how many of the actions to execute before asking again, or None for "the caller's choice".
+        timings: milliseconds by stage (`encode`, `recurrence`, `total`, ...).
+    """
+
+    actions: NDArray[np.float32]
+    num_recurrences: int = 0
+    convergence: tuple[float, ...] = ()
+    n_action_steps: int | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ActionConvention:
+    """How actions in training space relate to the environment's.
+
+    In training space a gripper is 1 when open and 0 when closed (as the OpenVLA line trains it).
+
+    Attributes:
+        gripper: what the environment expects in the last dimension: `open_is_negative` (LIBERO: -1 open,
+            +1 close), `open_is_positive` (CALVIN: +1 open, -1 close) or `none` (no gripper to convert:
+            every dimension passes through).
+    """
+
+    gripper: GripperConvention = "none"
+
+    def to_env(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map unnormalised predictions `[..., A]` (gripper 0 closed .. 1 open) to env actions (gripper -1 or +1)."""
+        if self.gripper == "none":
+            return actions
+        actions = actions.copy()
+        opening = np.where(actions[..., -1] > 0.5, 1.0, -1.0)
+        actions[..., -1] = -opening if self.gripper == "open_is_negative" else opening
+        return actions
+
+    def from_env(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map recorded env actions `[..., A]` to training space: the gripper becomes 1 open, 0 closed."""
+        if self.gripper == "none":
+            return actions
+        actions = actions.copy()
+        closing = np.clip(actions[..., -1], 0.0, 1.0)
+        actions[..., -1] = 1.0 - closing if self.gripper == "open_is_negative" else closing
+        return actions
