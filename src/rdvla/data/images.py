@@ -1,0 +1,249 @@
+"""How a camera image becomes the pixels a vision tower sees.
+
+Two paths are values of one thing: `PUBLISHED` repeats the published evaluation to the grey level (JPEG round trip,
+Lanczos-3, centre crop) without TensorFlow, `TINY` is a plain box filter. Training-time augmentation is in
+`rdvla.data.augmentation`.
+
+Shapes: H, W the camera's size, h = w = `ImagePath.size`.
+"""
+
+import io
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, cast, get_args
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from rdvla.errors import ConfigError, ObservationError, suggest
+
+ResizeKernel = Literal["lanczos3", "box"]
+
+JPEG_QUALITY = 95
+LANCZOS_RADIUS = 3.0
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel constants of one vision tower: `(pixel / 255 - mean) / std`."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+# The released preprocessor stores the ImageNet constants twice; the ones that take effect are rounded to bfloat16.
+DINO_NORMALISATION = Normalisation((0.484375, 0.455078125, 0.40625), (0.228515625, 0.2236328125, 0.224609375))
+SIGLIP_NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@dataclass(frozen=True)
+class ImagePath:
+    """The steps from a camera image to a policy's pixels, as data that a checkpoint stores.
+
+    Attributes:
+        size: side of the square result, in pixels.
+        resize: `lanczos3` (antialiased, float32, rounded once) or `box` (average of the covered pixels).
+        jpeg: compress and decompress first (quality 95, 4:2:0, fast integer DCT), as the published evaluation does.
+        crop_area: cut this fraction of the area from the centre and enlarge it to `size`; None keeps everything.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    size: int = 224
+    resize: ResizeKernel = "lanczos3"
+    jpeg: bool = False
+    crop_area: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 8:
+            raise ConfigError(f"image size must be a whole number of at least 8 pixels, found {self.size!r}.")
+        if self.resize not in get_args(ResizeKernel):
+            raise ConfigError(f"unknown resize kernel '{self.resize}'.{suggest(self.resize, get_args(ResizeKernel))}")
+        if not isinstance(self.jpeg, bool):
+            raise ConfigError(f"jpeg must be true or false, found {self.jpeg!r}.")
+        if self.crop_area is not None and not 0 < self.crop_area <= 1:
+            raise ConfigError(f"crop_area must be in (0, 1] or null, found {self.crop_area!r}.")
+
+    def prepare(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Apply the whole path to one image.
+
+        An image that already has the target size skips JPEG and resizing, as in the published evaluation.
+
+        Args:
+            image_HWC: uint8 `[H, W, 3]`, RGB, upright.
+
+        Returns:
+            uint8 `[size, size, 3]`.
+
+        Raises:
+            ObservationError: not a uint8 image with three channels.
+        """
+        image_hwc = self.shrink(image_HWC)
+        return image_hwc if self.crop_area is None else centre_crop(image_hwc, self.crop_area)
+
+    def shrink(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Apply the path up to the crop: what training stores before it crops at random.
+
+        Args:
+            image_HWC: uint8 `[H, W, 3]`.
+
+        Returns:
+            uint8 `[size, size, 3]`.
+
+        Raises:
+            ObservationError: not a uint8 image with three channels.
+        """
+        if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
+            raise ObservationError(
+                f"an image must be uint8 [H, W, 3], found {image_HWC.dtype} {list(image_HWC.shape)}."
+            )
+        if image_HWC.shape[:2] == (self.size, self.size):
+            return image_HWC
+        if self.jpeg:
+            image_HWC = jpeg_round_trip(image_HWC)
+        if self.resize == "box":
+            return resize_box(image_HWC, self.size)
+        return resize_lanczos3(image_HWC, self.size)
+
+
+PUBLISHED = ImagePath(size=224, resize="lanczos3", jpeg=True, crop_area=0.9)
+TINY = ImagePath(size=128, resize="box")
+
+
+def jpeg_round_trip(image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the uint8 `[H, W, 3]` image after JPEG compression at quality 95 with 4:2:0 chroma.
+
+    The decoder uses the fast integer DCT; an accurate one is about 1 grey level away on average.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(image_HWC).save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
+    return decode_jpeg(buffer.getvalue())
+
+
+def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
+    """Decode JPEG bytes to uint8 `[H, W, 3]` with the fast DCT and smooth chroma upsampling.
+
+    Raises:
+        ObservationError: the bytes are not a JPEG file.
+    """
+    try:
+        decoded = simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=True, fastupsample=False)
+    except ValueError as error:
+        raise ObservationError(f"the bytes are not a readable JPEG image: {error}") from error
+    return cast(NDArray[np.uint8], decoded)
+
+
+def resize_box(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize uint8 `[H, W, 3]` to `[size, size, 3]` by averaging the pixels that each new pixel covers."""
+    return np.asarray(Image.fromarray(image_HWC).resize((size, size), Image.Resampling.BOX))
+
+
+def resize_lanczos3(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize uint8 `[H, W, 3]` to `[size, size, 3]`: Lanczos-3, widened when shrinking, rounded once at the end."""
+    resized_hwC = resize_lanczos3_float(image_HWC, size)
+    return np.clip(np.rint(resized_hwC), 0, 255).astype(np.uint8)
+
+
+def resize_lanczos3_float(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+    """Resize like `resize_lanczos3` without rounding: float32 `[size, size, 3]`, about 0..255 with overshoot."""
+    H, W, C = image_HWC.shape
+    rows_hH = _lanczos3_matrix(H, size)
+    columns_wW = _lanczos3_matrix(W, size)
+    rows_first_hWC = (rows_hH @ image_HWC.reshape(H, W * C).astype(np.float32)).reshape(size, W, C)
+    return cast(NDArray[np.float32], np.matmul(columns_wW, rows_first_hWC))
+
+
+@lru_cache(maxsize=16)
+def _lanczos3_matrix(n_in: int, n_out: int) -> NDArray[np.float32]:
+    """Return the `[n_out, n_in]` weights of one axis; every row sums to 1.
+
+    Positions and weights are float32 on purpose: the published pipeline computes them so, and exact ones differ by
+    1e-3 grey levels, which rounds some pixels the other way.
+    """
+    f32, radius, pi = np.float32, np.float32(LANCZOS_RADIUS), np.float32(math.pi)
+    step = f32(1) / (f32(n_out) / f32(n_in))
+    width = max(step, f32(1))
+    centre = (np.arange(n_out, dtype=f32) + f32(0.5))[:, None] * step
+    pixel = np.arange(n_in, dtype=f32)[None, :]
+    distance = np.abs((pixel + f32(0.5) - centre) * (f32(1) / width))
+    x = np.maximum(distance, f32(1e-3))
+    weights = radius * np.sin(pi * x) * np.sin(pi * x / radius) / (pi * pi * x * x)
+    weights = np.where(distance <= f32(1e-3), f32(1), weights)
+    half = radius * width
+    covered = (pixel >= np.ceil(centre - half - f32(0.5))) & (pixel <= np.floor(centre + half - f32(0.5)))
+    weights = np.where(covered & (distance <= radius), weights, f32(0))
+    matrix = weights * (f32(1) / np.cumsum(weights, axis=1, dtype=f32)[:, -1:])
+    matrix.flags.writeable = False
+    return cast(NDArray[np.float32], matrix)
+
+
+def centre_crop(image_hwc: NDArray[np.uint8], area: float) -> NDArray[np.uint8]:
+    """Enlarge the central `area` (fraction, 0..1] of a uint8 `[h, w, 3]` image back to `[h, w, 3]`, bilinearly."""
+    side = np.sqrt(np.float32(area))
+    offset = float((1 - side) / 2)
+    return to_uint8(crop_box(to_float(image_hwc), offset, offset, float(side)))
+
+
+def crop_box(image_hwc: NDArray[np.float32], top: float, left: float, side: float) -> NDArray[np.float32]:
+    """Enlarge a box of an image to the whole image, bilinearly; the corners of the box stay on pixel centres.
+
+    Args:
+        image_hwc: float32 `[h, w, 3]`, 0..1.
+        top: upper edge as a fraction of the height, 0..1 - side.
+        left: left edge as a fraction of the width, 0..1 - side.
+        side: height and width of the box as a fraction.
+
+    Returns:
+        float32 `[h, w, 3]`, 0..1.
+    """
+    h, w, _ = image_hwc.shape
+    upper, lower, down = _bilinear_taps(h, top, side)
+    first, last, across = _bilinear_taps(w, left, side)
+    columns_hwc = image_hwc[:, first] + (image_hwc[:, last] - image_hwc[:, first]) * across[None, :, None]
+    above, below = columns_hwc[upper], columns_hwc[lower]
+    return np.clip(above + (below - above) * down[:, None, None], 0.0, 1.0)
+
+
+@lru_cache(maxsize=64)
+def _bilinear_taps(n: int, start: float, side: float) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Return for each of `n` samples of a box the two pixels around it and the weight of the second."""
+    low, high = np.float32(start), np.float32(start) + np.float32(side)
+    step = (high - low) * np.float32(n - 1) / np.float32(n - 1)
+    position = low * np.float32(n - 1) + np.arange(n, dtype=np.float32) * step
+    position = np.clip(position, 0, n - 1)
+    before = np.floor(position)
+    after = np.ceil(position)
+    return before.astype(np.intp), after.astype(np.intp), position - before
+
+
+def to_float(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Scale uint8 0..255 to float32 0..1."""
+    return image.astype(np.float32) * np.float32(1 / 255)
+
+
+def to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Scale float32 0..1 back to uint8: floor(x * 255.5), the published rounding."""
+    return (image * np.float32(255.5)).astype(np.uint8)
+
+
+def normalise(image_hwc: NDArray[np.uint8], constants: tuple[Normalisation, ...]) -> NDArray[np.float32]:
+    """Normalise one image for several towers and stack the results by channel.
+
+    Args:
+        image_hwc: uint8 `[h, w, 3]`.
+        constants: one entry per tower; published: DINO first, then SigLIP.
+
+    Returns:
+        float32 `[3 * towers, h, w]`.
+    """
+    pixels_chw = image_hwc.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
+    towers = []
+    for tower in constants:
+        mean = np.array(tower.mean, np.float32)[:, None, None]
+        std = np.array(tower.std, np.float32)[:, None, None]
+        towers.append((pixels_chw - mean) / std)
+    return np.concatenate(towers)
