@@ -1,0 +1,1 @@
+"""The recurrent-depth policy network: vision towers, language model, Prelude, Recurrent Core, Coda."""

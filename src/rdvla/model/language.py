@@ -1,0 +1,59 @@
+"""The causal language model: a Qwen2 of transformers, computed only as far as somebody reads it.
+
+Shape suffixes: B batch, T positions, D width.
+"""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import Qwen2Config, Qwen2Model
+
+from rdvla.model.config import LanguageConfig
+
+
+class LanguageModel(nn.Module):
+    """Qwen2 without logits. Layers above the highest one that is read are kept in checkpoints but not computed."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        """Build the model with random weights."""
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self.model = Qwen2Model(
+            Qwen2Config(
+                vocab_size=config.vocab_size,
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.num_layers,
+                num_attention_heads=config.num_heads,
+                num_key_value_heads=config.num_kv_heads,
+                intermediate_size=config.mlp_width,
+                rms_norm_eps=config.rms_norm_eps,
+                rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+                use_sliding_window=False,
+                use_cache=False,
+            )
+        )
+
+    def embed(self, ids_BT: Tensor) -> Tensor:
+        """Return token embeddings `[B, T, D]`."""
+        return self.model.embed_tokens(ids_BT)
+
+    def forward(self, embeddings_BTD: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
+        """Return the hidden states `[B, T, D]` with the indices `wanted`.
+
+        Index 0 is the input, k the output of layer k, the last one after the final norm. Attention is causal and
+        samples are padded on the right, so that padding changes nothing before it and no mask is needed.
+        """
+        positions = torch.arange(embeddings_BTD.shape[1], device=embeddings_BTD.device).unsqueeze(0)
+        rope = self.model.rotary_emb(embeddings_BTD, positions)
+        x_BTD = embeddings_BTD
+        states = {0: x_BTD}
+        for index, layer in enumerate(self.model.layers[: max(wanted)], start=1):
+            if self.gradient_checkpointing and self.training:
+                x_BTD = checkpoint(layer, x_BTD, position_embeddings=rope, use_reentrant=False)
+            else:
+                x_BTD = layer(x_BTD, position_embeddings=rope)
+            states[index] = self.model.norm(x_BTD) if index == self.config.num_layers else x_BTD
+        return {index: states[index] for index in wanted}
