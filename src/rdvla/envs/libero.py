@@ -111,8 +111,9 @@ class LiberoEnv:
         self._ready = True
 
     def observe(self) -> Observation:
-        """Render both cameras and return what a policy sees: two uint8 `[camera_size, camera_size, 3]` images, rotated
-        by 180 degrees (the robot at the top), the state and the instruction.
+        """Render both cameras and return what a policy sees.
+
+        The images are uint8 `[camera_size, camera_size, 3]`, rotated by 180 degrees (the robot at the top).
         """
         images = {camera: self.frame(camera) for camera in CAMERAS}
         return Observation(images=images, state=self.state(), instruction=self.task.instruction)
@@ -165,7 +166,7 @@ class LiberoEnv:
         return bool(success)
 
     def privileged(self) -> Privileged:
-        """Return what a real robot could not know (object poses, the goal, the simulator): for scripted experts only."""
+        """Return what a real robot could not know (object poses, goal, simulator): for scripted experts only."""
         self._require_reset("privileged")
         return Privileged(self.unwrapped)
 
