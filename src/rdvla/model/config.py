@@ -67,15 +67,17 @@ class ConvConfig(Config):
 
     Attributes:
         image_size: side of the square input in pixels.
-        channels: width of each stage; every stage halves the resolution.
+        stem_stride: reduction of the first convolution (its kernel is twice as wide).
+        channels: width of each stage; every stage after the first halves the resolution.
         residual_stages: how many of the last stages are followed by a residual block.
         norm_groups: groups of the group normalisation.
     """
 
     kind: Literal["conv"] = "conv"
     image_size: PositiveInt = 128
-    channels: tuple[PositiveInt, ...] = (24, 48, 96, 128)
-    residual_stages: int = 2
+    stem_stride: PositiveInt = 4
+    channels: tuple[PositiveInt, ...] = (48, 96, 128)
+    residual_stages: int = 1
     norm_groups: PositiveInt = 8
 
 
@@ -197,13 +199,13 @@ def rdvla_tiny(vocab_size: int) -> RDVLAConfig:
         language=LanguageConfig(
             vocab_size=vocab_size,
             hidden_size=128,
-            num_layers=3,
+            num_layers=2,
             num_heads=4,
             num_kv_heads=2,
-            mlp_width=384,
+            mlp_width=256,
             rope_theta=1e4,
         ),
         num_latent_tokens=16,
-        head=HeadConfig(hidden_dim=128, num_heads=4, prelude_layers=(2,), recurrent_layers=(3, 3), coda_layers=(3,)),
+        head=HeadConfig(hidden_dim=128, num_heads=4, prelude_layers=(1,), recurrent_layers=(2,), coda_layers=(2,)),
         prompt="{instruction}",
     )

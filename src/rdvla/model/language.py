@@ -35,6 +35,8 @@ class LanguageModel(nn.Module):
                 use_cache=False,
             )
         )
+        # Its tables would be rounded by `.to(bfloat16)`; `rope_tables` computes them afresh in float32.
+        del self.model.rotary_emb
 
     def embed(self, ids_BT: Tensor) -> Tensor:
         """Return token embeddings `[B, T, D]`."""
@@ -46,8 +48,7 @@ class LanguageModel(nn.Module):
         Index 0 is the input, k the output of layer k, the last one after the final norm. Attention is causal and
         samples are padded on the right, so that padding changes nothing before it and no mask is needed.
         """
-        positions = torch.arange(embeddings_BTD.shape[1], device=embeddings_BTD.device).unsqueeze(0)
-        rope = self.model.rotary_emb(embeddings_BTD, positions)
+        rope = self.rope_tables(embeddings_BTD)
         x_BTD = embeddings_BTD
         states = {0: x_BTD}
         for index, layer in enumerate(self.model.layers[: max(wanted)], start=1):
@@ -57,3 +58,12 @@ class LanguageModel(nn.Module):
                 x_BTD = layer(x_BTD, position_embeddings=rope)
             states[index] = self.model.norm(x_BTD) if index == self.config.num_layers else x_BTD
         return {index: states[index] for index in wanted}
+
+    def rope_tables(self, embeddings_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines `[1, T, E]` for positions 0..T-1: float32 angles, then the dtype of the input."""
+        head_dim = self.config.hidden_size // self.config.num_heads
+        device = embeddings_BTD.device
+        exponents = torch.arange(0, head_dim, 2, device=device).float() / head_dim
+        positions = torch.arange(embeddings_BTD.shape[1], device=device).float()
+        angles_1TE = torch.outer(positions, 1.0 / self.config.rope_theta**exponents).repeat(1, 2).unsqueeze(0)
+        return angles_1TE.cos().to(embeddings_BTD.dtype), angles_1TE.sin().to(embeddings_BTD.dtype)

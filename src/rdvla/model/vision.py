@@ -195,19 +195,21 @@ class ConvTower(nn.Module):
     """
 
     def __init__(self, config: ConvConfig) -> None:
-        """Build one halving stage per entry of `config.channels`."""
+        """Build one stage per entry of `config.channels`."""
         super().__init__()
         stages: list[nn.Module] = []
         previous = 3
         for index, channels in enumerate(config.channels):
-            kernel = 5 if index == 0 else 3
-            stages += [nn.Conv2d(previous, channels, kernel, stride=2, padding=kernel // 2, bias=False)]
+            stride = 2 if index else config.stem_stride
+            kernel = 3 if index else 2 * stride
+            padding = (kernel - stride + 1) // 2
+            stages += [nn.Conv2d(previous, channels, kernel, stride=stride, padding=padding, bias=False)]
             if index >= len(config.channels) - config.residual_stages:
                 stages += [ResidualBlock(channels, config.norm_groups)]
             stages += [nn.GroupNorm(config.norm_groups, channels), nn.ReLU()]
             previous = channels
         self.stages = nn.Sequential(*stages)
-        side = config.image_size // 2 ** len(config.channels)
+        side = config.image_size // (config.stem_stride * 2 ** (len(config.channels) - 1))
         self.width = previous
         self.num_tokens = side * side + 1
         self.keypoints = nn.Linear(2 * previous, previous)
