@@ -28,6 +28,10 @@ class DatasetError(RDVLAError):
     """A dataset is missing, damaged or does not fit the policy."""
 
 
+class RecordError(RDVLAError):
+    """The records of an evaluation are missing or damaged."""
+
+
 class SimulatorError(RDVLAError):
     """The simulator could not be started, or broke while running."""
 

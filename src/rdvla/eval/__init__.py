@@ -1,0 +1,1 @@
+"""Evaluation: episodes in parallel processes, a durable log, rates with intervals."""

@@ -1,0 +1,1 @@
+"""Turns the logs of evaluations into one self-contained web page."""

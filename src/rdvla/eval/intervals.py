@@ -1,0 +1,55 @@
+"""Confidence intervals of success rates."""
+
+import math
+from dataclasses import dataclass
+
+from rdvla.errors import ConfigError
+
+Z_95 = 1.959963984540054
+"""Two-sided 95 % point of the standard normal distribution."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A success rate with its 95 % Wilson interval.
+
+    Attributes:
+        successes: episodes won.
+        n: episodes played.
+        low: lower end of the interval, 0..1.
+        high: upper end of the interval, 0..1.
+    """
+
+    successes: int
+    n: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        """Return the observed rate, 0..1 (NaN without episodes)."""
+        return self.successes / self.n if self.n else math.nan
+
+
+def wilson(successes: int, n: int, z: float = Z_95) -> Rate:
+    """Return the Wilson score interval of `successes` out of `n` (the whole of [0, 1] for n = 0).
+
+    Args:
+        successes: 0..`n`.
+        n: number of independent trials.
+        z: normal quantile; the default gives 95 %.
+
+    Raises:
+        ConfigError: not 0 <= successes <= n.
+    """
+    if not 0 <= successes <= n:
+        raise ConfigError(f"successes must lie in 0..n, found {successes} of {n}.")
+    if n == 0:
+        return Rate(0, 0, 0.0, 1.0)
+    p = successes / n
+    scale = 1 / (1 + z * z / n)
+    centre = (p + z * z / (2 * n)) * scale
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) * scale
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return Rate(successes, n, low, high)

@@ -1,0 +1,224 @@
+"""The durable log of an evaluation: one JSON line per episode, safe against kills at any moment.
+
+`EpisodeLog` is the only writer of `episodes.jsonl`. A line that was being written when the process died is cut off
+when the log is opened again; a damaged line anywhere else is an error.
+"""
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from rdvla.config import Config
+from rdvla.errors import ConfigError, RDVLAError, RecordError, StorageError
+from rdvla.policy import StopRule
+
+EPISODES_FILE = "episodes.jsonl"
+
+Key = tuple[str, int, int, str, str]
+
+
+class _Identity(Config):
+    """Which episode a record is about.
+
+    Attributes:
+        suite: benchmark suite.
+        task: the benchmark's name of the task.
+        task_id: index of the task in its suite.
+        instruction: the sentence given to the policy.
+        init_state: index of the bundled initial state.
+        seed: the evaluation's seed.
+        episode_seed: the seed of the episode's scratchpads.
+        rule: label of the stopping rule (`rdvla.eval.protocol.Rule.label`).
+        stop: the stopping rule; None left it to the policy.
+        depth: iterations of a fixed rule, else None.
+        horizon: the execution horizon.
+        attempts: how often the episode was started (more than 1 if the simulator broke).
+        versions: of everything that matters: packages, Python, checkpoint.
+    """
+
+    suite: str
+    task: str
+    task_id: int
+    instruction: str
+    init_state: int
+    seed: int
+    episode_seed: int
+    rule: str
+    stop: StopRule | None
+    depth: int | None
+    horizon: str
+    attempts: int = Field(ge=1)
+    versions: dict[str, str]
+
+    @property
+    def key(self) -> Key:
+        """Return what identifies the episode within an evaluation (as `rdvla.eval.protocol.Job.key`)."""
+        return (self.suite, self.task_id, self.init_state, self.rule, self.horizon)
+
+
+class EpisodeRecord(_Identity):
+    """One episode that was played to its end.
+
+    Attributes:
+        success: whether the task was solved within the allowed steps.
+        steps: control steps executed, settling excluded.
+        iterations: iterations of the recurrent core, per decision.
+        executed: actions executed, per decision.
+        convergence: the stopping rule's metric at each check, per decision (four significant digits).
+        latency_ms: milliseconds per decision and stage: `observe` (rendering), `decide` (the whole call of the
+            policy as seen from the loop) and every stage that the policy reports, named `policy.<stage>`.
+        wall_s: duration of the episode, resetting included, in seconds.
+        video: path of the film relative to the log's folder, or None.
+    """
+
+    kind: Literal["episode"] = "episode"
+    success: bool
+    steps: int = Field(ge=1)
+    iterations: tuple[int, ...]
+    executed: tuple[int, ...]
+    convergence: tuple[tuple[float, ...], ...]
+    latency_ms: dict[str, tuple[float, ...]]
+    wall_s: float
+    video: str | None = None
+
+
+class ErrorRecord(_Identity):
+    """One episode that could not be played because the simulator broke every time. It counts neither way.
+
+    Attributes:
+        error: what happened last.
+    """
+
+    kind: Literal["error"] = "error"
+    error: str
+
+
+Record = Annotated[EpisodeRecord | ErrorRecord, Field(discriminator="kind")]
+
+_ADAPTER: TypeAdapter[EpisodeRecord | ErrorRecord] = TypeAdapter(Record)
+
+
+def to_line(record: EpisodeRecord | ErrorRecord) -> str:
+    """Return the record as one line of JSON, newline included."""
+    return json.dumps(record.model_dump(mode="json"), separators=(",", ":"), ensure_ascii=False) + "\n"
+
+
+def parse_line(line: str, *, where: str) -> EpisodeRecord | ErrorRecord:
+    """Read one line.
+
+    Raises:
+        RecordError: not JSON, or not a record of this schema. The message begins with `where`.
+    """
+    try:
+        return _ADAPTER.validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "line"
+        raise RecordError(
+            f"{where}: {place}: {first['msg']}. The file is damaged; remove the line to have its episode repeated."
+        ) from None
+    except RDVLAError as error:
+        raise RecordError(f"{where}: {error}") from None
+
+
+def read_records(folder: Path) -> list[EpisodeRecord | ErrorRecord]:
+    """Return the records in `folder`; where an episode was repeated after an error, only the last one.
+
+    A last line without its newline (a writer was killed) is ignored.
+
+    Raises:
+        RecordError: there is no log, or a line of it is damaged.
+    """
+    path = folder / EPISODES_FILE
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise RecordError(f"'{folder}' holds no {EPISODES_FILE}; is it the output folder of 'rdvla eval'?") from None
+    complete = text[: text.rfind(b"\n") + 1]
+    try:
+        lines = complete.decode("utf-8").split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        number = complete[: error.start].count(b"\n") + 1
+        raise RecordError(f"{path}:{number}: not UTF-8. The file is damaged; remove the line.") from None
+    records = (parse_line(line, where=f"{path}:{number}") for number, line in enumerate(lines, start=1))
+    return latest(records)
+
+
+def latest(records: Iterable[EpisodeRecord | ErrorRecord]) -> list[EpisodeRecord | ErrorRecord]:
+    """Return the last record of every episode, in order of first appearance."""
+    by_key: dict[Key, EpisodeRecord | ErrorRecord] = {}
+    for record in records:
+        by_key[record.key] = record
+    return list(by_key.values())
+
+
+class EpisodeLog:
+    """Appends records to `episodes.jsonl`; holds the folder's lock while open.
+
+    Attributes:
+        records: what the log held when it was opened.
+
+    Raises:
+        ConfigError: another process is writing to the folder.
+        RecordError: a line is damaged.
+        StorageError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / EPISODES_FILE).open("ab")
+        except OSError as error:
+            raise StorageError(f"cannot write to '{folder}': {error.strerror}.") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ConfigError(f"another evaluation is writing to '{folder}'; wait for it or choose another.") from None
+        self._cut_torn_line(folder / EPISODES_FILE)
+        try:
+            self.records = read_records(folder)
+        except RecordError:
+            self.close()
+            raise
+
+    def _cut_torn_line(self, path: Path) -> None:
+        text = path.read_bytes()
+        complete = text.rfind(b"\n") + 1
+        if complete < len(text):
+            self._file.truncate(complete)
+
+    def append(self, record: EpisodeRecord | ErrorRecord) -> None:
+        """Write one record and wait until it is on disk.
+
+        Raises:
+            StorageError: it could not be written; the log is left as it was before.
+        """
+        size = os.fstat(self._file.fileno()).st_size
+        line = to_line(record).encode("utf-8")
+        try:
+            if os.write(self._file.fileno(), line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), size)
+            raise StorageError(
+                f"cannot append to '{self._file.name}': {error.strerror}. Nothing is lost: free some space "
+                "and repeat the command to continue."
+            ) from None
+
+    def close(self) -> None:
+        """Release the file and its lock."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,149 @@
+"""One episode: a policy drives an environment until the task is solved or the steps are used up."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.envs.base import Env
+from rdvla.eval.protocol import Job
+from rdvla.horizons import make_horizon
+from rdvla.policy import ChunkExecutor, Policy
+from rdvla.types import Observation
+
+
+@runtime_checkable
+class EnvBound(Protocol):
+    """A policy that needs the environment itself, such as a scripted expert that reads privileged poses."""
+
+    def bind(self, env: Env) -> None:
+        """Serve `env` from now on; called once for every environment, before its first episode."""
+        ...
+
+
+@runtime_checkable
+class HasFrames(Protocol):
+    """An environment that can render one camera alone."""
+
+    def frame(self, camera: str) -> NDArray[np.uint8]:
+        """Return the picture of `camera`, uint8 `[H, W, 3]`, upright."""
+        ...
+
+
+class FrameSink(Protocol):
+    """Takes the pictures of an episode (see `rdvla.eval.video.Film`)."""
+
+    def wants(self, step: int) -> bool:
+        """Return whether the picture after `step` control steps is wanted."""
+        ...
+
+    def add(self, image: NDArray[np.uint8], *, iterations: int, max_depth: int | None) -> None:
+        """Add a picture `[H, W, 3]` taken while the decision with that many `iterations` is executed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened in an episode; the fields are those of `rdvla.eval.records.EpisodeRecord`."""
+
+    success: bool
+    steps: int
+    iterations: tuple[int, ...]
+    executed: tuple[int, ...]
+    convergence: tuple[tuple[float, ...], ...]
+    latency_ms: Mapping[str, tuple[float, ...]]
+    wall_s: float
+
+
+class _Clock:
+    """Times rendering and deciding, one entry per decision."""
+
+    def __init__(self, observe: Callable[[], Observation]) -> None:
+        self._observe = observe
+        self.observe_ms: list[float] = []
+        self.decide_ms: list[float] = []
+
+    def observe(self) -> Observation:
+        start = time.perf_counter()
+        observation = self._observe()
+        self.observe_ms.append((time.perf_counter() - start) * 1000)
+        return observation
+
+    def act(self, executor: ChunkExecutor) -> NDArray[np.float32]:
+        decisions = len(executor.decisions)
+        start = time.perf_counter()
+        action = executor.act(self.observe)
+        if len(executor.decisions) > decisions:
+            self.decide_ms.append((time.perf_counter() - start) * 1000 - self.observe_ms[-1])
+        return action
+
+
+def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = None) -> Outcome:
+    """Play one episode.
+
+    The environment is rendered once per decision, not at all for a policy without cameras, and additionally for
+    the pictures that `film` wants. Rendering does not touch the physics, so a filmed episode is the same episode.
+
+    Args:
+        env: simulates `job.task`.
+        policy: decides; it is reset before the episode.
+        job: the initial state, the rule and the seed.
+        film: takes pictures, if any are wanted.
+
+    Raises:
+        SimulatorError: the simulator broke. Whatever the policy raises passes through.
+    """
+    start = time.perf_counter()
+    executor = ChunkExecutor(policy, make_horizon(job.rule.horizon), stop=job.rule.stop)
+    clock = _Clock(env.observe if policy.metadata.cameras else lambda: _blind(env))
+    env.reset(init_state=job.init_state)
+    executor.reset(job.seed)
+    executed: list[int] = []
+    success, step = False, 0
+    while step < job.task.max_steps and not success:
+        action = clock.act(executor)
+        if len(executor.decisions) > len(executed):
+            executed.append(0)
+        if film is not None and film.wants(step):
+            _film(film, env, executor)
+        success = env.step(action)
+        executed[-1] += 1
+        step += 1
+    if film is not None:
+        _film(film, env, executor)
+    return Outcome(
+        success=success,
+        steps=step,
+        iterations=tuple(chunk.num_recurrences for chunk in executor.decisions),
+        executed=tuple(executed),
+        convergence=tuple(tuple(_round(value) for value in chunk.convergence) for chunk in executor.decisions),
+        latency_ms=_latencies(executor, clock),
+        wall_s=round(time.perf_counter() - start, 3),
+    )
+
+
+def _blind(env: Env) -> Observation:
+    return Observation(images={}, state=env.state(), instruction=env.task.instruction)
+
+
+def _film(film: FrameSink, env: Env, executor: ChunkExecutor) -> None:
+    film.add(
+        env.frame("primary") if isinstance(env, HasFrames) else env.observe().images["primary"],
+        iterations=executor.decisions[-1].num_recurrences,
+        max_depth=executor.stop.max_depth if executor.stop else None,
+    )
+
+
+def _latencies(executor: ChunkExecutor, clock: _Clock) -> dict[str, tuple[float, ...]]:
+    stages = {"observe": clock.observe_ms, "decide": clock.decide_ms}
+    reported = sorted({stage for chunk in executor.decisions for stage in chunk.timings})
+    for stage in reported:
+        stages[f"policy.{stage}"] = [chunk.timings.get(stage, 0.0) for chunk in executor.decisions]
+    return {stage: tuple(round(float(value), 3) for value in values) for stage, values in stages.items()}
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,99 @@
+"""Success rates with intervals, iterations and latencies of groups of episodes."""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from rdvla.eval.intervals import Rate, wilson
+from rdvla.eval.records import EpisodeRecord, ErrorRecord
+
+AnyRecord = EpisodeRecord | ErrorRecord
+
+K = TypeVar("K")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A group of episodes in numbers.
+
+    Attributes:
+        rate: successes, episodes and interval; errors are in neither.
+        errors: episodes that could not be played.
+        mean_iterations: mean over all decisions; None without decisions.
+        mean_steps: mean length of the successful episodes in control steps; None without any.
+        latency_ms: stage -> (median, 95th percentile) over all decisions, in milliseconds.
+    """
+
+    rate: Rate
+    errors: int
+    mean_iterations: float | None
+    mean_steps: float | None
+    latency_ms: dict[str, tuple[float, float]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers under plain names."""
+        return {
+            "n": self.rate.n,
+            "successes": self.rate.successes,
+            "success_rate": self.rate.value if self.rate.n else None,
+            "wilson_95": [self.rate.low, self.rate.high],
+            "errors": self.errors,
+            "mean_iterations": self.mean_iterations,
+            "mean_steps_of_successes": self.mean_steps,
+            "latency_ms": {stage: {"p50": p50, "p95": p95} for stage, (p50, p95) in self.latency_ms.items()},
+        }
+
+
+def summarise_group(records: Iterable[AnyRecord]) -> Summary:
+    """Return the numbers of one group."""
+    group = list(records)
+    played = [record for record in group if isinstance(record, EpisodeRecord)]
+    iterations = [count for record in played for count in record.iterations]
+    steps = [record.steps for record in played if record.success]
+    return Summary(
+        rate=wilson(sum(record.success for record in played), len(played)),
+        errors=len(group) - len(played),
+        mean_iterations=statistics.fmean(iterations) if iterations else None,
+        mean_steps=statistics.fmean(steps) if steps else None,
+        latency_ms=latencies(played),
+    )
+
+
+def latencies(played: Sequence[EpisodeRecord]) -> dict[str, tuple[float, float]]:
+    """Return the median and 95th percentile of every stage over all decisions, in milliseconds."""
+    stages = list(dict.fromkeys(stage for record in played for stage in record.latency_ms))
+    percentiles = {}
+    for stage in stages:
+        values = [value for record in played for value in record.latency_ms.get(stage, ())]
+        if values:
+            p50, p95 = np.percentile(values, [50, 95])
+            percentiles[stage] = (round(float(p50), 3), round(float(p95), 3))
+    return percentiles
+
+
+def group_by(records: Iterable[AnyRecord], key: Callable[[AnyRecord], K]) -> dict[K, list[AnyRecord]]:
+    """Return the records by `key`, groups and members in order of appearance."""
+    groups: dict[K, list[AnyRecord]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups
+
+
+def summarise(records: Sequence[AnyRecord]) -> dict[str, Any]:
+    """Return the content of `summary.json`: the numbers per rule, per rule and suite, per rule and task."""
+    levels: dict[str, tuple[str, ...]] = {
+        "rules": ("rule", "horizon"),
+        "suites": ("suite", "rule", "horizon"),
+        "tasks": ("suite", "task_id", "task", "rule", "horizon"),
+    }
+    return {level: _table(records, names) for level, names in levels.items()}
+
+
+def _table(records: Sequence[AnyRecord], names: Sequence[str]) -> list[dict[str, Any]]:
+    groups = group_by(records, lambda record: tuple(getattr(record, name) for name in names))
+    return [
+        dict(zip(names, values, strict=True)) | summarise_group(group).as_json() for values, group in groups.items()
+    ]

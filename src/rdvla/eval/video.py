@@ -1,0 +1,108 @@
+"""Films of episodes (mp4, H.264) that show how long the policy thought about what it is doing."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from rdvla.errors import MissingExtraError, StorageError
+
+EVERY = 2
+"""Control steps per picture."""
+
+CONTROL_HZ = 20
+"""Control steps per second (LIBERO)."""
+
+_SIDE = 384
+_STRIP = 56
+_INK, _FAINT, _BACK, _DOT = (235, 236, 240), (150, 154, 165), (24, 26, 32), (242, 142, 43)
+_UNLIT = (62, 66, 76)
+
+
+def annotate(image: NDArray[np.uint8], *, iterations: int, max_depth: int | None) -> NDArray[np.uint8]:
+    """Return the picture at 384 pixels width, with a strip below that shows the iterations as a number and as dots.
+
+    Args:
+        image: uint8 `[H, W, 3]`, square.
+        iterations: iterations of the decision being executed.
+        max_depth: how many there could have been; None shows only those made.
+
+    Returns:
+        uint8 `[440, 384, 3]`.
+    """
+    canvas = Image.new("RGB", (_SIDE, _SIDE + _STRIP), _BACK)
+    canvas.paste(Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    draw.text((14, _SIDE + 28), f"{iterations}", font=ImageFont.load_default(30), fill=_INK, anchor="lm")
+    noun = "thinking step" if iterations == 1 else "thinking steps"
+    draw.text((60, _SIDE + 16), noun, font=ImageFont.load_default(13), fill=_FAINT, anchor="lm")
+    slots = max(iterations, max_depth or 0, 1)
+    pitch = min(18.0, (_SIDE - 60 - 14) / slots)
+    radius = min(5.0, pitch * 0.36)
+    for slot in range(slots):
+        x, y = 60 + pitch * (slot + 0.5), _SIDE + 37
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_DOT if slot < iterations else _UNLIT)
+    return np.asarray(canvas, dtype=np.uint8)
+
+
+class Film:
+    """Collects the pictures of one episode and writes them as an mp4 that browsers play."""
+
+    def __init__(self) -> None:
+        self._frames: list[NDArray[np.uint8]] = []
+
+    def wants(self, step: int) -> bool:
+        """Return whether the picture after `step` control steps is wanted: every second one."""
+        return step % EVERY == 0
+
+    def add(self, image: NDArray[np.uint8], *, iterations: int, max_depth: int | None) -> None:
+        """Add a picture `[H, W, 3]`, annotated."""
+        self._frames.append(annotate(image, iterations=iterations, max_depth=max_depth))
+
+    def save(self, path: Path) -> None:
+        """Write the film at the speed of the robot and hold its last picture for a second.
+
+        Raises:
+            MissingExtraError: PyAV is not installed.
+            StorageError: the file could not be written; none is left behind.
+        """
+        fps = CONTROL_HZ // EVERY
+        frames = self._frames + self._frames[-1:] * fps
+        unfinished = path.with_name(path.name + ".unfinished")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _encode(frames, unfinished, fps)
+            os.replace(unfinished, path)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise StorageError(f"cannot write the film '{path}': {error.strerror or error}.") from None
+
+
+def require_av() -> ModuleType:
+    """Return PyAV.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import av
+    except ImportError:
+        raise MissingExtraError("av", "report") from None
+    module: ModuleType = av
+    return module
+
+
+def _encode(frames: list[NDArray[np.uint8]], path: Path, fps: int) -> None:
+    av = require_av()
+    height, width = frames[0].shape[:2]
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "27", "preset": "veryfast", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, fps)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))

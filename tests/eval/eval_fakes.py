@@ -1,0 +1,125 @@
+"""A one-dimensional world, and policies for it, importable by name so that worker processes can build them.
+
+The robot stands at 0 and must reach +1. Each unit of action moves it by 0.1. A policy sees only the iterations it was
+given: it steps towards the goal by `iterations` / 4, so that it needs fewer steps, or wins at all, with more depth.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from rdvla.envs.base import TaskSpec
+from rdvla.errors import SimulatorError
+from rdvla.policy import PolicyMetadata
+from rdvla.types import ActionChunk, Observation
+
+MAX_STEPS = 12
+TASKS = {
+    "line": [TaskSpec("line", i, f"reach_{i}", f"reach the mark number {i}", MAX_STEPS) for i in range(4)],
+    "other": [TaskSpec("other", i, f"other_{i}", f"do the other thing {i}", MAX_STEPS) for i in range(2)],
+}
+
+
+class LineEnv:
+    def __init__(self, suite: str, task_id: int) -> None:
+        self.task = TASKS[suite][task_id]
+        self.position, self.frames = 0.0, 0
+
+    def reset(self, *, init_state=None, seed=None):
+        self.position = -0.01 * (init_state or 0)
+
+    def state(self):
+        return np.array([self.position], dtype=np.float32)
+
+    def frame(self, camera):
+        self.frames += 1
+        shade = int(np.clip(self.position, 0, 1) * 255)
+        return np.full((32, 32, 3), shade, dtype=np.uint8)
+
+    def observe(self):
+        return Observation({"primary": self.frame("primary")}, self.state(), self.task.instruction)
+
+    def step(self, action):
+        self.position += 0.1 * float(action[0])
+        return self.position >= 0.999
+
+    def versions(self):
+        return {"line_world": "1"}
+
+    def close(self):
+        pass
+
+
+class CrashingEnv(LineEnv):
+    """Breaks in initial state 1 of task 0 until the file `marks` names has grown to `times` lines."""
+
+    def __init__(self, suite, task_id, *, marks, times, how):
+        super().__init__(suite, task_id)
+        self.marks, self.times, self.how, self.armed = Path(marks), times, how, False
+
+    def reset(self, *, init_state=None, seed=None):
+        super().reset(init_state=init_state, seed=seed)
+        self.armed = self.task.task_id == 0 and init_state == 1
+
+    def step(self, action):
+        tries = len(self.marks.read_text()) if self.marks.exists() else 0
+        if self.armed and tries < self.times:
+            self.marks.write_text("x" * (tries + 1))
+            if self.how == "exit":
+                os._exit(9)
+            if self.how == "hang":
+                import time
+
+                time.sleep(60)
+            raise SimulatorError("the world ended")
+        return super().step(action)
+
+
+class LinePolicy:
+    """Moves by iterations / 4 per action; adaptive rules stop after 3 iterations."""
+
+    metadata = PolicyMetadata("line policy", ("primary",), 1, 1, 8, {})
+
+    def __init__(self, delay_s=0.0):
+        self.delay_s = delay_s
+
+    def infer(self, observation, *, stop=None, seed=None, budget_ms=None):
+        if self.delay_s:
+            import time
+
+            time.sleep(self.delay_s)
+        fixed = stop is not None and stop.name == "fixed"
+        depth = stop.max_depth if fixed else 3 + int(seed % 3)
+        convergence = () if fixed else tuple(10.0 ** -(1 + i) for i in range(depth))
+        actions = np.full((8, 1), depth / 4, dtype=np.float32)
+        return ActionChunk(actions, depth, convergence, None, {"total": 1.5 * depth, "encode": 0.5})
+
+    def reset(self):
+        pass
+
+
+class BrokenPolicy(LinePolicy):
+    def infer(self, observation, **_):
+        raise ZeroDivisionError("the policy has a defect")
+
+
+class OracleExpert(LinePolicy):
+    """Needs the environment itself and no camera."""
+
+    metadata = PolicyMetadata("oracle", (), 1, 1, 1, {})
+
+    def bind(self, env):
+        self.env = env
+
+    def infer(self, observation, **_):
+        assert not observation.images
+        return ActionChunk(np.array([[(1.0 - self.env.position) * 10]], dtype=np.float32))
+
+
+def slow_policy():
+    return LinePolicy(delay_s=0.02)
+
+
+def crashing_env(suite, task_id, marks, times, how):
+    return CrashingEnv(suite, task_id, marks=marks, times=times, how=how)

@@ -1,0 +1,115 @@
+import pytest
+from eval_fakes import TASKS
+
+from rdvla.errors import ConfigError
+from rdvla.eval.protocol import (
+    EvalConfig,
+    choose_init_states,
+    episode_seed,
+    parse_depths,
+    parse_indices,
+    parse_names,
+    plan,
+)
+from rdvla.eval.schedule import Schedule
+from rdvla.policy import StopRule
+
+
+def config(**changes):
+    values = {"policy": "p", "suites": ("line",), "init_states": (0, 1), "stops": parse_depths("1,4")}
+    return EvalConfig.build(values | changes)
+
+
+def test_ranges_and_lists():
+    assert parse_indices("3,9", field="task-ids") == (3, 9)
+    assert parse_indices("0-2,10-11", field="task-ids") == (0, 1, 2, 10, 11)
+
+
+@pytest.mark.parametrize("text", ["", "a", "3,", "9-3", "-1", "1,1", "1-3,2", "1.5"])
+def test_wrong_indices_name_the_field(text):
+    with pytest.raises(ConfigError, match="task-ids"):
+        parse_indices(text, field="task-ids")
+
+
+def test_depths():
+    assert parse_depths("1,12") == (StopRule.fixed(1), StopRule.fixed(12))
+    with pytest.raises(ConfigError, match="at least once"):
+        parse_depths("0,1")
+
+
+def test_names():
+    assert parse_names("a, b", field="suite") == ("a", "b")
+    with pytest.raises(ConfigError, match="suite"):
+        parse_names("a,,b", field="suite")
+
+
+def test_init_states():
+    assert choose_init_states(None, None) == tuple(range(10))
+    assert choose_init_states(3, None) == (0, 1, 2)
+    assert choose_init_states(None, "10-19") == tuple(range(10, 20))
+    assert choose_init_states(2, "10-19") == (10, 11)
+    for episodes, states in [(0, None), (11, "10-19"), (None, "19-10")]:
+        with pytest.raises(ConfigError):
+            choose_init_states(episodes, states)
+
+
+def test_plan_crosses_tasks_states_and_rules():
+    jobs = plan(config(task_ids=(2, 0), horizons=("5", "linear_decay"), videos=1), TASKS)
+    assert len({job.key for job in jobs}) == len(jobs) == 2 * 2 * 2 * 2
+    assert [job.task.task_id for job in jobs] == [2] * 8 + [0] * 8
+    assert [job.video for job in jobs[:8]] == [True] * 4 + [False] * 4
+    assert {job.seed for job in jobs if job.task.task_id == 2 and job.init_state == 1} == {
+        episode_seed(7, "line", 2, 1)
+    }
+
+
+def test_seeds_differ_by_everything_that_should_matter():
+    seeds = [episode_seed(s, suite, t, i) for s in (7, 8) for suite in ("a", "b") for t in (0, 1) for i in (0, 1)]
+    assert len(set(seeds)) == 16
+
+
+def test_labels_tell_rules_apart():
+    rules = [
+        StopRule("action_l2", 1e-3, max_depth=32),
+        StopRule("action_l2", 1e-3, min_depth=2, max_depth=32),
+        StopRule("action_l2", 1e-3, max_depth=32, check_every=2),
+        StopRule.fixed(32),
+        None,
+    ]
+    labels = [rule.label for rule in config(stops=tuple(rules)).rules]
+    assert len(set(labels)) == 5
+    assert labels[1] == "action_l2(0.001, max 32, min 2)"
+    assert labels[4] == "default"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"suites": ("lines",)}, "unknown suite 'lines'.* 'line'"),
+        ({"task_ids": (7,)}, "has no task 7: its task ids are 0-3"),
+        ({"suites": ()}, "suites"),
+        ({"init_states": (1, 1)}, "init_states repeats"),
+        ({"horizons": ("linear",)}, "linear_decay"),
+        ({"seed": -1}, "seed"),
+        ({"colour": 1}, "unknown key 'colour'"),
+    ],
+)
+def test_wrong_settings(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(config(**changes), TASKS)
+
+
+def test_schedule_keeps_environments_and_steals_what_is_worth_it():
+    jobs = plan(config(task_ids=(0, 1), init_states=(0, 1, 2), stops=parse_depths("1")), TASKS)
+    schedule = Schedule(jobs)
+    first, second = ("line", 0), ("line", 1)
+    assert schedule.next(None, []).task.task_id == 0
+    assert schedule.next(None, [first]).task.task_id == 1
+    assert [schedule.next(second, [first]).init_state for _ in range(2)] == [1, 2]
+    stolen = schedule.next(second, [first])
+    assert (stolen.task.task_id, stolen.init_state) == (0, 2)
+    assert schedule.next(second, [first]) is None  # one left: not worth an environment
+    assert schedule.next(first, []).init_state == 1
+    schedule.put_back(stolen)
+    assert len(schedule) == 1
+    assert schedule.next(first, []) is stolen

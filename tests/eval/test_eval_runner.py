@@ -1,0 +1,217 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from eval_fakes import (
+    TASKS,
+    BrokenPolicy,
+    LineEnv,
+    LinePolicy,
+    OracleExpert,
+    crashing_env,
+    slow_policy,
+)
+
+from rdvla.errors import ConfigError, SimulatorError
+from rdvla.eval import runner
+from rdvla.eval.protocol import EvalConfig, Job, Rule, parse_depths, plan
+from rdvla.eval.records import EPISODES_FILE, read_records
+from rdvla.eval.rollout import run_episode
+from rdvla.eval.runner import Resources, WorkerError, evaluate
+from rdvla.policy import StopRule
+
+ADAPTIVE = StopRule("action_l2", 1e-3, max_depth=32)
+
+
+def config(**changes):
+    values = {"policy": "line", "suites": ("line",), "task_ids": (0, 1), "init_states": (0, 1, 2), "horizons": ("3",)}
+    return EvalConfig.build(values | {"stops": parse_depths("1,4")} | changes)
+
+
+def run(output, settings, *, policy=LinePolicy, env=LineEnv, workers=2, **resources):
+    return evaluate(
+        settings,
+        tasks=TASKS,
+        policy_factory=policy,
+        env_factory=env,
+        output=output,
+        resources=Resources(workers=workers, **resources),
+    )
+
+
+def test_parallel_run_records_everything(tmp_path):
+    records = run(tmp_path, config(stops=(*parse_depths("1,4"), ADAPTIVE), videos=1))
+    assert [record.key for record in records] == [
+        job.key for job in plan(config(stops=(*parse_depths("1,4"), ADAPTIVE)), TASKS)
+    ]
+    assert {record.success for record in records if record.depth == 1} == {False}
+    assert {record.success for record in records if record.depth == 4} == {True}
+    one = next(record for record in records if record.rule.startswith("action_l2"))
+    assert one.versions["line_world"] == "1"
+    assert one.versions["numpy"]
+    assert sum(one.executed) == one.steps
+    assert len(one.iterations) == len(one.executed) == len(one.convergence)
+    assert len(one.convergence[0]) == one.iterations[0]
+    assert set(one.latency_ms) == {"observe", "decide", "policy.total", "policy.encode"}
+    assert all(len(values) == len(one.iterations) for values in one.latency_ms.values())
+    films = [record for record in records if record.video]
+    assert {record.init_state for record in films} == {0}
+    assert all((tmp_path / record.video).stat().st_size > 500 for record in films)
+    assert len({record.video for record in films}) == 2 * 3
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [row["success_rate"] for row in summary["rules"][:2]] == [0.0, 1.0]
+    assert all(row["n"] == 6 for row in summary["rules"])
+    assert summary["rules"][1]["wilson_95"][0] == pytest.approx(0.6097, abs=1e-4)
+    assert json.loads((tmp_path / "policy.json").read_text())["name"] == "line policy"
+
+
+def test_number_of_workers_changes_nothing(tmp_path):
+    settings = config(stops=(ADAPTIVE,), horizons=("dynamic",))
+    one, three = (run(tmp_path / str(n), settings, workers=n) for n in (1, 3))
+    for a, b in zip(one, three, strict=True):
+        timing = {"wall_s", "latency_ms"}
+        assert a.model_dump(exclude=timing) == b.model_dump(exclude=timing)
+
+
+def test_filming_changes_nothing(tmp_path):
+    plain, filmed = run(tmp_path / "a", config()), run(tmp_path / "b", config(videos=9))
+    for a, b in zip(plain, filmed, strict=True):
+        assert a.model_dump(exclude={"wall_s", "latency_ms", "video"}) == b.model_dump(
+            exclude={"wall_s", "latency_ms", "video"}
+        )
+
+
+def test_rendering_only_when_the_policy_looks():
+    env, job = LineEnv("line", 0), Job(TASKS["line"][0], 0, Rule(StopRule.fixed(1), "5"), 7)
+    outcome = run_episode(env, LinePolicy(), job)
+    assert outcome.steps == 12
+    assert env.frames == len(outcome.iterations) == 3
+
+
+def test_policy_bound_to_the_environment_is_never_rendered_for():
+    env, expert = LineEnv("line", 0), OracleExpert()
+    expert.bind(env)
+    outcome = run_episode(env, expert, Job(TASKS["line"][0], 0, Rule(None, "1"), 7))
+    assert outcome.success
+    assert outcome.steps == 1
+    assert env.frames == 0
+
+
+def test_expert_is_bound_by_the_worker(tmp_path):
+    records = run(tmp_path, config(stops=(None,), task_ids=(0,)), policy=OracleExpert)
+    assert all(record.success and record.rule == "default" for record in records)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+from pathlib import Path
+from test_eval_runner import config, run, slow_policy
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), config(init_states=tuple(range(8))), policy=slow_policy)
+"""
+
+
+def test_kill_9_and_resume(tmp_path):
+    script, output = tmp_path / "script.py", tmp_path / "out"
+    script.write_text(SCRIPT.format(folder=str(Path(__file__).parent)))
+    process = subprocess.Popen([sys.executable, str(script), str(output)], start_new_session=True)
+    log = output / EPISODES_FILE
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and (not log.exists() or log.read_bytes().count(b"\n") < 5):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = log.read_bytes()
+    kept = read_records(output)
+    assert 5 <= len(kept) < 32
+    log.write_bytes(before + b'{"kind":"epis')  # as if killed in the middle of a line
+    settings = config(init_states=tuple(range(8)))
+    records = run(output, settings, policy=slow_policy)
+    assert log.read_bytes().startswith(before)
+    lines = log.read_bytes().decode().splitlines()
+    assert len(lines) == len(records) == 32
+    assert len({record.key for record in records}) == 32
+    whole = run(tmp_path / "whole", settings, policy=slow_policy)
+    timing = {"wall_s", "latency_ms"}
+    assert [r.model_dump(exclude=timing) for r in whole] == [r.model_dump(exclude=timing) for r in records]
+
+
+def test_finished_evaluation_starts_no_worker(tmp_path, monkeypatch):
+    first = run(tmp_path, config())
+    monkeypatch.setattr(runner, "Worker", None)
+    assert run(tmp_path, config()) == first
+
+
+def test_other_settings_in_the_same_folder(tmp_path):
+    run(tmp_path, config(task_ids=(0,)))
+    with pytest.raises(ConfigError, match=r"task_ids was \[0\], now \[0, 1\]"):
+        run(tmp_path, config())
+    run(tmp_path, config(task_ids=(0,)), workers=1)
+
+
+@pytest.mark.parametrize("how", ["exit", "raise"])
+def test_broken_simulator_is_repeated_and_is_no_failure(tmp_path, how):
+    env = partial(crashing_env, marks=str(tmp_path / "marks"), times=2, how=how)
+    records = run(tmp_path / "out", config(stops=parse_depths("4")), env=env)
+    assert all(record.kind == "episode" and record.success for record in records)
+    assert [record.attempts for record in records] == [1, 3, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("how", "message"), [("exit", "exit code 9"), ("raise", "the world ended")])
+def test_hopeless_episode_is_an_error_and_tried_again_by_the_next_run(tmp_path, how, message):
+    marks = tmp_path / "marks"
+    env = partial(crashing_env, marks=str(marks), times=3, how=how)
+    records = run(tmp_path / "out", config(stops=parse_depths("4")), env=env)
+    assert [record.kind for record in records] == ["episode", "error", *["episode"] * 4]
+    assert message in records[1].error
+    assert records[1].attempts == 3
+    rule = json.loads((tmp_path / "out" / "summary.json").read_text())["rules"][0]
+    assert (rule["n"], rule["success_rate"], rule["errors"]) == (5, 1.0, 1)
+    again = run(tmp_path / "out", config(stops=parse_depths("4")), env=env)
+    assert [record.kind for record in again] == ["episode"] * 6
+
+
+def test_hung_simulator_is_ended(tmp_path):
+    env = partial(crashing_env, marks=str(tmp_path / "marks"), times=1, how="hang")
+    settings = config(task_ids=(0,), stops=parse_depths("4"))
+    records = run(tmp_path / "out", settings, env=env, workers=1, episode_timeout_s=2.5)
+    assert [record.attempts for record in records] == [1, 2, 1]
+    assert all(record.success for record in records)
+
+
+def no_simulator(suite, task_id):
+    raise SimulatorError("no GL library")
+
+
+def test_simulator_that_never_works_stops_the_run(tmp_path):
+    with pytest.raises(SimulatorError, match=r"in a row.*no GL library"):
+        run(tmp_path, config(), env=no_simulator, workers=1)
+    assert [record.kind for record in read_records(tmp_path)] == ["error"] * 3
+
+
+def picky_env(suite, task_id):
+    raise ConfigError("init_state = 99: there are 50")
+
+
+def test_defect_of_the_policy_stops_with_its_traceback(tmp_path):
+    with pytest.raises(WorkerError, match=r"(?s)ZeroDivisionError: the policy has a defect.*in infer"):
+        run(tmp_path, config(), policy=BrokenPolicy)
+    assert read_records(tmp_path) == []
+
+
+def test_user_errors_in_a_worker_keep_their_type(tmp_path):
+    with pytest.raises(ConfigError, match="there are 50"):
+        run(tmp_path, config(), env=picky_env)
+
+
+def test_wrong_resources():
+    for values in ({"workers": 0}, {"episode_timeout_s": 0.0}):
+        with pytest.raises(ConfigError):
+            Resources(**values)
