@@ -1,0 +1,1 @@
+"""Checkpoints: our own format, the released layout, adapters and the base model; every way in is strict."""

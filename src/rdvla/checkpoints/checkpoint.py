@@ -1,0 +1,84 @@
+"""Everything that makes a policy, in memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from rdvla.data.images import PUBLISHED, ImagePath
+from rdvla.data.stats import DatasetStatistics
+from rdvla.errors import CheckpointError
+from rdvla.model.rdvla import RDVLA
+from rdvla.types import ActionConvention
+
+LIBERO_MAX_STEPS: Mapping[str, int] = {
+    "libero_spatial": 220,
+    "libero_object": 280,
+    "libero_goal": 300,
+    "libero_10": 520,
+    "libero_90": 400,
+}
+"""Control steps per episode of the published evaluation, by suite."""
+
+
+LIBERO_ACTIONS = ActionConvention("open_is_negative")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network and what is needed to use it.
+
+    Attributes:
+        model: the network; `model.config` describes it completely.
+        statistics: dataset name -> statistics of its actions and states.
+        tokenizer: turns the formatted prompt into ids.
+        image_path: from a camera image to the network's pixels.
+        actions: from training space to the environment's convention.
+        max_steps: suite -> control steps per episode.
+        step: optimiser step at which the checkpoint was saved, if known.
+        notes: anything else worth keeping (recipe, data, commit); JSON values only.
+
+    Raises:
+        CheckpointError: the parts do not fit each other.
+    """
+
+    model: RDVLA
+    statistics: Mapping[str, DatasetStatistics]
+    tokenizer: Tokenizer
+    image_path: ImagePath = PUBLISHED
+    actions: ActionConvention = LIBERO_ACTIONS
+    max_steps: Mapping[str, int] = field(default_factory=lambda: dict(LIBERO_MAX_STEPS))
+    step: int | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        config = self.model.config
+        check_statistics(self.statistics, action_dim=config.head.action_dim, state_dim=config.head.state_dim)
+        if self.image_path.size != config.vision.image_size:
+            raise CheckpointError(
+                f"the image path makes {self.image_path.size} pixels but the tower takes {config.vision.image_size}."
+            )
+        vocabulary = self.tokenizer.get_vocab_size(with_added_tokens=True)
+        if vocabulary > config.language.vocab_size:
+            raise CheckpointError(
+                f"the tokenizer has {vocabulary} tokens but the language model {config.language.vocab_size}; "
+                "they belong to different checkpoints."
+            )
+
+
+def check_statistics(statistics: Mapping[str, DatasetStatistics], *, action_dim: int, state_dim: int) -> None:
+    """Check that statistics fit a head.
+
+    Raises:
+        CheckpointError: there are none, or an entry has another action or state size.
+    """
+    if not statistics:
+        raise CheckpointError("the checkpoint has no statistics; without them actions cannot be unnormalised.")
+    for name, entry in statistics.items():
+        for what, found, expected in (("action", entry.action, action_dim), ("state", entry.state, state_dim)):
+            if found.size != expected:
+                raise CheckpointError(
+                    f"the statistics '{name}' have {what} size {found.size} but the network has {expected}; "
+                    "they belong to another robot."
+                )

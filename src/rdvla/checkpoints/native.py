@@ -1,0 +1,157 @@
+"""Our own format: `config.json`, `model.safetensors`, `norm_stats.json`, `tokenizer.json`.
+
+`config.json` holds every field that is needed to rebuild the network and to use it; an unknown field is an error.
+"""
+
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+
+from rdvla.checkpoints.checkpoint import Checkpoint
+from rdvla.checkpoints.storage import atomic_directory
+from rdvla.checkpoints.tensors import build_empty, dtype_name, fill, read_json, read_safetensors
+from rdvla.config import Config
+from rdvla.data.images import ImagePath
+from rdvla.data.stats import load_statistics, save_statistics
+from rdvla.errors import CheckpointError, ConfigError
+from rdvla.model.config import RDVLAConfig
+from rdvla.types import ActionConvention, GripperConvention
+
+FORMAT = "rdvla"
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS, STATISTICS, TOKENIZER = "config.json", "model.safetensors", "norm_stats.json", "tokenizer.json"
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NativeConfig(Config):
+    """The content of `config.json`.
+
+    Attributes:
+        format: always `rdvla`.
+        format_version: changes when an older reader would misread the directory.
+        dtype: dtype of every tensor.
+        model: the network.
+        images: the image path.
+        gripper: the environment's gripper convention.
+        max_steps: suite -> control steps per episode.
+        step: optimiser step of the checkpoint.
+        versions: what wrote it; for people, not read.
+        notes: recipe, data, commit; for people, not read.
+    """
+
+    format: Literal["rdvla"] = "rdvla"
+    format_version: Literal[1] = 1
+    dtype: Literal["float32", "bfloat16", "float16"]
+    model: RDVLAConfig
+    images: ImagePath
+    gripper: GripperConvention
+    max_steps: dict[str, PositiveInt]
+    step: NonNegativeInt | None = None
+    versions: dict[str, str]
+    notes: dict[str, Any] = Field(default_factory=dict)
+
+
+def is_native(directory: Path) -> bool:
+    """Say whether `directory` looks like our format (its `config.json` says so)."""
+    path = directory / CONFIG
+    return path.is_file() and read_json(path).get("format") == FORMAT
+
+
+def save_native(directory: Path, checkpoint: Checkpoint, *, replace: bool = False) -> None:
+    """Write a checkpoint atomically.
+
+    Args:
+        directory: where to; must not exist (or be empty) unless `replace`.
+        checkpoint: what to write; all its tensors have one dtype.
+        replace: replace what is there.
+
+    Raises:
+        StorageError: the directory exists, or the disk refuses.
+        CheckpointError: the tensors have different dtypes.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if len(dtypes) != 1:
+        found = ", ".join(sorted(dtype_name(dtype) for dtype in dtypes))
+        raise CheckpointError(f"a checkpoint holds one dtype, found {found}; cast the model first.")
+    config = NativeConfig.build(
+        {
+            "dtype": dtype_name(dtypes.pop()),
+            "model": checkpoint.model.config,
+            "images": checkpoint.image_path,
+            "gripper": checkpoint.actions.gripper,
+            "max_steps": dict(checkpoint.max_steps),
+            "step": checkpoint.step,
+            "versions": versions(),
+            "notes": dict(checkpoint.notes),
+        }
+    )
+    with atomic_directory(directory, replace=replace) as draft:
+        (draft / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, draft / WEIGHTS, metadata={"format": "pt"})
+        (draft / WEIGHTS).chmod(0o644)
+        save_statistics(draft / STATISTICS, checkpoint.statistics)
+        (draft / TOKENIZER).write_text(checkpoint.tokenizer.to_str(), encoding="utf-8")
+
+
+def load_native(directory: Path) -> Checkpoint:
+    """Read a checkpoint; the network is on the CPU, in the stored dtype, in evaluation mode.
+
+    Raises:
+        CheckpointError: anything is missing, damaged, unknown or of another shape or dtype than `config.json` says.
+    """
+    document = read_json(directory / CONFIG)
+    if document.get("format") != FORMAT:
+        raise CheckpointError(f'\'{directory / CONFIG}\' is not a rdvla configuration (it has no "format": "rdvla").')
+    if document.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"'{directory}' has format version {document.get('format_version')!r}, this rdvla reads {FORMAT_VERSION}; "
+            "upgrade rdvla."
+        )
+    try:
+        config = NativeConfig.build(document, source=str(directory / CONFIG))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    statistics = load_statistics(directory / STATISTICS)
+    tokenizer = load_tokenizer(directory / TOKENIZER)
+    weights = directory / WEIGHTS
+    model = build_empty(config.model)
+    fill(model, read_safetensors(weights), dtype=_DTYPES[config.dtype], source=str(weights))
+    return Checkpoint(
+        model=model.eval(),
+        statistics=statistics,
+        tokenizer=tokenizer,
+        image_path=config.images,
+        actions=ActionConvention(config.gripper),
+        max_steps=config.max_steps,
+        step=config.step,
+        notes=config.notes,
+    )
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a `tokenizer.json`.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"'{path}' is missing; without it the instruction cannot be read.")
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise CheckpointError(f"'{path}' is damaged ({error}); copy the checkpoint again.") from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that determine what a checkpoint computes."""
+    packages = ("rdvla", "torch", "transformers", "tokenizers", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
