@@ -1,0 +1,121 @@
+"""What training sees of a dataset: chunks of actions with the images and state they start from.
+
+Shapes: B samples, T = chunk_size, A = action size, S = state size, H, W = image size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.errors import ConfigError, suggest
+
+Sampling = Literal["padded", "published"]
+"""`padded`: every frame starts a chunk; past the episode's end the last action repeats, marked as padding.
+`published`: the last T - 1 frames of an episode start no chunk, so nothing is padded (as the OpenVLA line trains)."""
+
+
+@dataclass(frozen=True)
+class ChunkSample:
+    """One training sample.
+
+    Attributes:
+        images: camera name -> uint8 `[H, W, 3]`, RGB, upright.
+        state: float32 `[S]`, unnormalised.
+        actions: float32 `[T, A]` in the environment's own convention, as stored.
+        action_is_pad: bool `[T]`, true past the episode's end.
+        instruction: the task in words.
+        episode_index: the episode within the dataset.
+        frame_index: the frame within the episode.
+    """
+
+    images: Mapping[str, NDArray[np.uint8]]
+    state: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    action_is_pad: NDArray[np.bool_]
+    instruction: str
+    episode_index: int
+    frame_index: int
+
+
+@dataclass(frozen=True)
+class ChunkBatch:
+    """Several samples as stacked arrays: `ChunkSample` with a leading B on every array.
+
+    Attributes:
+        images: camera name -> uint8 `[B, H, W, 3]`.
+        state: float32 `[B, S]`.
+        actions: float32 `[B, T, A]`.
+        action_is_pad: bool `[B, T]`.
+        instructions: B sentences.
+        episode_index: int64 `[B]`.
+        frame_index: int64 `[B]`.
+    """
+
+    images: Mapping[str, NDArray[np.uint8]]
+    state: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    action_is_pad: NDArray[np.bool_]
+    instructions: tuple[str, ...]
+    episode_index: NDArray[np.int64]
+    frame_index: NDArray[np.int64]
+
+
+class EpisodeDataset(Protocol):
+    """Random access to the chunks of a dataset."""
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Camera names, the keys of `ChunkSample.images`."""
+        ...
+
+    @property
+    def episodes(self) -> tuple[int, ...]:
+        """Indices of the episodes this view covers, ascending."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def __getitem__(self, index: int) -> ChunkSample:
+        """Return one sample; `index` counts from 0."""
+        ...
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> ChunkBatch:
+        """Return several samples stacked."""
+        ...
+
+    def select(self, episodes: Sequence[int]) -> Self:
+        """Return a view of some episodes that shares all storage (for a validation split)."""
+        ...
+
+
+def chunk_windows(
+    frame_indices: NDArray[np.int64], episode_length: int | NDArray[np.int64], chunk_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return which frames the chunks starting at `frame_indices` `[B]` take their actions from.
+
+    `episode_length` is one for all, or `[B, 1]`.
+
+    Returns:
+        frames int64 `[B, T]` within the episode, the last frame repeated past the end, and is_pad bool `[B, T]`.
+    """
+    wanted_BT = frame_indices[:, None] + np.arange(chunk_size)
+    return np.minimum(wanted_BT, episode_length - 1), wanted_BT >= episode_length
+
+
+def chunk_starts(episode_length: int, chunk_size: int, sampling: Sampling) -> NDArray[np.int64]:
+    """Return the frames of an episode that start a chunk: int64, ascending, maybe none for `published`.
+
+    Raises:
+        ConfigError: chunk_size below 1 or an unknown sampling.
+    """
+    if chunk_size < 1:
+        raise ConfigError(f"chunk_size must be at least 1, found {chunk_size}.")
+    if sampling not in get_args(Sampling):
+        raise ConfigError(f"unknown sampling '{sampling}'.{suggest(sampling, get_args(Sampling))}")
+    last = episode_length if sampling == "padded" else episode_length - (chunk_size - 1)
+    return np.arange(max(last, 0))

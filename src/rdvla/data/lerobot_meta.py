@@ -1,0 +1,207 @@
+"""LeRobotDataset v3.0: names, paths and `meta/info.json`, shared by the reader and the writer."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from rdvla.errors import DatasetError, suggest
+
+VERSION = "v3.0"
+INFO_PATH = "meta/info.json"
+STATS_PATH = "meta/stats.json"
+TASKS_PATH = "meta/tasks.parquet"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+CHUNKS_SIZE = 1000
+DATA_FILE_MB = 100
+VIDEO_FILE_MB = 200
+
+FRESH_KEY = "images_fresh"
+"""Boolean feature: the images of this row were rendered at this row, not repeated from an earlier one. The name does
+not begin with `observation.`, or LeRobot would feed it to policies as a state."""
+
+INDEX_FEATURES: dict[str, str] = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
+
+STANDARD_CAMERAS = {"primary": "observation.images.image", "wrist": "observation.images.image2"}
+"""Our camera names and the keys LIBERO datasets store them under."""
+
+_CHANNEL_NAMES = ("channel", "channels")
+_CONVERT = "convert it with LeRobot's `convert_dataset_v21_to_v30` script first"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column or video of a dataset.
+
+    Attributes:
+        dtype: `float32`, `int64`, `bool`, ..., or `image` / `video`.
+        shape: shape of one row, e.g. `(7,)` or `(H, W, 3)`, as declared.
+        names: names of the entries or axes, if declared.
+        info: details of a video, if declared.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    names: Any = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_camera(self) -> bool:
+        """Whether rows are images."""
+        return self.dtype in ("image", "video")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width, whichever way round the channels are declared."""
+        if self._channels_first:
+            return self.shape[1], self.shape[2]
+        return self.shape[0], self.shape[1]
+
+    @property
+    def _channels_first(self) -> bool:
+        if isinstance(self.names, list) and len(self.names) == 3:
+            return self.names[2] not in _CHANNEL_NAMES
+        return self.shape[0] == 3 and self.shape[2] != 3
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of `info.json`."""
+        entry: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape), "names": self.names}
+        return {**entry, "info": dict(self.info)} if self.info else entry
+
+
+def vector_feature(names: list[str]) -> Feature:
+    """Return a float32 vector feature with one name per entry."""
+    return Feature("float32", (len(names),), names)
+
+
+def camera_feature(height: int, width: int, dtype: Literal["image", "video"]) -> Feature:
+    """Return an RGB camera feature, channels last."""
+    return Feature(dtype, (height, width, 3), ["height", "width", "channels"])
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The parts of `meta/info.json` that reading and writing need.
+
+    Attributes:
+        fps: frames per second; a fraction such as 29.97 is accepted.
+        features: key -> feature, index columns included.
+        total_episodes: number of episodes.
+        total_frames: number of rows.
+        robot_type: name of the robot, if declared.
+        data_path: template of the data files.
+        video_path: template of the video files, None if there are none.
+    """
+
+    fps: float
+    features: Mapping[str, Feature]
+    total_episodes: int
+    total_frames: int
+    robot_type: str | None = None
+    data_path: str = DATA_PATH
+    video_path: str | None = VIDEO_PATH
+
+    @property
+    def cameras(self) -> list[str]:
+        """Keys of the image and video features, in declared order."""
+        return [key for key, feature in self.features.items() if feature.is_camera]
+
+    @classmethod
+    def load(cls, root: Path) -> Self:
+        """Read `root/meta/info.json`.
+
+        Raises:
+            DatasetError: no dataset there, another version, or a damaged file.
+        """
+        path = root / INFO_PATH
+        if not root.is_dir():
+            raise DatasetError(f"there is no dataset folder at '{root}'.")
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DatasetError(
+                f"'{path}' is missing: '{root}' is not a LeRobotDataset, or its recording was not finished "
+                "(repeat the same `rdvla collect` command to finish it)."
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DatasetError(f"'{path}' is not valid JSON ({error}); copy the dataset again.") from None
+        version = document.get("codebase_version")
+        if version != VERSION:
+            raise DatasetError(f"'{path}' has codebase_version {version!r}, this reads {VERSION}; {_CONVERT}.")
+        try:
+            return cls._parse(document)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(f"'{path}' is incomplete or malformed ({error!r}); copy the dataset again.") from None
+
+    @classmethod
+    def _parse(cls, document: Mapping[str, Any]) -> Self:
+        features = {
+            key: Feature(entry["dtype"], tuple(entry["shape"]), entry.get("names"), entry.get("info") or {})
+            for key, entry in document["features"].items()
+        }
+        fps = float(document["fps"])
+        if not fps > 0:
+            raise ValueError(f"fps = {fps}")
+        return cls(
+            fps=fps,
+            features=features,
+            total_episodes=int(document["total_episodes"]),
+            total_frames=int(document["total_frames"]),
+            robot_type=document.get("robot_type"),
+            data_path=document["data_path"],
+            video_path=document.get("video_path"),
+        )
+
+    def to_json(self, *, total_tasks: int) -> dict[str, Any]:
+        """Return the content of `meta/info.json`, every field that v3.0 defines."""
+        return {
+            "codebase_version": VERSION,
+            "robot_type": self.robot_type,
+            "total_episodes": self.total_episodes,
+            "total_frames": self.total_frames,
+            "total_tasks": total_tasks,
+            "chunks_size": CHUNKS_SIZE,
+            "data_files_size_in_mb": DATA_FILE_MB,
+            "video_files_size_in_mb": VIDEO_FILE_MB,
+            "fps": int(self.fps) if self.fps == int(self.fps) else self.fps,
+            "splits": {"train": f"0:{self.total_episodes}"},
+            "data_path": self.data_path,
+            "video_path": self.video_path,
+            "features": {key: feature.to_json() for key, feature in self.features.items()},
+        }
+
+    def require(self, key: str, role: str) -> Feature:
+        """Return the feature `key`.
+
+        Raises:
+            DatasetError: there is none; the message suggests the nearest.
+        """
+        if key not in self.features:
+            raise DatasetError(f"the dataset has no {role} '{key}'.{suggest(key, self.features)}")
+        return self.features[key]
+
+
+def frame_rate(fps: float) -> Fraction:
+    """Return `fps` as the fraction that video containers use; 29.97 becomes 2997/100."""
+    return Fraction(fps).limit_denominator(1001)
+
+
+def index_features() -> dict[str, Feature]:
+    """Return the five columns every dataset has."""
+    return {key: Feature(dtype, (1,)) for key, dtype in INDEX_FEATURES.items()}
+
+
+def name_cameras(info: DatasetInfo) -> dict[str, str]:
+    """Return camera name -> feature key: `primary` and `wrist` for LIBERO's keys, else the key's last part."""
+    standard = {key: name for name, key in STANDARD_CAMERAS.items()}
+    return {standard.get(key, key.removeprefix("observation.images.")): key for key in info.cameras}

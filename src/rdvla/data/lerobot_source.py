@@ -1,0 +1,199 @@
+"""Loads what a LeRobotDataset v3.0 holds: small columns into memory, images on demand."""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from rdvla.data import lerobot_tables as tables
+from rdvla.data.lerobot_meta import FRESH_KEY, INDEX_FEATURES, STATS_PATH, TASKS_PATH, DatasetInfo
+from rdvla.data.lerobot_video import decode_frames
+from rdvla.errors import DatasetError
+
+_EPISODE_COLUMNS = ("episode_index", "length", "data/chunk_index", "data/file_index")
+_HASHED_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class LeRobotSource:
+    """A dataset on disk; N rows in all, E episodes, rows sorted by episode and frame.
+
+    Attributes:
+        root: the dataset's folder.
+        info: `meta/info.json`.
+        episodes: one mapping per episode, from `meta/episodes`.
+        columns: feature key -> `[N, D]`.
+        episode_start: int64 `[E + 1]`, first row of each episode, and N.
+        tasks: task index -> instruction.
+    """
+
+    root: Path
+    info: DatasetInfo
+    episodes: Sequence[dict[str, Any]]
+    columns: dict[str, NDArray[Any]]
+    episode_start: NDArray[np.int64]
+    tasks: dict[int, str]
+
+    @classmethod
+    def load(cls, root: Path, keys: Sequence[str]) -> Self:
+        """Read the metadata and the columns `keys` of the dataset at `root`.
+
+        Raises:
+            DatasetError: not a v3.0 dataset, damaged, incomplete, or without one of the columns.
+        """
+        info = DatasetInfo.load(root)
+        if not (root / STATS_PATH).is_file():
+            raise DatasetError(
+                f"'{root / STATS_PATH}' is missing; the recording was not finished: repeat it, or let LeRobot's "
+                "`augment_dataset_quantile_stats` script write it."
+            )
+        episodes = _load_episodes(root, info)
+        wanted = [*INDEX_FEATURES, *keys, *([FRESH_KEY] if FRESH_KEY in info.features else [])]
+        columns = _load_columns(root, info, episodes, wanted)
+        starts = np.concatenate([[0], np.cumsum([row["length"] for row in episodes])]).astype(np.int64)
+        source = cls(root, info, episodes, columns, starts, tables.read_tasks(root / TASKS_PATH))
+        source._check()
+        return source
+
+    @cached_property
+    def fresh(self) -> NDArray[np.bool_]:
+        """Bool `[N]`: rows whose images were taken at that row, not repeated; all of them if the dataset is silent."""
+        if FRESH_KEY in self.columns:
+            return self.columns[FRESH_KEY][:, 0].astype(bool)
+        return np.ones(int(self.episode_start[-1]), dtype=bool)
+
+    def rows(self, episode: int) -> slice:
+        """Return the rows of an episode."""
+        return slice(int(self.episode_start[episode]), int(self.episode_start[episode + 1]))
+
+    def instruction(self, row: int) -> str:
+        """Return the instruction of a row."""
+        return self.tasks[int(self.columns["task_index"][row, 0])]
+
+    def decode(self, episode: int, key: str, frames: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        """Yield images of camera `key`, uint8 `[H, W, 3]`, at the ascending `frames` of an episode.
+
+        Raises:
+            DatasetError: a file is missing or damaged.
+        """
+        if self.info.features[key].dtype == "video":
+            return self._decode_video(episode, key, frames)
+        return self._decode_cells(episode, key, frames)
+
+    def fingerprint(self) -> str:
+        """Return a hash that changes when the dataset's content does, wherever it is stored.
+
+        Covers the metadata in full, and of every data and video file the size and both ends (which hold the format's
+        own tables of content).
+        """
+        digest = hashlib.sha256()
+        for path in sorted(path for path in self.root.rglob("*") if path.is_file() and not _is_hidden(path, self.root)):
+            name = path.relative_to(self.root).as_posix()
+            if name.split("/")[0] not in ("meta", "data", "videos", "images"):
+                continue
+            size = path.stat().st_size
+            digest.update(f"{name}:{size};".encode())
+            with path.open("rb") as stream:
+                digest.update(stream.read(_HASHED_BYTES))
+                stream.seek(max(size - _HASHED_BYTES, 0))
+                digest.update(stream.read())
+        return digest.hexdigest()
+
+    def _decode_video(self, episode: int, key: str, frames: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        row = self.episodes[episode]
+        try:
+            chunk, file = row[f"videos/{key}/chunk_index"], row[f"videos/{key}/file_index"]
+            start = row[f"videos/{key}/from_timestamp"]
+        except KeyError as error:
+            raise DatasetError(f"'{self.root / 'meta/episodes'}' has no column {error}; copy it again.") from None
+        template = self.info.video_path
+        if template is None:
+            raise DatasetError(f"'{self.root}': meta/info.json has a video '{key}' but no video_path.")
+        path = self.root / template.format(video_key=key, chunk_index=chunk, file_index=file)
+        timestamps = self.columns["timestamp"][self.rows(episode), 0].astype(np.float64)[frames]
+        return decode_frames(path, (start + timestamps).tolist(), self.info.fps)
+
+    def _decode_cells(self, episode: int, key: str, frames: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        path = _data_path(self.root, self.info, self.episodes[episode])
+        index = self.episodes[episode]["episode_index"]
+        table = tables.read_episode(path, [key, "frame_index"], index)
+        cells = dict(zip(table["frame_index"].to_pylist(), table[key], strict=True))
+        for frame in frames.tolist():
+            if frame not in cells:
+                raise DatasetError(f"'{path}' lacks frame {frame} of episode {index}; copy the dataset again.")
+            yield self._decode_cell(cells[frame].as_py(), path, f"episode {index}, frame {frame}, {key}")
+
+    def _decode_cell(self, cell: Any, path: Path, where: str) -> NDArray[np.uint8]:
+        try:
+            content = cell["bytes"] if cell["bytes"] is not None else (self.root / cell["path"]).read_bytes()
+            return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        except (TypeError, OSError, UnidentifiedImageError) as error:
+            raise DatasetError(f"'{path}': the image at {where} cannot be read ({error}); record it again.") from None
+
+    def _check(self) -> None:
+        episode_index, frame_index = (self.columns[key][:, 0] for key in ("episode_index", "frame_index"))
+        for number, row in enumerate(self.episodes):
+            rows = self.rows(number)
+            whole = np.array_equal(frame_index[rows], np.arange(row["length"]))
+            if not whole or not (episode_index[rows] == row["episode_index"]).all():
+                raise DatasetError(
+                    f"'{self.root}': episode {row['episode_index']} should have {row['length']} frames, but its data "
+                    "file has others; meta/episodes and data do not belong together: copy the dataset again."
+                )
+        unknown = sorted(set(self.columns["task_index"][:, 0].tolist()) - set(self.tasks))
+        if unknown:
+            raise DatasetError(
+                f"'{self.root / TASKS_PATH}' has no task {unknown[0]}, which the data uses; copy it again."
+            )
+
+
+def _load_episodes(root: Path, info: DatasetInfo) -> list[dict[str, Any]]:
+    files = sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet"))
+    if not files:
+        raise DatasetError(f"'{root / 'meta/episodes'}' has no episode tables; copy the dataset again.")
+    episodes: list[dict[str, Any]] = []
+    for path in files:
+        names = [name for name in tables.column_names(path) if not name.startswith("stats/")]
+        names += [name for name in _EPISODE_COLUMNS if name not in names]
+        episodes += tables.read_table(path, names).to_pylist()
+    episodes.sort(key=lambda row: int(row["episode_index"]))
+    if len(episodes) != info.total_episodes:
+        raise DatasetError(
+            f"'{root}': meta/info.json says {info.total_episodes} episodes, meta/episodes has {len(episodes)}; "
+            "copy the dataset again."
+        )
+    return episodes
+
+
+def _load_columns(
+    root: Path, info: DatasetInfo, episodes: Sequence[dict[str, Any]], keys: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    paths = dict.fromkeys(_data_path(root, info, row) for row in episodes)
+    parts: dict[str, list[NDArray[Any]]] = {key: [] for key in keys}
+    for path in paths:
+        table = tables.read_table(path, keys)
+        for key in keys:
+            parts[key].append(tables.numeric_column(table, key, info.require(key, "column"), path))
+    columns = {key: np.concatenate(arrays) for key, arrays in parts.items()}
+    order = np.lexsort((columns["frame_index"][:, 0], columns["episode_index"][:, 0]))
+    expected = sum(int(row["length"]) for row in episodes)
+    if len(order) != expected:
+        raise DatasetError(
+            f"'{root}': meta/episodes counts {expected} frames, the data files hold {len(order)}; copy it again."
+        )
+    return {key: values[order] for key, values in columns.items()}
+
+
+def _data_path(root: Path, info: DatasetInfo, row: dict[str, Any]) -> Path:
+    return root / info.data_path.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)

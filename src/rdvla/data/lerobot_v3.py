@@ -1,0 +1,228 @@
+"""Reads a LeRobotDataset v3.0, ours or anyone's, as chunks of actions.
+
+Columns live in memory; images are decoded once into a cache (`frame_cache`), so random access costs a copy.
+Where a dataset says that images were rendered at some rows only (`images_fresh`), only those rows start a chunk.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.data.episodes import ChunkBatch, ChunkSample, Sampling, chunk_starts, chunk_windows
+from rdvla.data.frame_cache import KEEP_SIZE, EpisodeFrames, FrameTransform, Progress, cache_key, open_cache
+from rdvla.data.lerobot_meta import DatasetInfo, name_cameras
+from rdvla.data.lerobot_source import LeRobotSource
+from rdvla.data.stats import DatasetStatistics, NormStats
+from rdvla.errors import ConfigError, DatasetError, suggest
+from rdvla.types import ActionConvention
+
+
+@dataclass(frozen=True)
+class LeRobotDataset:
+    """Chunks of a LeRobotDataset v3.0; an `EpisodeDataset`. Make one with `open`; picklable, safe for many threads.
+
+    Attributes:
+        source: the files.
+        chunk_size: actions per sample, T.
+        sampling: how episode ends are treated.
+        state_key: feature that becomes `state`.
+        action_key: feature that becomes `actions`.
+        frames: camera name -> uint8 `[F, h, w, 3]`, one per fresh row, mapped from the cache.
+        frame_slot: int64 `[N]`, which of the F frames a row shows; -1 for rows that are not fresh.
+        episodes: the episodes of this view, ascending.
+        anchors: int64 `[len]`, the row each sample starts at.
+    """
+
+    source: LeRobotSource
+    chunk_size: int
+    sampling: Sampling
+    state_key: str
+    action_key: str
+    frames: Mapping[str, NDArray[np.uint8]]
+    frame_slot: NDArray[np.int64]
+    episodes: tuple[int, ...]
+    anchors: NDArray[np.int64]
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        *,
+        chunk_size: int,
+        cameras: Mapping[str, str] | None = None,
+        transform: FrameTransform = KEEP_SIZE,
+        sampling: Sampling = "padded",
+        state_key: str = "observation.state",
+        action_key: str = "action",
+        cache_dir: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Open the dataset at `root`, decoding its images into the cache unless they are there already.
+
+        Args:
+            root: folder of the dataset.
+            chunk_size: actions per sample.
+            cameras: camera name -> feature key; default all cameras, LIBERO's as `primary` and `wrist`.
+            transform: brings stored frames to the policy's resolution; see `frame_cache.resize_to`.
+            sampling: `padded` or `published`.
+            state_key: feature that becomes `state`.
+            action_key: feature that becomes `actions`.
+            cache_dir: where decoded frames are kept; default the user's cache folder.
+            progress: called with (done, total) while frames are decoded.
+
+        Raises:
+            ConfigError: chunk_size below 1 or an unknown sampling.
+            DatasetError: missing, damaged, another version, or without one of the named features.
+            StorageError: no room for the cache.
+        """
+        chunk_starts(1, chunk_size, sampling)
+        info = DatasetInfo.load(root)
+        chosen = _choose_cameras(info, cameras)
+        for key, role in ((state_key, "state"), (action_key, "action")):
+            info.require(key, role)
+        source = LeRobotSource.load(root, [state_key, action_key])
+        slots = np.where(source.fresh, np.cumsum(source.fresh) - 1, -1)
+        jobs = [job for name, key in chosen.items() for job in _cache_jobs(source, name, key)]
+        key = cache_key(source.fingerprint(), chosen, transform, int(source.fresh.sum()))
+        frames = open_cache(cache_dir, key, jobs, transform, progress)
+        everything = cls(
+            source, chunk_size, sampling, state_key, action_key, frames, slots, (), np.zeros(0, dtype=np.int64)
+        )
+        return everything.select(range(len(source.episodes)))
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Frame rate, features and totals of the whole dataset."""
+        return self.source.info
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Camera names."""
+        return tuple(self.frames)
+
+    @property
+    def state_size(self) -> int:
+        """Number of state dimensions S."""
+        return int(self.source.columns[self.state_key].shape[1])
+
+    @property
+    def action_size(self) -> int:
+        """Number of action dimensions A."""
+        return int(self.source.columns[self.action_key].shape[1])
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The distinct instructions of this view's episodes, sorted."""
+        return tuple(sorted({self.instruction(episode) for episode in self.episodes}))
+
+    def instruction(self, episode: int) -> str:
+        """Return the instruction an episode begins with."""
+        return self.source.instruction(self.source.rows(self._require_episode(episode)).start)
+
+    def select(self, episodes: Sequence[int]) -> Self:
+        """Return a view of some episodes that shares all storage.
+
+        Raises:
+            DatasetError: an episode the dataset does not have.
+        """
+        chosen = tuple(sorted({self._require_episode(episode) for episode in episodes}))
+        anchors = [self._anchors(episode) for episode in chosen]
+        joined = np.concatenate(anchors) if anchors else np.zeros(0, dtype=np.int64)
+        return replace(self, episodes=chosen, anchors=joined)
+
+    def statistics(self, convention: ActionConvention | None = None) -> DatasetStatistics:
+        """Compute the statistics of this view's rows, actions in the training space of `convention`.
+
+        A gripper (the last action) is masked out of normalisation, as in the published data.
+        """
+        convention = convention or ActionConvention()
+        rows = np.concatenate([np.arange(self.source.episode_start[-1])[self.source.rows(e)] for e in self.episodes])
+        actions = convention.from_env(self._column(self.action_key)[rows])
+        mask = [True] * (self.action_size - 1) + [convention.gripper == "none"]
+        return DatasetStatistics(
+            action=NormStats.compute(actions, mask),
+            state=NormStats.compute(self._column(self.state_key)[rows]),
+            num_transitions=len(rows),
+            num_trajectories=len(self.episodes),
+        )
+
+    def __len__(self) -> int:
+        """Number of samples in this view."""
+        return len(self.anchors)
+
+    def __getitem__(self, index: int) -> ChunkSample:
+        """Return one sample.
+
+        Raises:
+            IndexError: `index` is not below the number of samples.
+        """
+        batch = self.batch([index])
+        return ChunkSample(
+            images={camera: images[0] for camera, images in batch.images.items()},
+            state=batch.state[0],
+            actions=batch.actions[0],
+            action_is_pad=batch.action_is_pad[0],
+            instruction=batch.instructions[0],
+            episode_index=int(batch.episode_index[0]),
+            frame_index=int(batch.frame_index[0]),
+        )
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> ChunkBatch:
+        """Return several samples stacked, in the order of `indices`.
+
+        Raises:
+            IndexError: an index is not below the number of samples.
+        """
+        rows_B = self.anchors[np.asarray(indices, dtype=np.int64)]
+        episodes_B = np.searchsorted(self.source.episode_start, rows_B, side="right") - 1
+        start_B, end_B = self.source.episode_start[episodes_B], self.source.episode_start[episodes_B + 1]
+        frames_BT, is_pad_BT = chunk_windows(rows_B - start_B, (end_B - start_B)[:, None], self.chunk_size)
+        slots_B = self.frame_slot[rows_B]
+        return ChunkBatch(
+            images={camera: np.asarray(frames[slots_B]) for camera, frames in self.frames.items()},
+            state=self._column(self.state_key)[rows_B],
+            actions=self._column(self.action_key)[start_B[:, None] + frames_BT],
+            action_is_pad=is_pad_BT,
+            instructions=tuple(self.source.instruction(row) for row in rows_B),
+            episode_index=episodes_B,
+            frame_index=rows_B - start_B,
+        )
+
+    def _column(self, key: str) -> NDArray[np.float32]:
+        return self.source.columns[key].astype(np.float32, copy=False)
+
+    def _anchors(self, episode: int) -> NDArray[np.int64]:
+        rows = self.source.rows(episode)
+        starts = chunk_starts(rows.stop - rows.start, self.chunk_size, self.sampling) + rows.start
+        return starts[self.source.fresh[starts]]
+
+    def _require_episode(self, episode: int) -> int:
+        count = len(self.source.episodes)
+        if not 0 <= episode < count:
+            raise DatasetError(f"there is no episode {episode}; the dataset has 0 to {count - 1}.")
+        return int(episode)
+
+
+def _choose_cameras(info: DatasetInfo, cameras: Mapping[str, str] | None) -> dict[str, str]:
+    if cameras is None:
+        return name_cameras(info)
+    if not cameras:
+        raise ConfigError("cameras is empty; name at least one, or leave it out to take all.")
+    for name, key in cameras.items():
+        if key not in info.cameras:
+            raise DatasetError(f"camera '{name}': the dataset has no images '{key}'.{suggest(key, info.cameras)}")
+    return dict(cameras)
+
+
+def _cache_jobs(source: LeRobotSource, name: str, key: str) -> list[EpisodeFrames]:
+    jobs, first = [], 0
+    for episode in range(len(source.episodes)):
+        frames = np.flatnonzero(source.fresh[source.rows(episode)])
+        jobs.append(EpisodeFrames(name, first, len(frames), partial(source.decode, episode, key, frames)))
+        first += len(frames)
+    return jobs

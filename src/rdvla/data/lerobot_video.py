@@ -1,0 +1,209 @@
+"""Video files of a LeRobotDataset: many episodes per file on the way in, single frames on the way out."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.data.files import writing
+from rdvla.data.lerobot_meta import VIDEO_PATH, frame_rate
+from rdvla.data.lerobot_tables import file_location, file_path
+from rdvla.errors import DatasetError, MissingExtraError
+
+try:
+    import av
+    import av.error
+except ImportError as error:
+    raise MissingExtraError("av", "data") from error
+
+PIXEL_FORMAT = "yuv420p"
+_KEYFRAME_DISTANCE = 2
+_CODECS: dict[str, dict[str, str]] = {
+    "libsvtav1": {"g": str(_KEYFRAME_DISTANCE), "crf": "30", "preset": "12"},
+    "libx264": {"g": str(_KEYFRAME_DISTANCE), "crf": "23", "preset": "veryfast"},
+}
+_SMALLEST_AV1 = 64
+
+
+@dataclass(frozen=True)
+class VideoSpan:
+    """Where one episode lies in the video files of one camera.
+
+    Attributes:
+        chunk_index: chunk of the file.
+        file_index: file within the chunk.
+        from_timestamp: second at which the episode's first frame is shown.
+        to_timestamp: second at which its last frame ends.
+    """
+
+    chunk_index: int
+    file_index: int
+    from_timestamp: float
+    to_timestamp: float
+
+
+class VideoSink:
+    """One camera's video files: episodes appended one after the other, a new file past the limit."""
+
+    def __init__(self, root: Path, key: str, fps: float, size: tuple[int, int], limit_mb: float) -> None:
+        """Write the videos of feature `key` below `root`; frames are `size` = (height, width).
+
+        Raises:
+            DatasetError: a side is odd, which 4:2:0 video cannot hold.
+        """
+        if size[0] % 2 or size[1] % 2:
+            raise DatasetError(f"'{key}' is {size[0]}x{size[1]}; video needs even sides: store it as dtype 'image'.")
+        self._root = root
+        self._key = key
+        self._fps = fps
+        self._rate = frame_rate(fps)
+        self._size = size
+        self._limit = limit_mb * 1024 * 1024
+        self._number = -1
+        self._frames = self._bytes = 0
+        self._container: Any = None
+        self._stream: Any = None
+        self.codec = choose_codec(size)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What `meta/info.json` records about the videos."""
+        height, width = self._size
+        options = _CODECS[self.codec]
+        return {
+            "video.height": height,
+            "video.width": width,
+            "video.codec": "av1" if self.codec == "libsvtav1" else "h264",
+            "video.pix_fmt": PIXEL_FORMAT,
+            "video.fps": int(self._fps) if self._fps == int(self._fps) else self._fps,
+            "video.channels": 3,
+            "video.g": _KEYFRAME_DISTANCE,
+            "video.crf": int(options["crf"]),
+            "video.preset": int(options["preset"]) if options["preset"].isdigit() else options["preset"],
+            "video.fast_decode": 0,
+            "video.extra_options": {},
+            "video.video_backend": "pyav",
+            "has_audio": False,
+            "is_depth_map": False,
+        }
+
+    def append(self, frames: Iterable[NDArray[np.uint8]]) -> VideoSpan:
+        """Encode one episode's frames, uint8 `[H, W, 3]` each, and return where they went.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        with writing(self._path):
+            if self._is_full:
+                self.close()
+                self._open()
+            start = self._frames
+            for image in frames:
+                self._encode(image)
+        chunk, file = file_location(self._number)
+        return VideoSpan(chunk, file, float(start / self._rate), float(self._frames / self._rate))
+
+    def close(self) -> None:
+        """Flush the encoder and finish the current file.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        if self._container is None:
+            return
+        with writing(self._path):
+            for packet in self._stream.encode():
+                self._container.mux(packet)
+            self._container.close()
+        self._container = self._stream = None
+
+    @property
+    def _is_full(self) -> bool:
+        return self._container is None or self._bytes >= self._limit
+
+    @property
+    def _path(self) -> Path:
+        return file_path(self._root, VIDEO_PATH, max(self._number, 0), video_key=self._key)
+
+    def _open(self) -> None:
+        self._number += 1
+        self._frames = self._bytes = 0
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(self._path), "w")
+        self._stream = self._container.add_stream(self.codec, rate=self._rate, options=dict(_CODECS[self.codec]))
+        self._stream.height, self._stream.width = self._size
+        self._stream.pix_fmt = PIXEL_FORMAT
+        self._stream.time_base = 1 / self._rate
+
+    def _encode(self, image: NDArray[np.uint8]) -> None:
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame.pts = self._frames
+        frame.time_base = 1 / self._rate
+        for packet in self._stream.encode(frame):
+            self._bytes += packet.size
+            self._container.mux(packet)
+        self._frames += 1
+
+
+def choose_codec(size: tuple[int, int]) -> str:
+    """Return the encoder for frames of `size`: AV1 where PyAV has it and it takes frames that small, else H.264.
+
+    Raises:
+        MissingExtraError: PyAV has neither.
+    """
+    os.environ.setdefault("SVT_LOG", "1")  # the encoder prints its settings otherwise
+    names = ("libsvtav1", "libx264") if min(size) >= _SMALLEST_AV1 else ("libx264",)
+    for name in names:
+        if name in av.codecs_available:
+            return name
+    raise MissingExtraError(f"a video encoder ({' or '.join(names)}) for PyAV", "data")
+
+
+def decode_frames(path: Path, timestamps: Sequence[float], fps: float) -> Iterator[NDArray[np.uint8]]:
+    """Yield the frames of a video shown at `timestamps` (seconds, ascending), each uint8 `[H, W, 3]`.
+
+    Raises:
+        DatasetError: the file is missing or damaged, or no frame lies within a quarter frame of a timestamp.
+    """
+    try:
+        with av.open(str(path)) as container:
+            yield from _matching_frames(container, timestamps, 0.25 / fps, path)
+    except FileNotFoundError:
+        raise DatasetError(f"'{path}' is missing; copy the dataset again, all of its files.") from None
+    except (av.error.FFmpegError, IndexError) as error:
+        raise DatasetError(f"'{path}' is damaged or was never finished ({error}); copy the dataset again.") from None
+
+
+def _matching_frames(
+    container: Any, timestamps: Sequence[float], tolerance: float, path: Path
+) -> Iterator[NDArray[np.uint8]]:
+    stream = container.streams.video[0]
+    stream.thread_type = "NONE"
+    container.seek(int(max(timestamps[0] - tolerance, 0) / stream.time_base), stream=stream, backward=True)
+    wanted = 0
+    for frame in container.decode(stream):
+        shown = float(frame.pts * stream.time_base)
+        if shown < timestamps[wanted] - tolerance:
+            continue
+        if shown > timestamps[wanted] + tolerance:
+            break
+        pixels = frame.to_ndarray(format="rgb24")
+        while wanted < len(timestamps) and abs(shown - timestamps[wanted]) <= tolerance:
+            yield pixels
+            wanted += 1
+        if wanted == len(timestamps):
+            return
+    raise DatasetError(
+        f"'{path}' has no frame at {timestamps[wanted]:.4f} s (frame {wanted} of {len(timestamps)} asked for): "
+        "the video is shorter than meta/episodes says or its frame rate differs; copy the dataset again."
+    )
+
+
+def seconds(frame: int, fps: float) -> float:
+    """Return when frame number `frame` is shown."""
+    return float(Fraction(frame) / frame_rate(fps))
