@@ -99,7 +99,7 @@ def evaluate(
     resources = resources or Resources()
     jobs = plan(config, tasks)
     with EpisodeLog(output) as log:
-        _claim_folder(output, config, jobs, resources.command)
+        _claim_folder(output, config, jobs, resources.command, started=bool(log.records))
         done: dict[Key, EpisodeRecord | ErrorRecord] = {r.key: r for r in log.records if r.kind == "episode"}
         settings = WorkerSettings(policy_factory, env_factory, config.policy_digest, output)
         todo = [job for job in jobs if job.key not in done]
@@ -225,8 +225,10 @@ def _raise_again(error: str | None, message: str, trace: str) -> None:
     raise raised
 
 
-def _claim_folder(output: Path, config: EvalConfig, jobs: Sequence[Job], command: Sequence[str]) -> None:
-    """Write `run.json`, or check that the one there has the same settings.
+def _claim_folder(
+    output: Path, config: EvalConfig, jobs: Sequence[Job], command: Sequence[str], *, started: bool
+) -> None:
+    """Write `run.json`, or, if episodes were played already, check that it has the same settings.
 
     Raises:
         ConfigError: it has others; the message names them.
@@ -234,15 +236,15 @@ def _claim_folder(output: Path, config: EvalConfig, jobs: Sequence[Job], command
     """
     path = output / RUN_FILE
     values = config.model_dump(mode="json")
-    if not path.exists():
+    if not started:
         specs = {(job.task.suite, job.task.task_id): asdict(job.task) for job in jobs}
         content = {"schema": 1, "command": list(command), "config": values, "tasks": list(specs.values())}
         write_json(path, content)
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError, TypeError):
-        raise RecordError(f"'{path}' is damaged; choose another folder, or remove this one to start again.") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RecordError(f"'{path}' is missing or damaged; choose another folder, or remove this one.") from None
     changed = [name for name in values if found.get(name) != values[name]]
     if changed:
         details = "; ".join(f"{name} was {found.get(name)!r}, now {values[name]!r}" for name in changed)

@@ -1,0 +1,221 @@
+"""`rdvla eval`: play episodes, log every one, print a table of success rates."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rdvla.cli.policies import EXPERT, choose_policy
+from rdvla.envs import list_tasks, make_env
+from rdvla.errors import ConfigError, suggest
+from rdvla.eval.protocol import (
+    EvalConfig,
+    choose_init_states,
+    parse_depths,
+    parse_indices,
+    parse_names,
+)
+from rdvla.eval.records import EpisodeRecord, ErrorRecord
+from rdvla.eval.runner import Resources, evaluate
+from rdvla.eval.summary import AnyRecord, Summary, group_by, summarise_group
+from rdvla.eval.video import require_av
+from rdvla.policy import DEFAULT_THRESHOLDS, StopRule
+
+DEFAULT_MAX_DEPTH = 32
+
+
+def eval_command(
+    suite: Annotated[str, typer.Option(help="Suites, e.g. libero_object,libero_spatial or toy.")],
+    output: Annotated[Path, typer.Option(help="Folder of the evaluation; an unfinished one is continued.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder of the policy.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Instead of a checkpoint: expert, or ws://host:port.")] = None,
+    task_ids: Annotated[str | None, typer.Option(help="Tasks of every suite, e.g. 3,9 or 0-4 [default: all].")] = None,
+    episodes: Annotated[int | None, typer.Option(help="Episodes per task and rule [default: 10].")] = None,
+    init_states: Annotated[
+        str | None, typer.Option(help="Bundled initial states, e.g. 10-19 [default: 0-...].")
+    ] = None,
+    depth: Annotated[str | None, typer.Option(help="Fixed depths, e.g. 1,2,4,8,12.")] = None,
+    stop: Annotated[str | None, typer.Option(help="Adaptive stopping: action_l2, action_mse, cosine, latent.")] = None,
+    delta: Annotated[str | None, typer.Option(help="Thresholds of --stop, e.g. 1e-3 or 1e-2,1e-3.")] = None,
+    min_depth: Annotated[int | None, typer.Option(help="Of --stop: never stop earlier [default: 1].")] = None,
+    max_depth: Annotated[int | None, typer.Option(help="Of --stop: never go on longer [default: 32].")] = None,
+    check_every: Annotated[int | None, typer.Option(help="Of --stop: look every n-th iteration [default: 1].")] = None,
+    horizon: Annotated[
+        str | None,
+        typer.Option(help="Actions executed per decision: a number, linear_decay, binary_paper, ... [default: 5]."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the scratchpads.")] = 7,
+    video: Annotated[int, typer.Option(help="Film this many episodes per task and rule.")] = 0,
+    workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
+    device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
+) -> None:
+    """Evaluate a policy: success rates with 95 % intervals, one line per episode in OUTPUT/episodes.jsonl.
+
+    The same command again continues where it stopped. `--depth` and `--stop` may be combined: every rule plays the
+    same initial states with the same seeds.
+    """
+    name, digest, policy_factory = choose_policy(checkpoint, policy, device)
+    stops = choose_stops(depth, stop, delta, min_depth, max_depth, check_every)
+    if policy == EXPERT and stops != (None,):
+        raise ConfigError("the expert does not iterate; drop --depth and --stop.")
+    if policy == EXPERT and horizon not in (None, "1"):
+        raise ConfigError(f"the expert decides at every step; drop --horizon {horizon}.")
+    config = EvalConfig(
+        policy=name,
+        policy_digest=digest,
+        suites=parse_names(suite, field="suite"),
+        task_ids=parse_indices(task_ids, field="task-ids") if task_ids is not None else None,
+        init_states=choose_init_states(episodes, init_states),
+        stops=stops,
+        horizons=parse_names(horizon or ("1" if policy == EXPERT else "5"), field="horizon"),
+        seed=seed,
+        videos=video,
+    )
+    if video:
+        require_av()
+    resources = Resources(workers=workers, command=("rdvla", *sys.argv[1:]))
+    with _Reporter() as reporter:
+        records = evaluate(
+            config,
+            tasks={name: list_tasks(name) for name in config.suites},
+            policy_factory=policy_factory,
+            env_factory=make_env,
+            output=output,
+            resources=resources,
+            on_record=reporter,
+        )
+    print(format_tables(records))
+    print(f"\n{output / 'episodes.jsonl'}\nReport: rdvla report {shlex.quote(str(output))} --output report.html")
+    if any(isinstance(record, ErrorRecord) for record in records):
+        print("Some episodes could not be played; repeat the command to try them again.", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def choose_stops(
+    depth: str | None,
+    stop: str | None,
+    delta: str | None,
+    min_depth: int | None,
+    max_depth: int | None,
+    check_every: int | None,
+) -> tuple[StopRule | None, ...]:
+    """Return the stopping rules of the command line: fixed depths, then adaptive ones; (None,) without any.
+
+    Raises:
+        ConfigError: a wrong value, or an option of adaptive rules without `stop`.
+    """
+    stops = list(parse_depths(depth)) if depth is not None else []
+    given = {"--delta": delta, "--min-depth": min_depth, "--max-depth": max_depth, "--check-every": check_every}
+    if stop is None:
+        for option, value in given.items():
+            if value is not None:
+                raise ConfigError(f"{option} belongs to an adaptive rule; add --stop, e.g. --stop action_l2.")
+        return tuple(stops) or (None,)
+    names = parse_names(stop, field="stop")
+    for name in names:
+        if name not in DEFAULT_THRESHOLDS:
+            raise ConfigError(f"unknown adaptive rule '{name}'.{suggest(name, DEFAULT_THRESHOLDS)}")
+    if delta is not None and len(names) > 1:
+        raise ConfigError("--delta means something else for every rule; give one --stop rule with it.")
+    for name in names:
+        rule = StopRule(
+            name,  # type: ignore[arg-type]  # checked above, and by StopRule
+            min_depth=1 if min_depth is None else min_depth,
+            max_depth=DEFAULT_MAX_DEPTH if max_depth is None else max_depth,
+            check_every=1 if check_every is None else check_every,
+        )
+        thresholds = [rule.threshold] if delta is None else [_number(part) for part in delta.split(",")]
+        stops.extend(replace(rule, threshold=threshold) for threshold in thresholds)
+    return tuple(stops)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"delta '{text}' is not a number such as 1e-3.") from None
+
+
+class _Reporter:
+    """Shows progress on stderr: a bar in a terminal, else one line per episode."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("episodes", total=None)
+
+    def __enter__(self) -> "_Reporter":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, record: AnyRecord, done: int, total: int) -> None:
+        line = f"{record.suite} task {record.task_id} state {record.init_state} {record.rule}: {_describe(record)}"
+        if self._console.is_terminal:
+            self._progress.update(self._task, completed=done, total=total, description=line)
+        else:
+            print(f"{done}/{total} {line}", file=sys.stderr, flush=True)
+
+
+def _describe(record: AnyRecord) -> str:
+    if isinstance(record, EpisodeRecord):
+        return f"{'success' if record.success else 'failure'} after {record.steps} steps ({record.wall_s:.1f} s)"
+    return f"error after {record.attempts} attempts: {record.error}"
+
+
+def format_tables(records: Sequence[AnyRecord]) -> str:
+    """Return two plain-text tables: every rule in one line, and successes per task and rule."""
+    several_horizons = len({record.horizon for record in records}) > 1
+
+    def name(record: AnyRecord) -> str:
+        return f"{record.rule} / {record.horizon}" if several_horizons else record.rule
+
+    rules = group_by(records, name)
+    rows = [["rule", "success", "95 % interval", "n", "errors", "iterations", "decide ms p50", "p95"]]
+    rows += [[rule, *_cells(summarise_group(group))] for rule, group in rules.items()]
+    tasks = group_by(records, lambda record: (record.suite, record.task_id))
+    by_task = [["task", *rules]]
+    for (suite, task_id), group in tasks.items():
+        summaries = [summarise_group(record for record in group if name(record) == rule) for rule in rules]
+        by_task.append([f"{suite} {task_id}", *(f"{s.rate.successes}/{s.rate.n}" for s in summaries)])
+    return _align(rows) + "\n\n" + _align(by_task)
+
+
+def _cells(summary: Summary) -> list[str]:
+    rate = summary.rate
+    p50, p95 = summary.latency_ms.get("decide", (None, None))
+    return [
+        f"{rate.value:.1%}" if rate.n else "-",
+        f"{rate.low:.1%} - {rate.high:.1%}",
+        str(rate.n),
+        str(summary.errors),
+        "-" if summary.mean_iterations is None else f"{summary.mean_iterations:.2f}",
+        *("-" if value is None else f"{value:.1f}" for value in (p50, p95)),
+    ]
+
+
+def _align(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,111 @@
+"""Policies by name for the evaluator: functions that worker processes can import."""
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdvla.envs import Env
+from rdvla.errors import CheckpointError, ConfigError
+from rdvla.policy import Policy, PolicyMetadata, StopRule
+from rdvla.types import ActionChunk, Observation
+
+EXPERT = "expert"
+
+
+class ExpertPolicy:
+    """A scripted expert as a policy: one action per decision, from privileged state, without a picture."""
+
+    def __init__(self) -> None:
+        self._env: Any = None
+        self._expert: Any = None
+
+    @property
+    def metadata(self) -> PolicyMetadata:
+        """What it needs: no camera."""
+        return PolicyMetadata("scripted expert", (), state_dim=8, action_dim=7, chunk_size=1, extra={})
+
+    def bind(self, env: Env) -> None:
+        """Serve `env`, with an expert for its task.
+
+        Raises:
+            ConfigError: there is no expert for the task.
+        """
+        from rdvla.experts import make_expert
+
+        self._env, self._expert = env, make_expert(env.task.suite)
+
+    def infer(
+        self,
+        observation: Observation,
+        *,
+        stop: StopRule | None = None,
+        seed: int | None = None,
+        budget_ms: float | None = None,
+    ) -> ActionChunk:
+        """Return the expert's next action for the environment it is bound to; the arguments do not matter."""
+        action = np.asarray(self._expert.act(self._env), dtype=np.float32)
+        return ActionChunk(action[None])
+
+    def reset(self) -> None:
+        """Have the expert read the scene of an episode that has just begun."""
+        self._expert.reset(self._env)
+
+
+def load_checkpoint(path: Path, device: str) -> Policy:
+    """Return the policy of a checkpoint folder."""
+    from rdvla.runtime import load_policy
+
+    return load_policy(path, device=device)
+
+
+def connect(url: str) -> Policy:
+    """Return the policy served at `url`."""
+    from rdvla.serve.client import RemotePolicy
+
+    return RemotePolicy(url)
+
+
+def choose_policy(checkpoint: Path | None, policy: str | None, device: str) -> tuple[str, str, Callable[[], Policy]]:
+    """Return a policy's name, the fingerprint of its checkpoint (or an empty string) and a function that builds it.
+
+    Args:
+        checkpoint: a checkpoint folder.
+        policy: `expert` or `ws://host:port`; exactly one of both is given.
+        device: where a checkpoint computes, e.g. `cpu`.
+
+    Raises:
+        ConfigError: both, neither, or an unknown policy.
+        CheckpointError: no folder at `checkpoint`.
+    """
+    if (checkpoint is None) == (policy is None):
+        raise ConfigError("give either --checkpoint DIR or --policy (expert or ws://host:port).")
+    if checkpoint is not None:
+        return str(checkpoint), fingerprint(checkpoint), partial(load_checkpoint, checkpoint, device)
+    assert policy is not None
+    if policy == EXPERT:
+        return policy, "", ExpertPolicy
+    if policy.startswith(("ws://", "wss://")):
+        return policy, "", partial(connect, policy)
+    raise ConfigError(f"unknown policy '{policy}': it is 'expert' or an address such as ws://localhost:8000.")
+
+
+def fingerprint(folder: Path) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of all files in `folder`, names included.
+
+    Raises:
+        CheckpointError: it is not a folder, or it is empty.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if not files:
+        raise CheckpointError(f"no checkpoint at '{folder}': give the folder that holds config.json and the weights.")
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
