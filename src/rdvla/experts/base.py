@@ -1,0 +1,23 @@
+"""What an expert is: a scripted demonstrator that reads the simulator's state."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Expert(Protocol):
+    """Solves one task from privileged state. It acts on the environment it is given and never renders."""
+
+    @property
+    def precise(self) -> bool:
+        """Whether the next action needs accuracy (descending, closing): noise is reduced then."""
+        ...
+
+    def reset(self, env: Any) -> None:
+        """Read the scene and the goal of `env`, which has just been reset, and plan anew."""
+        ...
+
+    def act(self, env: Any) -> NDArray[np.float32]:
+        """Return the next action `[action_dim]` in the environment's convention, each entry in [-1, 1]."""
+        ...
