@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.storage import atomic_directory
 from rdvla.checkpoints.tensors import build_empty, dtype_name, fill, read_json, read_safetensors
+from rdvla.checkpoints.tokenizer_files import load_tokenizer
 from rdvla.config import Config
 from rdvla.data.images import ImagePath
 from rdvla.data.stats import load_statistics, save_statistics
@@ -135,20 +135,6 @@ def load_native(directory: Path) -> Checkpoint:
         step=config.step,
         notes=config.notes,
     )
-
-
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json`.
-
-    Raises:
-        CheckpointError: missing or damaged.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"'{path}' is missing; without it the instruction cannot be read.")
-    try:
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise CheckpointError(f"'{path}' is damaged ({error}); copy the checkpoint again.") from error
 
 
 def versions() -> dict[str, str]:

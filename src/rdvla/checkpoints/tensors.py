@@ -4,6 +4,7 @@ import json
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,7 +13,6 @@ from torch import Tensor
 from rdvla.errors import CheckpointError
 from rdvla.model.config import RDVLAConfig
 from rdvla.model.rdvla import RDVLA
-from rdvla.model.recurrent import RotaryEmbedding
 
 _LISTED = 12
 
@@ -105,7 +105,7 @@ def only_tensors(content: Mapping[str, object], source: str) -> dict[str, Tensor
     return tensors
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
@@ -123,12 +123,9 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def build_empty(config: RDVLAConfig) -> RDVLA:
-    """Build a network without allocating its weights; only the tables that no checkpoint stores are filled."""
+    """Build a network without allocating its weights; `fill` provides them."""
     with torch.device("meta"):
-        model = RDVLA(config)
-    head = config.head
-    model.head.rotary = RotaryEmbedding(head.hidden_dim // head.num_heads, head.rope_base)
-    return model
+        return RDVLA(config)
 
 
 def fill(model: RDVLA, tensors: Mapping[str, Tensor], *, dtype: torch.dtype, source: str) -> None:
@@ -146,7 +143,6 @@ def fill(model: RDVLA, tensors: Mapping[str, Tensor], *, dtype: torch.dtype, sou
     expected = model.state_dict()
     check_tensors({name: tensor.shape for name, tensor in expected.items()}, tensors, dtype=dtype, source=source)
     model.load_state_dict(dict(tensors), strict=True, assign=True)
-    model.head.rotary.to(dtype)
 
 
 def check_tensors(

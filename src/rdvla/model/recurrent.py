@@ -82,22 +82,18 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
 
 
-class RotaryEmbedding(nn.Module):
-    """Angles of the published position encoding, for K action tokens."""
+def rope_tables(config: HeadConfig, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the published angles' cosines and sines `[K, E]`, the frequencies repeated twice side by side.
 
-    inv_freq: Tensor
-
-    def __init__(self, head_dim: int, base: float) -> None:
-        """Prepare `head_dim / 2` frequencies; they follow the module's dtype, as published."""
-        super().__init__()
-        exponents = torch.arange(0, head_dim, 2).float() / head_dim
-        self.register_buffer("inv_freq", 1.0 / (base**exponents), persistent=False)
-
-    def forward(self, length: int) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines `[length, head_dim]`, the frequencies repeated twice side by side."""
-        positions = torch.arange(length, device=self.inv_freq.device, dtype=self.inv_freq.dtype)
-        angles = torch.outer(positions, self.inv_freq).repeat(1, 2)
-        return angles.cos(), angles.sin()
+    Frequencies, positions and angles have the dtype (and device) of `like`: in bfloat16 the released code rounds every
+    one of them.
+    """
+    head_dim = config.hidden_dim // config.num_heads
+    exponents = torch.arange(0, head_dim, 2, device=like.device).float() / head_dim
+    frequencies = (1.0 / config.rope_base**exponents).to(like.dtype)
+    positions = torch.arange(config.chunk_size, device=like.device, dtype=like.dtype)
+    angles = torch.outer(positions, frequencies).repeat(1, 2)
+    return angles.cos(), angles.sin()
 
 
 def apply_rope(x_BHKE: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
@@ -235,7 +231,6 @@ class RecurrentHead(nn.Module):
         """Build the head with the published initialisation (drawn from torch's global generator)."""
         super().__init__()
         self.config = config
-        self.rotary = RotaryEmbedding(config.hidden_dim // config.num_heads, config.rope_base)
         self.prelude = Prelude(config)
         self.core = RecurrentCore(config)
         self.coda = Coda(config)
@@ -265,7 +260,7 @@ class RecurrentHead(nn.Module):
                 `config.conditioning_layers` is present.
         """
         config = self.config
-        rope = self.rotary(config.chunk_size)
+        rope = rope_tables(config, self.core.adapter.weight)
 
         def project(blocks: nn.ModuleList, layers: Sequence[int]) -> tuple[KeysValues | None, ...]:
             pairs = zip(cast("Iterable[Block]", blocks), layers, strict=True)
@@ -278,13 +273,16 @@ class RecurrentHead(nn.Module):
         return Conditioning(injected, core, coda, rope)
 
     def init_latents(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw the initial scratchpad `[B, K, D]`: truncated normal, deviation |gamma_init| x init_std, cut at 3."""
+        """Draw the initial scratchpad `[B, K, D]`: truncated normal, deviation gamma_init x init_std, cut at 3.
+
+        A given `generator` draws on its own device, so a CPU generator gives the same scratchpad everywhere.
+        """
         weight = self.core.adapter.weight
         std = self.gamma_init.item() * self.config.init_std
-        latents = torch.empty(
-            batch_size, self.config.chunk_size, self.config.hidden_dim, dtype=weight.dtype, device=weight.device
-        )
-        return nn.init.trunc_normal_(latents, std=std, a=-3 * std, b=3 * std, generator=generator)
+        shape = (batch_size, self.config.chunk_size, self.config.hidden_dim)
+        device = weight.device if generator is None else generator.device
+        latents = torch.empty(shape, dtype=weight.dtype, device=device)
+        return nn.init.trunc_normal_(latents, std=std, a=-3 * std, b=3 * std, generator=generator).to(weight.device)
 
     def forward(self, contexts: Mapping[int, Context], latents_BKD: Tensor, *, n_no_grad: int, n_grad: int) -> Tensor:
         """Return normalised actions `[B, K, A]` after `n_no_grad + n_grad` iterations, gradient through the last.

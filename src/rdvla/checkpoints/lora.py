@@ -1,0 +1,97 @@
+"""A low-rank adapter (peft's file names) merged into a base VLM: W + scale * B @ A."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rdvla.checkpoints.tensors import read_json, read_safetensors
+from rdvla.errors import CheckpointError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_TIED = "language_model.lm_head.weight"
+# Variants of LoRA that change the formula; a released adapter uses none of them.
+_PLAIN = {"use_dora": False, "use_rslora": False, "fan_in_fan_out": False, "bias": "none"}
+_EMPTY = ("rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication")
+
+
+def is_adapter(directory: Path) -> bool:
+    """Say whether `directory` holds a peft adapter."""
+    return (directory / CONFIG).is_file()
+
+
+def merge_adapter(base: Mapping[str, Tensor], adapter: Path) -> dict[str, Tensor]:
+    """Merge an adapter into a VLM.
+
+    The sum is rounded as the published merge rounds it: the product in float32, then to the weight's dtype, then added.
+
+    Args:
+        base: the base VLM's tensors by published names, `action_queries.weight` included (no adapter contains it).
+        adapter: directory with `adapter_config.json` and `adapter_model.safetensors`.
+
+    Returns:
+        The merged tensors; those without an adapter are the same objects.
+
+    Raises:
+        CheckpointError: the adapter is damaged, of another kind, or does not fit the base.
+    """
+    scale, rank = _scale_and_rank(adapter / CONFIG)
+    pairs = _pairs(read_safetensors(adapter / WEIGHTS), adapter / WEIGHTS)
+    merged = dict(base)
+    problems = []
+    for name, (down, up) in pairs.items():
+        weight = merged.get(name)
+        if name == _TIED and not up.any():
+            continue
+        if weight is None:
+            problems.append(f"{name}: no such weight in the base")
+        elif down.shape[0] != rank or up.flatten(1).shape != (weight.shape[0], rank):
+            problems.append(
+                f"{name}: A {list(down.shape)} and B {list(up.shape)} are not of rank {rank} for this weight"
+            )
+        elif down.flatten(1).shape[1] != weight.flatten(1).shape[1]:
+            problems.append(f"{name}: A {list(down.shape)} does not fit the weight {list(weight.shape)}")
+        else:
+            delta = (up.flatten(1).float() @ down.flatten(1).float()) * scale
+            merged[name] = weight + delta.reshape(weight.shape).to(weight.dtype)
+    if problems:
+        raise CheckpointError(f"'{adapter}' does not fit its base: " + "; ".join(sorted(problems)[:12]) + ".")
+    return merged
+
+
+def _scale_and_rank(path: Path) -> tuple[float, int]:
+    config = read_json(path)
+    for name, plain in _PLAIN.items():
+        if config.get(name, plain) != plain:
+            raise CheckpointError(f"'{path}': {name} = {config[name]!r} is not supported, only {plain!r}.")
+    for name in _EMPTY:
+        if config.get(name):
+            raise CheckpointError(f"'{path}': {name} = {config[name]!r} is not supported.")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        raise CheckpointError(f"'{path}' needs a whole number r and a number lora_alpha, found {rank!r} and {alpha!r}.")
+    return alpha / rank, rank
+
+
+def _pairs(tensors: Mapping[str, Tensor], path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return weight name -> (A, B).
+
+    Raises:
+        CheckpointError: a name that peft does not write, or an A without its B.
+    """
+    halves: dict[str, dict[str, Tensor]] = {}
+    unknown = []
+    for name, tensor in tensors.items():
+        module, found, half = name.removesuffix(".weight").rpartition(".lora_")
+        if not found or half not in ("A", "B") or not name.startswith(_PREFIX) or not torch.isfinite(tensor).all():
+            unknown.append(name)
+        else:
+            halves.setdefault(module.removeprefix(_PREFIX) + ".weight", {})[half] = tensor
+    unknown += [name for name, pair in halves.items() if len(pair) != 2]
+    if unknown or not halves:
+        raise CheckpointError(
+            f"'{path}' has tensors that are no lora_A / lora_B pair: {', '.join(unknown[:12]) or 'none'}."
+        )
+    return {name: (pair["A"], pair["B"]) for name, pair in halves.items()}

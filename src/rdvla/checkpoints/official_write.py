@@ -1,0 +1,159 @@
+"""The released layout, written: what the published code and `official.py` read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rdvla.checkpoints import names
+from rdvla.checkpoints.checkpoint import Checkpoint
+from rdvla.checkpoints.official import STATISTICS
+from rdvla.checkpoints.official_config import OVERRIDES, TOWER_NAMES, head_document, tower_overrides
+from rdvla.checkpoints.storage import atomic_directory
+from rdvla.checkpoints.tensors import dtype_name
+from rdvla.checkpoints.tokenizer_files import write_tokenizer
+from rdvla.data.stats import save_statistics
+from rdvla.errors import CheckpointError
+from rdvla.model.config import QWEN_CHAT_PROMPT, DinoSiglipConfig, LanguageConfig, RDVLAConfig
+
+_END_OF_TEXT = 151643
+
+
+def save_official(directory: Path, checkpoint: Checkpoint, *, replace: bool = False) -> None:
+    """Write a checkpoint in the released layout, atomically.
+
+    Args:
+        directory: where to; must not exist (or be empty) unless `replace`.
+        checkpoint: a network with the released kind of towers, prompt and Coda.
+        replace: replace what is there.
+
+    Raises:
+        CheckpointError: the layout has no place for this network.
+        StorageError: the directory exists, or the disk refuses.
+    """
+    model = checkpoint.model
+    vision = _require_released_kind(model.config)
+    tensors = names.to_published({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if len(dtypes) != 1:
+        raise CheckpointError(f"a checkpoint holds one dtype, found {sorted(map(dtype_name, dtypes))}; cast it first.")
+    label = f"{checkpoint.step or 0}_checkpoint"
+    with atomic_directory(directory, replace=replace) as draft:
+        vlm = {name: tensor.contiguous() for name, tensor in names.part(tensors, names.VLM).items()}
+        save_file(vlm, draft / "model.safetensors", metadata={"format": "pt"})
+        (draft / "model.safetensors").chmod(0o644)
+        torch.save(_own(names.part(tensors, names.HEAD)), draft / f"action_head--{label}.pt")
+        torch.save(_own(names.part(tensors, names.PROPRIO)), draft / f"proprio_projector--{label}.pt")
+        _write(draft / f"action_head_config--{label}.json", head_document(model.config.head))
+        _write(draft / "config.json", _vlm_document(model.config, dtype_name(dtypes.pop())))
+        _write(draft / "preprocessor_config.json", _preprocessor_document(vision))
+        _write(draft / "processor_config.json", {"processor_class": "PrismaticProcessor"})
+        _write(
+            draft / "generation_config.json",
+            {"_from_model_config": True, "bos_token_id": _END_OF_TEXT, "eos_token_id": _END_OF_TEXT},
+        )
+        if overrides := tower_overrides(vision):
+            _write(draft / OVERRIDES, {"vision": overrides})
+        save_statistics(draft / STATISTICS, checkpoint.statistics)
+        write_tokenizer(draft, checkpoint.tokenizer)
+
+
+def _require_released_kind(config: RDVLAConfig) -> DinoSiglipConfig:
+    vision = config.vision
+    problems = []
+    if not isinstance(vision, DinoSiglipConfig):
+        problems.append(f"vision is '{vision.kind}', not 'dinosiglip'")
+    if config.prompt != QWEN_CHAT_PROMPT:
+        problems.append("the prompt is not the released one")
+    if config.cameras != ("primary", "wrist"):
+        problems.append(f"cameras are {list(config.cameras)}, not ['primary', 'wrist']")
+    if not config.head.coda_cross_attention:
+        problems.append("the Coda has no cross-attention")
+    if problems or not isinstance(vision, DinoSiglipConfig):
+        raise CheckpointError("the released layout cannot hold this network: " + "; ".join(problems) + ".")
+    return vision
+
+
+def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Detach tensors from a larger storage, which torch.save would write whole."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _vlm_document(config: RDVLAConfig, dtype: str) -> dict[str, Any]:
+    language: LanguageConfig = config.language
+    return {
+        "arch_specifier": "no-align+fused-gelu-mlp",
+        "architectures": ["OpenVLAForActionPrediction"],
+        "auto_map": {
+            "AutoConfig": "configuration_prismatic.OpenVLAConfig",
+            "AutoModelForVision2Seq": "modeling_prismatic.OpenVLAForActionPrediction",
+        },
+        "hf_llm_id": "Qwen/Qwen2.5-0.5B",
+        "image_resize_strategy": "resize-naive",
+        "image_sizes": [config.vision.image_size] * 2,
+        "llm_backbone_id": "qwen25-0_5b-extra",
+        "llm_max_length": 2048,
+        "model_type": "openvla",
+        "n_action_bins": 256,
+        "norm_stats": {},
+        "output_projector_states": False,
+        "pad_to_multiple_of": 64,
+        "pad_token_id": 32000,
+        "text_config": {
+            "bos_token_id": _END_OF_TEXT,
+            "eos_token_id": _END_OF_TEXT,
+            "hidden_act": "silu",
+            "hidden_size": language.hidden_size,
+            "intermediate_size": language.mlp_width,
+            "max_position_embeddings": 32768,
+            "max_window_layers": language.num_layers,
+            "model_type": "qwen2",
+            "num_attention_heads": language.num_heads,
+            "num_hidden_layers": language.num_layers,
+            "num_key_value_heads": language.num_kv_heads,
+            "rms_norm_eps": language.rms_norm_eps,
+            "rope_theta": language.rope_theta,
+            "sliding_window": 32768,
+            "tie_word_embeddings": True,
+            "torch_dtype": dtype,
+            "use_sliding_window": False,
+            "vocab_size": language.vocab_size,
+        },
+        "timm_model_ids": list(TOWER_NAMES),
+        "timm_override_act_layers": [None, None],
+        "torch_dtype": dtype,
+        "use_fused_vision_backbone": True,
+        "vision_backbone_id": "dinosiglip-vit-so-224px",
+    }
+
+
+def _preprocessor_document(vision: DinoSiglipConfig) -> dict[str, Any]:
+    side, towers = vision.image_size, (vision.dino, vision.siglip)
+    return {
+        "auto_map": {
+            "AutoImageProcessor": "processing_prismatic.PrismaticImageProcessor",
+            "AutoProcessor": "processing_prismatic.PrismaticProcessor",
+        },
+        "image_processor_type": "PrismaticImageProcessor",
+        "image_resize_strategy": "resize-naive",
+        "input_sizes": [[3, side, side]] * 2,
+        "interpolations": ["bicubic", "bicubic"],
+        "means": [list(tower.mean) for tower in towers],
+        "processor_class": "PrismaticProcessor",
+        "stds": [list(tower.std) for tower in towers],
+        "tvf_crop_params": [{"output_size": [side, side]}] * 2,
+        "tvf_do_letterbox": False,
+        "tvf_letterbox_fill": None,
+        "tvf_normalize_params": [
+            {"inplace": False, "mean": list(tower.mean), "std": list(tower.std)} for tower in towers
+        ],
+        "tvf_resize_params": [{"antialias": True, "interpolation": 3, "max_size": None, "size": [side, side]}] * 2,
+        "use_fused_vision_backbone": True,
+    }
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
