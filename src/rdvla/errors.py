@@ -32,6 +32,10 @@ class RecordError(RDVLAError):
     """The records of an evaluation are missing or damaged."""
 
 
+class TrainingError(RDVLAError):
+    """Training cannot go on: the loss is not finite, or the run folder belongs to another configuration."""
+
+
 class SimulatorError(RDVLAError):
     """The simulator could not be started, or broke while running."""
 

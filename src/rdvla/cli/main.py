@@ -1,0 +1,32 @@
+"""The `rdvla` command: one file per subcommand; heavy imports happen inside the functions."""
+
+import sys
+
+import typer
+
+from rdvla.cli.eval import eval_command
+from rdvla.cli.train import train_command
+from rdvla.errors import RDVLAError
+
+app = typer.Typer(
+    name="rdvla",
+    help="Vision-language-action policies that decide how long to think.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train_command)
+app.command("eval")(eval_command)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with one message and exit code 2, without a traceback."""
+    try:
+        app()
+    except RDVLAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

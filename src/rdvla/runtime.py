@@ -1,0 +1,180 @@
+"""A checkpoint made ready to act: images, words and state in, actions in the environment's convention out."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rdvla import checkpoints
+from rdvla.checkpoints.checkpoint import Checkpoint
+from rdvla.data.stats import select_statistics
+from rdvla.errors import ConfigError, ObservationError, suggest
+from rdvla.model.decide import decide, never
+from rdvla.model.prompt import Prompt
+from rdvla.model.rdvla import Inputs
+from rdvla.model.stopping import make_criterion
+from rdvla.policy import PolicyMetadata, StopRule
+from rdvla.types import ActionChunk, Observation
+
+DEFAULT_STOP = StopRule.fixed(12)
+"""The released evaluation's depth."""
+
+
+def load_policy(
+    source: str | Path, *, statistics: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None
+) -> "RDVLAPolicy":
+    """Load a checkpoint and return the policy.
+
+    Args:
+        source: a native or released checkpoint directory, or a hub id.
+        statistics: which entry of the checkpoint's statistics to use, if it has several (a suite name).
+        device: a torch device.
+        dtype: compute in this dtype; None keeps the checkpoint's.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged or incomplete.
+    """
+    checkpoint = checkpoints.load(source)
+    return RDVLAPolicy(checkpoint, name=str(source), statistics=statistics, device=device, dtype=dtype)
+
+
+class RDVLAPolicy:
+    """A `Policy` backed by a network. Stateless: every decision depends on its observation and seed alone."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        name: str,
+        statistics: str | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Take over `checkpoint.model`, in evaluation mode."""
+        self.model = checkpoint.model.to(device=device, dtype=dtype).eval().requires_grad_(requires_grad=False)
+        self.device = torch.device(device)
+        self._statistics = select_statistics(checkpoint.statistics, statistics)
+        self._images = checkpoint.image_path
+        self._actions = checkpoint.actions
+        config = self.model.config
+        self._prompt = Prompt(checkpoint.tokenizer, config.prompt)
+        self._metadata = PolicyMetadata(
+            name=name,
+            cameras=config.cameras,
+            state_dim=config.head.state_dim,
+            action_dim=config.head.action_dim,
+            chunk_size=config.head.chunk_size,
+            extra={
+                "step": checkpoint.step,
+                "gripper": self._actions.gripper,
+                "images": asdict(self._images),
+                "max_steps": dict(checkpoint.max_steps),
+                "default_stop": str(DEFAULT_STOP),
+            },
+        )
+
+    @property
+    def metadata(self) -> PolicyMetadata:
+        """What this policy needs and returns."""
+        return self._metadata
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+    def infer(
+        self,
+        observation: Observation,
+        *,
+        stop: StopRule | None = None,
+        seed: int | None = None,
+        budget_ms: float | None = None,
+    ) -> ActionChunk:
+        """Decide once; see `rdvla.policy.Policy.infer`."""
+        return self.infer_batch([observation], stop=stop, seeds=[seed], budget_ms=budget_ms)[0]
+
+    @torch.no_grad()
+    def infer_batch(
+        self,
+        observations: Sequence[Observation],
+        *,
+        stop: StopRule | None = None,
+        seeds: Sequence[int | None] | None = None,
+        budget_ms: float | None = None,
+    ) -> list[ActionChunk]:
+        """Decide for several observations at once, of any tasks.
+
+        Each sample stops on its own; the timings are those of the batch.
+
+        Args:
+            observations: at least one.
+            stop: the stopping rule of all samples; None takes `DEFAULT_STOP`.
+            seeds: one per observation, for its initial scratchpad; None draws one.
+            budget_ms: no further iteration starts once this much time has passed since the call.
+
+        Raises:
+            ObservationError: a camera is missing or a state has another size.
+            ConfigError: no observation, another number of seeds, or a budget that is not positive.
+        """
+        start = time.perf_counter()
+        if not observations:
+            raise ConfigError("infer_batch needs at least one observation.")
+        seeds = [None] * len(observations) if seeds is None else list(seeds)
+        if len(seeds) != len(observations):
+            raise ConfigError(f"{len(observations)} observations need as many seeds, found {len(seeds)}.")
+        if budget_ms is not None and not budget_ms > 0:
+            raise ConfigError(f"budget_ms must be positive, found {budget_ms!r}.")
+        rule = stop or DEFAULT_STOP
+
+        head = self.model.head
+        inputs = self._prepare(observations)
+        prepared = time.perf_counter()
+        conditioning = head.condition(self.model.encode(inputs))
+        latents = torch.cat([head.init_latents(1, _generator(seed)) for seed in seeds])
+        encoded = time.perf_counter()
+        out_of_time = never if budget_ms is None else lambda: (time.perf_counter() - start) * 1e3 >= budget_ms
+        decision = decide(head, conditioning, latents, make_criterion(rule), rule, out_of_time=out_of_time)
+        normalised = decision.actions.float().cpu().numpy()
+        decided = time.perf_counter()
+
+        actions = self._actions.to_env(self._statistics.action.unnormalise(normalised))
+        timings = {
+            "prepare": (prepared - start) * 1e3,
+            "encode": (encoded - prepared) * 1e3,
+            "recurrence": (decided - encoded) * 1e3,
+            "total": (time.perf_counter() - start) * 1e3,
+        }
+        depths = decision.num_recurrences.tolist()
+        return [
+            ActionChunk(actions=chunk, num_recurrences=depth, convergence=tuple(trace), timings=timings)
+            for chunk, depth, trace in zip(actions, depths, decision.traces, strict=True)
+        ]
+
+    def _prepare(self, observations: Sequence[Observation]) -> Inputs:
+        images = np.stack([[self._camera(each, name) for name in self._metadata.cameras] for each in observations])
+        states = np.stack([self._state(observation) for observation in observations])
+        ids, lengths = self._prompt([observation.instruction for observation in observations])
+        return Inputs(
+            images=torch.from_numpy(images).to(self.device),
+            ids=ids.to(self.device),
+            lengths=lengths.to(self.device),
+            state=torch.from_numpy(states).to(self.device),
+        )
+
+    def _camera(self, observation: Observation, name: str) -> NDArray[np.uint8]:
+        if name not in observation.images:
+            raise ObservationError(f"the observation has no camera '{name}'.{suggest(name, observation.images)}")
+        return self._images.prepare(observation.images[name])
+
+    def _state(self, observation: Observation) -> NDArray[np.float32]:
+        expected = self._metadata.state_dim
+        if observation.state.shape != (expected,):
+            raise ObservationError(f"state must have {expected} values, found {len(observation.state)}.")
+        return self._statistics.state.normalise_proprio(observation.state)
+
+
+def _generator(seed: int | None) -> torch.Generator | None:
+    return None if seed is None else torch.Generator().manual_seed(seed)
