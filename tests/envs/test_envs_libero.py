@@ -170,9 +170,9 @@ def test_privileged_view_and_success(env):
     assert not scene.holds(scene.goal[0])
     assert not env.step(SETTLING_ACTION)
     bowl, plate = scene.pose("akita_black_bowl_1"), scene.pose("plate_1")
-    on_plate = np.concatenate([plate.position + [0, 0, 0.02], bowl.quaternion])
+    on_plate = np.concatenate([plate.position + np.array([0, 0, 0.02]), bowl.quaternion])
     env.sim.data.set_joint_qpos(scene.objects["akita_black_bowl_1"].joints[-1], on_plate)
-    assert any([env.step(SETTLING_ACTION) for _ in range(15)])
+    assert any(env.step(SETTLING_ACTION) for _ in range(15))
     assert scene.holds(scene.goal[0])
 
 

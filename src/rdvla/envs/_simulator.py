@@ -82,6 +82,9 @@ def prepare() -> None:
 
             robosuite.macros = sys.modules["robosuite.macros"]
             import libero.libero.envs  # noqa: F401
+
+        if backend == "egl":
+            _require_egl_display()
     except (ImportError, AttributeError, RuntimeError, OSError) as error:
         raise SimulatorError(_explain_import(error, backend)) from error
     mujoco.set_mju_user_warning(_log_warning)  # the default handler writes MUJOCO_LOG.TXT into the working folder
@@ -174,6 +177,14 @@ def _load_robosuite_macros(*, forces_egl: bool) -> None:
     macros.FILE_LOGGING_LEVEL = None  # type: ignore[attr-defined]
     macros.MUJOCO_GPU_RENDERING = forces_egl  # type: ignore[attr-defined]
     sys.modules["robosuite.macros"] = macros
+
+
+def _require_egl_display() -> None:
+    """Fail here, with one error, rather than inside a half-built render context."""
+    from robosuite.renderers.context import egl_context
+
+    if egl_context.create_initialized_egl_device_display() == egl_context.EGL.EGL_NO_DISPLAY:
+        raise RuntimeError("libEGL finds no device to render with")
 
 
 def _loads(library: str) -> bool:

@@ -73,6 +73,7 @@ class LiberoEnv:
         self._env = _create(self._files)
         self._snapshot = self._install_snapshot()
         self._samplers = tuple(self.unwrapped.object_property_initializers)
+        self._fixture_poses = _compiled_fixture_poses(self.unwrapped)
         self._rng_states = [np.random.RandomState(0).get_state()]
         _register_for_exit(self)
 
@@ -279,6 +280,11 @@ class LiberoEnv:
         env = self.unwrapped
         env.object_property_initializers = list(self._samplers) * sampler_repeats
         for _ in range(_MAX_PLACEMENT_TRIES):
+            # What reloading the model would undo and `hard_reset=False` leaves. The first matters because objects
+            # in a fixture are sampled relative to where the fixture was before.
+            for body, (position, quaternion) in self._fixture_poses.items():
+                env.sim.model.body_pos[body] = position
+                env.sim.model.body_quat[body] = quaternion
             env.robots[0].gripper.current_action = np.zeros(env.robots[0].gripper.dof)
             try:
                 env.reset()
@@ -337,16 +343,25 @@ def _create(files: LiberoTask) -> Any:
     spec = files.spec
     if not files.bddl_file.is_file():
         raise ConfigError(f"suite '{spec.suite}' task {spec.task_id}: no task file '{files.bddl_file}'.")
-    random_state = np.random.get_state()
     try:
-        with _simulator.quiet_import():
+        with _simulator.quiet_import(), _numpy_random(np.random.RandomState(0).get_state()):
             return OffScreenRenderEnv(
                 bddl_file_name=str(files.bddl_file), use_camera_obs=False, hard_reset=False, ignore_done=True
             )
     except Exception as error:
-        raise SimulatorError(f"{spec.suite} task {spec.task_id} does not start: {error}") from error
-    finally:
-        np.random.set_state(random_state)
+        reason = f"{error or type(error).__name__}"
+        raise SimulatorError(f"{spec.suite} task {spec.task_id} does not start: {reason}") from error
+
+
+def _compiled_fixture_poses(env: Any) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Return body id -> position and quaternion that the model's XML gives to each fixture, before any placement."""
+    poses = {}
+    for fixture in env.fixtures_dict.values():
+        attributes = env.model.worldbody.find(f".//body[@name='{fixture.root_body}']").attrib
+        position = np.array(attributes.get("pos", "0 0 0").split(), dtype=np.float64)
+        quaternion = np.array(attributes.get("quat", "1 0 0 0").split(), dtype=np.float64)
+        poses[env.sim.model.body_name2id(fixture.root_body)] = position, quaternion / np.linalg.norm(quaternion)
+    return poses
 
 
 @contextlib.contextmanager
