@@ -1,0 +1,104 @@
+"""Policies and clients for the tests of serving: deterministic, quick, and nothing like a network."""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from websockets.sync.client import ClientConnection, connect
+
+from rdvla.errors import ObservationError
+from rdvla.policy import PolicyMetadata, StopRule
+from rdvla.serve.config import ServeConfig
+from rdvla.types import ActionChunk, Observation
+
+CAMERAS = ("primary", "wrist")
+STATE_DIM, ACTION_DIM, CHUNK = 8, 7, 8
+QUICK = ServeConfig(port=0, connections_per_minute=1_000_000, requests_per_second=1e6, max_connections=64)
+
+
+def metadata(cameras: Sequence[str] = CAMERAS, **extra: Any) -> PolicyMetadata:
+    return PolicyMetadata("fake", tuple(cameras), STATE_DIM, ACTION_DIM, CHUNK, {"image_size": 32, **extra})
+
+
+def observation(value: int = 7, *, side: int = 32, instruction: str = "pick up the bowl") -> Observation:
+    rng = np.random.default_rng(value)
+    images = {camera: rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for camera in CAMERAS}
+    return Observation(images, rng.normal(size=STATE_DIM).astype(np.float32), instruction)
+
+
+def expected_actions(seen: Observation, depth: int, seed: int | None) -> np.ndarray:
+    """Return float32 [CHUNK, ACTION_DIM] that depends on every input, so that a mix-up of requests shows."""
+    pixels = sum(float(image.astype(np.float64).mean()) for image in seen.images.values())
+    words = sum(ord(letter) for letter in seen.instruction) / 1000
+    base = pixels + words + float(seen.state.sum()) + depth + (seed or 0) % 1000 / 1000
+    steps = np.arange(CHUNK * ACTION_DIM, dtype=np.float64).reshape(CHUNK, ACTION_DIM)
+    return np.sin(base + steps).astype(np.float32)
+
+
+class FakePolicy:
+    """Answers at once, or after `delay_s`; one observation at a time."""
+
+    def __init__(self, delay_s: float = 0.0, *, cameras: Sequence[str] = CAMERAS) -> None:
+        self.metadata = metadata(cameras)
+        self.delay_s = delay_s
+        self.seen: list[Observation] = []
+        self.threads: set[int] = set()
+        self.failure: Exception | None = None
+
+    def infer(
+        self,
+        observation: Observation,
+        *,
+        stop: StopRule | None = None,
+        seed: int | None = None,
+        budget_ms: float | None = None,
+    ) -> ActionChunk:
+        time.sleep(self.delay_s)
+        self.threads.add(threading.get_ident())
+        self.seen.append(observation)
+        if observation.instruction == "fail" and self.failure is not None:
+            raise self.failure
+        depth = stop.max_depth if stop else 12
+        if budget_ms is not None:
+            depth = min(depth, max(1, int(budget_ms)))
+        trace = () if stop is None or stop.name == "fixed" else tuple(1.0 / 2**k for k in range(depth))
+        return ActionChunk(expected_actions(observation, depth, seed), depth, trace, None, {"total": 1.5})
+
+    def reset(self) -> None:
+        pass
+
+
+class BatchingPolicy(FakePolicy):
+    """Answers several observations in the time of one, and remembers how many at once."""
+
+    def __init__(self, delay_s: float = 0.0) -> None:
+        super().__init__(delay_s)
+        self.batches: list[int] = []
+
+    def infer_batch(
+        self,
+        observations: Sequence[Observation],
+        *,
+        stop: StopRule | None = None,
+        seeds: Sequence[int | None] | None = None,
+        budget_ms: float | None = None,
+    ) -> list[ActionChunk]:
+        self.batches.append(len(observations))
+        if any(seen.instruction == "bad" for seen in observations):
+            raise ObservationError("one of the observations is bad.")
+        delay_s, self.delay_s = self.delay_s, 0.0
+        time.sleep(delay_s)
+        try:
+            return [
+                self.infer(seen, stop=stop, seed=seed, budget_ms=budget_ms)
+                for seen, seed in zip(observations, seeds or [None] * len(observations), strict=True)
+            ]
+        finally:
+            self.delay_s = delay_s
+
+
+def open_socket(url: str, **options: Any) -> ClientConnection:
+    """Return an open websocket; websockets 17 wants its `connect` entered."""
+    return connect(url, compression=None, proxy=None, **options).__enter__()

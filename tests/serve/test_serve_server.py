@@ -1,0 +1,387 @@
+"""The server over real sockets on loopback: protocol, errors, batching, deadlines, shutdown."""
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from serve_fakes import CHUNK, QUICK, BatchingPolicy, FakePolicy, expected_actions, observation, open_socket
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
+
+from rdvla.errors import ServeError
+from rdvla.policy import StopRule
+from rdvla.serve.adapters import to_message
+from rdvla.serve.background import serving
+from rdvla.serve.codec import decode, encode
+from rdvla.serve.server import PolicyServer
+
+
+@pytest.fixture
+def server() -> Iterator[PolicyServer]:
+    with serving(FakePolicy(), QUICK) as running:
+        yield running
+
+
+def get(server: PolicyServer, path: str) -> tuple[int, str]:
+    url = server.url.replace("ws", "http", 1) + path
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def metric(server: PolicyServer, name: str) -> float:
+    lines = [line for line in get(server, "/metrics")[1].splitlines() if line.startswith(name + " ")]
+    return float(lines[0].split()[-1])
+
+
+def open_client(server: PolicyServer) -> tuple[ClientConnection, dict[str, Any]]:
+    connection = open_socket(server.url)
+    return connection, decode(connection.recv())
+
+
+def ask(connection: ClientConnection, message: dict[str, Any]) -> dict[str, Any]:
+    connection.send(encode(message))
+    reply = connection.recv(timeout=10)
+    assert isinstance(reply, bytes), reply
+    return decode(reply)
+
+
+def test_metadata_come_first(server: PolicyServer) -> None:
+    connection, metadata = open_client(server)
+    assert metadata["cameras"] == ["primary", "wrist"]
+    assert (metadata["state_dim"], metadata["action_dim"], metadata["chunk_size"]) == (8, 7, 8)
+    assert metadata["image_size"] == 32
+    assert not any(isinstance(value, np.ndarray) for value in metadata.values())
+    connection.close()
+
+
+def test_a_reply_has_the_actions_and_otherwise_plain_values(server: PolicyServer) -> None:
+    connection, _ = open_client(server)
+    seen = observation()
+    options = {"stop": "latent", "depth": 5, "seed": 3, "budget_ms": 50.0}
+    first, second = ask(connection, to_message(seen) | options), ask(connection, to_message(seen) | options)
+    np.testing.assert_array_equal(first["actions"], expected_actions(seen, 5, 3))
+    assert [key for key, value in first.items() if isinstance(value, np.ndarray)] == ["actions"]
+    assert first["num_recurrences"] == 5
+    assert first["convergence"] == [1, 0.5, 0.25, 0.125, 0.0625]
+    assert first["n_action_steps"] == CHUNK  # linear decay: few iterations, the whole chunk
+    assert first["policy_timing"]["infer_ms"] == 1.5
+    assert first["budget_used"] == pytest.approx(0.03)
+    assert first["server_timing"]["infer_ms"] > 0
+    assert "prev_total_ms" not in first["server_timing"]
+    assert second["server_timing"]["prev_total_ms"] >= first["server_timing"]["infer_ms"]
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "depth"),
+    [
+        ({}, 12),
+        ({"depth": 4}, 4),
+        ({"depth": np.int64(4)}, 4),
+        ({"stop": {"name": "action_l2", "max_depth": 7, "threshold": np.float32(0.1)}}, 7),
+        ({"stop": "cosine", "depth": 9}, 9),
+        ({"budget_ms": 3}, 3),
+    ],
+)
+def test_options(server: PolicyServer, options: dict[str, Any], depth: int) -> None:
+    connection, _ = open_client(server)
+    assert ask(connection, to_message(observation()) | options)["num_recurrences"] == depth
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"depth": 0}, "'depth' must be a whole number in 1..64"),
+        ({"depth": 10**6}, "'depth' must be"),
+        ({"depth": True}, "'depth' must be"),
+        ({"depth": "4"}, "'depth' must be"),
+        ({"stop": {"max_depth": 65}}, "at most 64"),
+        ({"stop": "acton_l2"}, "Did you mean 'action_l2'"),
+        ({"stop": {"name": "fixed", "maxdepth": 3}}, "Did you mean 'max_depth'"),
+        ({"stop": {"name": ["fixed"]}}, "name must be text"),
+        ({"stop": {"name": "latent", "threshold": "low"}}, "threshold must be a number"),
+        ({"stop": 5}, "'stop' must be"),
+        ({"seed": -1}, "'seed' must be"),
+        ({"seed": 1.5}, "'seed' must be"),
+        ({"budget_ms": 0}, "'budget_ms' must be in"),
+        ({"budget_ms": float("nan")}, "'budget_ms' must be in"),
+        ({"deadline_ms": "soon"}, "'deadline_ms' must be a number"),
+        ({"instruction": ""}, "non-empty"),
+        ({"state": np.zeros(3)}, "shape"),
+        ({"images": {"primary": np.zeros((4, 4, 3), np.uint8)}}, "'wrist' is missing"),
+    ],
+)
+def test_a_bad_request_is_explained_and_closed_with_1011(
+    server: PolicyServer, change: dict[str, Any], match: str
+) -> None:
+    connection, _ = open_client(server)
+    connection.send(encode(to_message(observation()) | change))
+    text = connection.recv(timeout=5)
+    assert isinstance(text, str)
+    assert text.startswith("bad_request: ")
+    assert match in text
+    with pytest.raises(ConnectionClosed) as closed:
+        connection.recv(timeout=5)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1011
+    assert metric(server, 'rdvla_errors_total{code="bad_request"}') == 1
+
+
+def test_text_is_refused(server: PolicyServer) -> None:
+    connection, _ = open_client(server)
+    connection.send("hello")
+    assert "not a msgpack message" in connection.recv(timeout=5)
+
+
+def test_a_message_beyond_the_limit_closes_the_connection() -> None:
+    with serving(FakePolicy(), QUICK.model_copy(update={"max_message_bytes": 10_000})) as server:
+        connection, _ = open_client(server)
+        connection.send(b"\0" * 20_000)
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(timeout=5)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+        other, _ = open_client(server)
+        ask(other, to_message(observation(side=8)))
+        other.close()
+
+
+def test_a_failing_policy_tells_the_client_nothing_but_that(caplog: pytest.LogCaptureFixture) -> None:
+    policy = FakePolicy()
+    policy.failure = RuntimeError("the secret path /home/me")
+    with serving(policy, QUICK) as server:
+        connection, _ = open_client(server)
+        connection.send(encode(to_message(observation(instruction="fail"))))
+        text = connection.recv(timeout=5)
+        assert text == "internal: the policy failed; the server's log says why."
+        assert "secret path" in caplog.text
+        again, _ = open_client(server)
+        ask(again, to_message(observation()))
+        again.close()
+
+
+def test_health_metrics_and_the_other_paths(server: PolicyServer) -> None:
+    connection, _ = open_client(server)
+    ask(connection, to_message(observation()))
+    assert get(server, "/healthz") == (200, "OK\n")
+    assert get(server, "/nothing")[0] == 404
+    assert get(server, "/")[0] == 426
+    assert metric(server, 'rdvla_requests_total{layout="native"}') == 1
+    assert metric(server, "rdvla_request_seconds_count") == 1
+    assert metric(server, "rdvla_recurrences_count") == 2  # with the warm-up
+    assert metric(server, "rdvla_ready") == 1
+    assert metric(server, "rdvla_connections") == 1
+    connection.close()
+
+
+def test_not_ready_before_the_warm_up_and_requests_wait_for_it() -> None:
+    policy = FakePolicy(delay_s=0.5)
+    config = QUICK.model_copy(update={"port": free_port()})
+    health: list[int] = []
+    thread = threading.Thread(target=_run_server, args=(policy, config, health))
+    thread.start()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            connection = open_socket(f"ws://127.0.0.1:{config.port}")
+            break
+        except OSError:
+            time.sleep(0.01)
+    health.append(_status(config.port))
+    connection.recv()
+    ask(connection, to_message(observation()))
+    health.append(_status(config.port))
+    connection.close()
+    thread.join()
+    assert health[0] == 503
+    assert health[1] == 200
+
+
+def _run_server(policy: FakePolicy, config: Any, health: list[int]) -> None:
+    with serving(policy, config):
+        while len(health) < 2:
+            time.sleep(0.01)
+
+
+def _status(port: int) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_policy_that_fails_its_warm_up_stops_the_server() -> None:
+    policy = FakePolicy()
+    policy.metadata = metadata_with_state(9)
+    policy.infer = _refuse  # type: ignore[method-assign]
+    with pytest.raises(ServeError, match="warm-up"), serving(policy, QUICK):
+        pass
+
+
+def _refuse(*args: object, **kwargs: object) -> Any:
+    raise ServeError("no")
+
+
+def metadata_with_state(size: int) -> Any:
+    from rdvla.policy import PolicyMetadata
+
+    return PolicyMetadata("fake", ("primary",), size, 7, 8, {})
+
+
+def test_an_occupied_port_is_named(server: PolicyServer) -> None:
+    with (
+        pytest.raises(ServeError, match="cannot listen"),
+        serving(FakePolicy(), QUICK.model_copy(update={"port": server.port})),
+    ):
+        pass
+
+
+def test_slow_inference_blocks_neither_health_nor_other_connections() -> None:
+    with serving(FakePolicy(delay_s=0.3), QUICK) as server, ThreadPoolExecutor() as pool:
+        connection, _ = open_client(server)
+        waiting = pool.submit(ask, connection, to_message(observation()))
+        time.sleep(0.1)
+        started = time.monotonic()
+        assert get(server, "/healthz")[0] == 200
+        assert time.monotonic() - started < 0.15
+        assert not waiting.done()
+        waiting.result()
+        connection.close()
+
+
+def test_requests_that_arrive_together_are_batched_and_not_mixed_up() -> None:
+    policy = BatchingPolicy(delay_s=0.05)
+    with serving(policy, QUICK) as server, ThreadPoolExecutor(8) as pool:
+        connections = [open_client(server)[0] for _ in range(8)]
+
+        def run(index: int) -> None:
+            for turn in range(5):
+                seen, depth = observation(100 * index + turn), 3 + index % 2
+                reply = ask(connections[index], to_message(seen) | {"depth": depth, "seed": index})
+                np.testing.assert_array_equal(reply["actions"], expected_actions(seen, depth, index))
+
+        started = time.monotonic()
+        list(pool.map(run, range(8)))
+        elapsed = time.monotonic() - started
+        assert max(policy.batches) == 4  # two depths, so two groups of four
+        assert elapsed < 0.6 * 40 * 0.05
+        assert metric(server, "rdvla_batch_size_count") < 30
+        assert len(policy.threads) == 1
+        assert threading.get_ident() not in policy.threads
+        for connection in connections:
+            connection.close()
+
+
+def test_a_bad_request_in_a_batch_spoils_no_other() -> None:
+    policy = BatchingPolicy(delay_s=0.1)
+    with serving(policy, QUICK) as server, ThreadPoolExecutor(4) as pool:
+        connections = [open_client(server)[0] for _ in range(4)]
+        words = ["good", "bad", "fine", "nice"]
+        pool.map(
+            lambda pair: ask(pair[0], to_message(observation(instruction=pair[1]))),
+            zip(connections, words, strict=True),
+        )
+        replies = list(
+            pool.map(
+                lambda pair: ask(pair[0], to_message(observation(instruction=pair[1]))),
+                zip(connections, words, strict=True),
+            )
+        )
+        for word, reply in zip(words, replies, strict=True):
+            np.testing.assert_array_equal(reply["actions"], expected_actions(observation(instruction=word), 12, None))
+        assert max(policy.batches) > 1
+        for connection in connections:
+            connection.close()
+
+
+def test_a_full_queue_is_busy_and_the_connection_stays() -> None:
+    config = QUICK.model_copy(update={"max_queue": 1})
+    with serving(FakePolicy(delay_s=0.3), config) as server:
+        connections = [open_client(server)[0] for _ in range(3)]
+        for connection in connections:
+            connection.send(encode(to_message(observation())))
+            time.sleep(0.05)
+        assert "busy: 1 requests are waiting" in connections[2].recv(timeout=1)
+        for connection in connections[:2]:
+            assert isinstance(connection.recv(timeout=2), bytes)
+        ask(connections[2], to_message(observation()))
+        assert metric(server, 'rdvla_errors_total{code="busy"}') == 1
+        for connection in connections:
+            connection.close()
+
+
+def test_a_late_answer_is_not_sent_and_the_connection_stays() -> None:
+    policy = FakePolicy(delay_s=0.2)
+    with serving(policy, QUICK) as server:
+        connection, _ = open_client(server)
+        started = time.monotonic()
+        connection.send(encode(to_message(observation(1)) | {"deadline_ms": 50}))
+        text = connection.recv(timeout=2)
+        assert isinstance(text, str)
+        assert text.startswith("deadline: ")
+        assert 0.04 < time.monotonic() - started < 0.15
+        reply = ask(connection, to_message(observation(2)))
+        np.testing.assert_array_equal(reply["actions"], expected_actions(observation(2), 12, None))
+        connection.close()
+
+
+def test_expired_and_abandoned_requests_never_reach_the_policy() -> None:
+    policy = FakePolicy(delay_s=0.2)
+    with serving(policy, QUICK) as server:
+        first, second, third = (open_client(server)[0] for _ in range(3))
+        first.send(encode(to_message(observation(1))))
+        time.sleep(0.05)
+        second.send(encode(to_message(observation(2)) | {"deadline_ms": 20}))
+        third.send(encode(to_message(observation(3))))
+        time.sleep(0.05)
+        third.close()
+        assert isinstance(first.recv(timeout=2), bytes)
+        time.sleep(0.3)
+        states = [seen.state.tolist() for seen in policy.seen[1:]]
+        assert states == [observation(1).state.tolist()]
+        assert metric(server, "rdvla_abandoned_total") == 1
+        first.close()
+        second.close()
+
+
+def test_shutdown_answers_what_was_accepted() -> None:
+    policy = FakePolicy(delay_s=0.2)
+    with serving(policy, QUICK) as server:
+        connections = [open_client(server)[0] for _ in range(3)]
+        for connection in connections:
+            connection.send(encode(to_message(observation())))
+        time.sleep(0.1)
+    for connection in connections:
+        assert isinstance(connection.recv(timeout=1), bytes)
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(timeout=2)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+
+
+def test_a_default_rule_of_the_policy_is_left_alone(server: PolicyServer) -> None:
+    connection, _ = open_client(server)
+    assert json.dumps(ask(connection, to_message(observation()))["convergence"]) == "[]"
+    assert StopRule().max_depth == ask(connection, to_message(observation()))["num_recurrences"]
+    connection.close()
