@@ -1,0 +1,205 @@
+"""What the data show, in sentences computed from them."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rdvla.eval.intervals import Rate
+from rdvla.report.load import RuleGroup, Series
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Two rules on the same episodes (same task, initial state and seed).
+
+    Attributes:
+        n: episodes that both played.
+        only_first: won by the first rule alone.
+        only_second: won by the second rule alone.
+        p_value: of the exact McNemar test: how often chance alone splits the disagreements this unevenly.
+    """
+
+    n: int
+    only_first: int
+    only_second: int
+    p_value: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the difference is larger than chance explains at the 5 % level."""
+        return self.p_value < SIGNIFICANT
+
+
+def pair(first: RuleGroup, second: RuleGroup) -> Pairing:
+    """Compare two rules on the episodes that both played."""
+    wins = [{(r.suite, r.task_id, r.init_state, r.seed): r.success for r in rule.played} for rule in (first, second)]
+    shared = wins[0].keys() & wins[1].keys()
+    only_first = sum(wins[0][key] and not wins[1][key] for key in shared)
+    only_second = sum(wins[1][key] and not wins[0][key] for key in shared)
+    return Pairing(len(shared), only_first, only_second, mcnemar(only_first, only_second))
+
+
+def mcnemar(a: int, b: int) -> float:
+    """Return the two-sided exact p-value of `a` against `b` disagreements (binomial with one half)."""
+    n = a + b
+    tail: float = sum(math.comb(n, k) for k in range(min(a, b) + 1)) / 2**n
+    return min(1.0, 2 * tail)
+
+
+def best_fixed(series: Series) -> RuleGroup | None:
+    """Return the fixed depth with the highest success rate, the shallowest of equals."""
+    return max(series.fixed, key=lambda rule: rule.summary.rate.value, default=None)
+
+
+def best_adaptive(series: Series) -> RuleGroup | None:
+    """Return the adaptive rule with the highest success rate, the one with fewest iterations of equals."""
+    return max(
+        series.adaptive,
+        key=lambda rule: (rule.summary.rate.value, -(rule.summary.mean_iterations or 0.0)),
+        default=None,
+    )
+
+
+def headline(series: Sequence[Series]) -> str:
+    """Return the result in one sentence."""
+    first = max(series, key=_top_rate)
+    adaptive, fixed = best_adaptive(first), best_fixed(first)
+    prefix = f"{first.label}: " if len(series) > 1 else ""
+    if adaptive and fixed:
+        return (
+            f"{prefix}{percent(fixed.summary.rate)} of episodes solved at depth {fixed.depth}, "
+            f"{percent(adaptive.summary.rate)} when the policy decides how long to think, "
+            f"{adaptive.summary.mean_iterations or 0:.1f} steps on average"
+        )
+    if fixed and len(first.fixed) > 1:
+        low = first.fixed[0]
+        return (
+            f"{prefix}{percent(low.summary.rate)} of episodes solved at depth {low.depth}, "
+            f"{percent(fixed.summary.rate)} at depth {fixed.depth}"
+        )
+    rule = adaptive or fixed or first.rules[0]
+    return f"{prefix}{percent(rule.summary.rate)} of {rule.summary.rate.n} episodes solved"
+
+
+def _top_rate(series: Series) -> float:
+    return max((rule.summary.rate.value for rule in series.rules if rule.summary.rate.n), default=-1.0)
+
+
+def about_depth(series: Series) -> list[str]:
+    """Return what depth does to success."""
+    best = best_fixed(series)
+    sentences = []
+    if best is not None and len(series.fixed) > 1:
+        shallow = series.fixed[0]
+        if best is shallow:
+            sentences.append(
+                f"No depth beats depth {shallow.depth}, the shallowest one evaluated ({full(shallow.summary.rate)})."
+            )
+        else:
+            sentences.append(
+                f"Success is {full(shallow.summary.rate)} at depth {shallow.depth} and highest at depth {best.depth} "
+                f"with {full(best.summary.rate)}. {_compare(best, shallow)}"
+            )
+            sentences.append(_saturation(series, best))
+    adaptive = best_adaptive(series)
+    if adaptive is not None:
+        mean = adaptive.summary.mean_iterations or 0.0
+        sentence = f"{adaptive.name} solves {full(adaptive.summary.rate)} with {mean:.2f} iterations on average."
+        if best is not None and best.depth:
+            points = (adaptive.summary.rate.value - best.summary.rate.value) * 100
+            sentence += (
+                f" That is {points:+.1f} points against depth {best.depth}, "
+                f"with {mean / best.depth * 100:.0f}\u00a0% of its iterations. {_compare(adaptive, best)}"
+            )
+        sentences.append(sentence)
+    return sentences
+
+
+def _saturation(series: Series, best: RuleGroup) -> str:
+    enough = next(rule for rule in series.fixed if rule is best or not pair(rule, best).differs)
+    if enough is best:
+        return f"Every shallower depth is measurably worse than depth {best.depth}."
+    return f"The shallowest depth that cannot be told apart from it is depth {enough.depth}, with {full(enough.summary.rate)}."
+
+
+def _compare(first: RuleGroup, second: RuleGroup) -> str:
+    result = pair(first, second)
+    if not result.n:
+        return "The two played no common episodes."
+    verdict = "beyond chance" if result.differs else "within what chance allows"
+    return (
+        f"Of {result.n} common episodes, {result.only_first} were won by {first.name} alone and {result.only_second} "
+        f"by {second.name} alone: {verdict} (exact McNemar test, p\u00a0{p_value(result.p_value)})."
+    )
+
+
+def about_iterations(rule: RuleGroup) -> list[str]:
+    """Return how long an adaptive rule thinks, where, and how often it runs into its limit."""
+    counts = [count for record in rule.played for count in record.iterations]
+    low, high = np.percentile(counts, [10, 90])
+    mean = statistics.fmean(counts)
+    spread = f"80\u00a0% of them lie between {low:g} and {high:g}, the extremes are {min(counts)} and {max(counts)}."
+    sentences = [f"{rule.name}: {mean:.2f} iterations on average over {len(counts):,} decisions; {spread}"]
+    if rule.stop is not None:
+        limit = sum(count >= rule.stop.max_depth for count in counts)
+        how_often = f"in {limit / len(counts) * 100:.1f}\u00a0% of the decisions" if limit else "in no decision"
+        sentences.append(f"The limit of {rule.stop.max_depth} iterations was reached {how_often}.")
+    thirds = _thirds(rule)
+    if thirds is not None:
+        sentences.append(
+            f"By thirds of an episode: {thirds[0]:.2f} at the beginning, {thirds[1]:.2f} in the middle, "
+            f"{thirds[2]:.2f} at the end."
+        )
+    won = [statistics.fmean(r.iterations) for r in rule.played if r.success]
+    lost = [statistics.fmean(r.iterations) for r in rule.played if not r.success]
+    if won and lost:
+        sentences.append(
+            f"Episodes that succeeded took {statistics.fmean(won):.2f} iterations per decision, "
+            f"episodes that failed {statistics.fmean(lost):.2f}."
+        )
+    return sentences
+
+
+def _thirds(rule: RuleGroup) -> tuple[float, float, float] | None:
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for record in rule.played:
+        n = len(record.iterations)
+        for position, count in enumerate(record.iterations):
+            parts[min(2, position * 3 // n)].append(count)
+    if not all(parts):
+        return None
+    return statistics.fmean(parts[0]), statistics.fmean(parts[1]), statistics.fmean(parts[2])
+
+
+def about_latency(series: Series) -> list[str]:
+    """Return what an iteration costs, from a straight line through the median times of the fixed depths."""
+    points = [
+        (rule.depth, rule.summary.latency_ms["decide"][0])
+        for rule in series.fixed
+        if rule.depth is not None and "decide" in rule.summary.latency_ms
+    ]
+    if len({depth for depth, _ in points}) < 2:
+        return []
+    slope, base = np.polyfit([depth for depth, _ in points], [ms for _, ms in points], 1)
+    line = "A straight line through the median decision times of the fixed depths gives"
+    return [f"{line} {slope:.2f} ms per iteration and {base:.1f} ms for everything else."]
+
+
+def percent(rate: Rate) -> str:
+    """Return a rate as a percentage with one decimal, without a needless zero."""
+    return f"{rate.value * 100:.1f}".removesuffix(".0") + "\u00a0%" if rate.n else "no result"
+
+
+def full(rate: Rate) -> str:
+    """Return a rate with n and its interval."""
+    return f"{percent(rate)} ({rate.successes} of {rate.n}, 95\u00a0% interval {rate.low * 100:.0f} to {rate.high * 100:.0f}\u00a0%)"
+
+
+def p_value(p: float) -> str:
+    """Return `= 0.03` or `< 0.001`."""
+    return "<\u00a00.001" if p < 0.001 else f"=\u00a0{p:.2g}"

@@ -1,0 +1,178 @@
+"""Reads the folders of evaluations and sorts their episodes by policy."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rdvla.errors import ConfigError, RecordError
+from rdvla.eval.records import EpisodeRecord, ErrorRecord, latest, read_records
+from rdvla.eval.runner import POLICY_FILE, RUN_FILE
+from rdvla.eval.summary import Summary, group_by, summarise_group
+from rdvla.policy import StopRule
+
+AnyRecord = EpisodeRecord | ErrorRecord
+
+
+@dataclass(frozen=True)
+class Run:
+    """One evaluation.
+
+    Attributes:
+        folder: where it is.
+        command: the command line that started it; empty if unknown.
+        config: the settings (fields of `rdvla.eval.protocol.EvalConfig`).
+        policy: what the policy said about itself (fields of `PolicyMetadata`); empty if no episode was played.
+        records: its episodes.
+    """
+
+    folder: Path
+    command: tuple[str, ...]
+    config: Mapping[str, Any]
+    policy: Mapping[str, Any]
+    records: tuple[AnyRecord, ...]
+
+
+@dataclass(frozen=True)
+class RuleGroup:
+    """All episodes of one policy under one rule.
+
+    Attributes:
+        label: names the rule among those of the policy, as the log has it.
+        name: the same, for people: `depth 4`, `action_l2 < 0.001`.
+        stop: the stopping rule; None left it to the policy.
+        records: the episodes, errors included.
+        summary: the episodes in numbers.
+    """
+
+    label: str
+    name: str
+    stop: StopRule | None
+    records: tuple[AnyRecord, ...]
+    summary: Summary
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the policy decides how long to think."""
+        return self.stop is not None and self.stop.name != "fixed"
+
+    @property
+    def depth(self) -> int | None:
+        """Return the depth of a fixed rule."""
+        return self.stop.max_depth if self.stop is not None and self.stop.name == "fixed" else None
+
+    @property
+    def played(self) -> list[EpisodeRecord]:
+        """Return the episodes without the errors."""
+        return [record for record in self.records if isinstance(record, EpisodeRecord)]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Everything known about one policy.
+
+    Attributes:
+        label: names the policy among those of the report.
+        runs: the evaluations it appears in.
+        records: their episodes; where two runs played the same one, the later run's.
+        rules: the episodes by rule: fixed depths in ascending order, then the others.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+    records: tuple[AnyRecord, ...]
+    rules: tuple[RuleGroup, ...] = field(default=())
+
+    @property
+    def fixed(self) -> list[RuleGroup]:
+        """Return the rules of fixed depth with played episodes, shallowest first."""
+        return [rule for rule in self.rules if rule.depth is not None and rule.summary.rate.n]
+
+    @property
+    def adaptive(self) -> list[RuleGroup]:
+        """Return the adaptive rules with played episodes."""
+        return [rule for rule in self.rules if rule.adaptive and rule.summary.rate.n]
+
+
+def load_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read evaluations.
+
+    Raises:
+        ConfigError: none or repeated folders.
+        RecordError: a folder holds no evaluation, or a damaged or empty one.
+    """
+    if not folders:
+        raise ConfigError("name at least one folder written by 'rdvla eval'.")
+    if len({folder.resolve() for folder in folders}) != len(folders):
+        raise ConfigError("a folder is named twice.")
+    return [_load(folder) for folder in folders]
+
+
+def _load(folder: Path) -> Run:
+    records = tuple(read_records(folder))
+    if not records:
+        raise RecordError(f"'{folder}' holds no finished episode yet.")
+    run = _read_json(folder / RUN_FILE)
+    policy = _read_json(folder / POLICY_FILE) if (folder / POLICY_FILE).exists() else {}
+    return Run(folder, tuple(run.get("command", ())), run.get("config", {}), policy, records)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise RecordError(f"'{path}' is missing or damaged; evaluate again into another folder.") from None
+    if not isinstance(content, dict):
+        raise RecordError(f"'{path}' is damaged: it must hold a mapping.")
+    return content
+
+
+def group_runs(runs: Sequence[Run]) -> list[Series]:
+    """Return the runs by policy: the same source with the same fingerprint is one policy."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        identity = (str(run.config.get("policy", run.folder)), str(run.config.get("policy_digest", "")))
+        groups.setdefault(identity, []).append(run)
+    names = [Path(source).name or source for source, _ in groups]
+    series = []
+    for name, members in zip(names, groups.values(), strict=True):
+        label = name if names.count(name) == 1 else f"{name} ({members[0].folder.name})"
+        by_seed = group_by((r for run in members for r in run.records), lambda record: record.seed)
+        records = tuple(record for group in by_seed.values() for record in latest(group))
+        series.append(Series(label, tuple(members), records, _rules(records)))
+    return series
+
+
+def _rules(records: Sequence[AnyRecord]) -> tuple[RuleGroup, ...]:
+    several_horizons = len({record.horizon for record in records}) > 1
+
+    def label(record: AnyRecord) -> str:
+        return f"{record.rule}, horizon {record.horizon}" if several_horizons else record.rule
+
+    groups = group_by(records, label)
+    names = {text: _name(text, group[0].stop) for text, group in groups.items()}
+    plain = list(names.values())
+    rules = [
+        RuleGroup(
+            text,
+            names[text] if plain.count(names[text]) == 1 else text,
+            group[0].stop,
+            tuple(group),
+            summarise_group(group),
+        )
+        for text, group in groups.items()
+    ]
+    rules.sort(key=lambda rule: (rule.depth is None, rule.depth or 0))
+    return tuple(rules)
+
+
+def _name(label: str, stop: StopRule | None) -> str:
+    horizon = label.partition(", horizon ")[2]
+    if stop is None:
+        name = label.partition(", horizon ")[0]
+    elif stop.name == "fixed":
+        name = f"depth {stop.max_depth}"
+    else:
+        name = f"{stop.name} {'>' if stop.name == 'cosine' else '<'} {stop.threshold:g}"
+    return f"{name}, {horizon}" if horizon else name

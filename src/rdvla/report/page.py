@@ -1,0 +1,208 @@
+"""Puts runs, figures and films into one HTML page that needs nothing else."""
+
+import base64
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rdvla.errors import MissingExtraError, StorageError
+from rdvla.eval.intervals import Rate
+from rdvla.eval.records import EpisodeRecord, ErrorRecord
+from rdvla.eval.summary import group_by, summarise_group
+from rdvla.report import figures, findings
+from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs
+
+WIDE, NARROW, HALF = 900, 340, 430
+MAX_COMPARED = 3
+"""Adaptive rules drawn into one figure."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Success of one task under one rule; `shade` is the rate in 0..1, None without episodes."""
+
+    rate: Rate
+    errors: int
+
+    @property
+    def shade(self) -> float | None:
+        """Return the rate, or None without episodes."""
+        return self.rate.value if self.rate.n else None
+
+
+def write_report(folders: Sequence[Path], output: Path) -> None:
+    """Write the report of the evaluations in `folders` as one HTML file.
+
+    Raises:
+        RecordError: a folder holds no evaluation, or a damaged one.
+        MissingExtraError: Jinja2 is not installed.
+        StorageError: `output` cannot be written; nothing is left half-written.
+    """
+    page = render(load_runs(folders))
+    unfinished = output.with_name(output.name + ".unfinished")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(page, encoding="utf-8")
+        unfinished.replace(output)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise StorageError(f"cannot write '{output}': {error.strerror}.") from None
+
+
+def render(runs: Sequence[Run]) -> str:
+    """Return the page.
+
+    Raises:
+        MissingExtraError: Jinja2 is not installed.
+    """
+    series = group_runs(runs)
+    package = resources.files("rdvla.report")
+    environment = _jinja().Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=_jinja().StrictUndefined
+    )
+    environment.filters["pct"] = lambda share: f"{share * 100:.0f}"
+    template = environment.from_string((package / "page.html").read_text(encoding="utf-8"))
+    return str(
+        template.render(
+            style=(package / "page.css").read_text(encoding="utf-8"),
+            headline=findings.headline(series),
+            lede=_lede(series),
+            depth=_depth_section(series),
+            policies=[_policy_section(one, several=len(series) > 1) for one in series],
+            films=_films(series),
+            errors=[record for one in series for record in one.records if isinstance(record, ErrorRecord)],
+            runs=[_provenance(run) for run in runs],
+        )
+    )
+
+
+def _jinja() -> ModuleType:
+    try:
+        import jinja2
+    except ImportError:
+        raise MissingExtraError("jinja2", "report") from None
+    module: ModuleType = jinja2
+    return module
+
+
+def _lede(series: Sequence[Series]) -> str:
+    records = [record for one in series for record in one.records]
+    played = [record for record in records if isinstance(record, EpisodeRecord)]
+    tasks = {(record.suite, record.task_id) for record in records}
+    suites = sorted({record.suite for record in records})
+    states = {record.init_state for record in records}
+    decisions = sum(len(record.iterations) for record in played)
+    return (
+        f"{len(played):,} episodes of {len(tasks)} task{'s' * (len(tasks) != 1)} ({', '.join(suites)}), "
+        f"from initial states {_ranges(sorted(states))}; {decisions:,} decisions. "
+        "Intervals are 95 % Wilson intervals."
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts)
+
+
+def _both(draw: Callable[[int], str], wide: int = WIDE) -> dict[str, str]:
+    return {"wide": draw(wide), "narrow": draw(NARROW)}
+
+
+def _depth_section(series: Sequence[Series]) -> dict[str, Any] | None:
+    if not any(one.fixed or one.adaptive for one in series):
+        return None
+    return {
+        "figure": _both(lambda width: figures.success_against_depth(series, width)),
+        "findings": [(one.label if len(series) > 1 else "", findings.about_depth(one)) for one in series],
+    }
+
+
+def _policy_section(series: Series, *, several: bool) -> dict[str, Any]:
+    adaptive = series.adaptive[:MAX_COMPARED]
+    timed = [rule for rule in series.rules if "decide" in rule.summary.latency_ms]
+    converging = [rule for rule in adaptive if any(trace for r in rule.played for trace in r.convergence)]
+    return {
+        "label": series.label if several else "",
+        "rules": series.rules,
+        "tasks": _task_rows(series),
+        "iterations": adaptive
+        and {
+            "per_task": _both(lambda width: figures.iterations_per_task(adaptive, width)),
+            "over_episode": _both(lambda width: figures.iterations_over_episode(adaptive, width), HALF),
+            "histogram": _both(lambda width: figures.histogram(adaptive, width), HALF),
+            "findings": [findings.about_iterations(rule) for rule in adaptive],
+        },
+        "convergence": [
+            {"label": rule.name, "figure": _both(partial(figures.convergence, rule))} for rule in converging
+        ],
+        "latency": timed
+        and {
+            "figure": _both(lambda width: figures.latency(timed, width)),
+            "findings": findings.about_latency(series),
+            "stages": list(dict.fromkeys(stage for rule in timed for stage in rule.summary.latency_ms)),
+            "rules": timed,
+        },
+    }
+
+
+def _task_rows(series: Series) -> list[dict[str, Any]]:
+    groups = group_by(series.records, lambda record: (record.suite, record.task_id))
+    return [
+        {
+            "suite": suite,
+            "task_id": task_id,
+            "instruction": group[0].instruction,
+            "cells": [_cell(rule, (suite, task_id)) for rule in series.rules],
+        }
+        for (suite, task_id), group in sorted(groups.items())
+    ]
+
+
+def _cell(rule: RuleGroup, task: tuple[str, int]) -> Cell:
+    summary = summarise_group(record for record in rule.records if (record.suite, record.task_id) == task)
+    return Cell(summary.rate, summary.errors)
+
+
+def _films(series: Sequence[Series]) -> list[dict[str, Any]]:
+    films: list[tuple[EpisodeRecord, dict[str, Any]]] = []
+    for one in series:
+        for run in one.runs:
+            for record in run.records:
+                if isinstance(record, EpisodeRecord) and record.video and (run.folder / record.video).is_file():
+                    content = (run.folder / record.video).read_bytes()
+                    film = {
+                        "source": "data:video/mp4;base64," + base64.b64encode(content).decode("ascii"),
+                        "policy": one.label if len(series) > 1 else "",
+                        "record": record,
+                        "mean": sum(record.iterations) / len(record.iterations),
+                    }
+                    films.append((record, film))
+    films.sort(key=lambda entry: (entry[0].suite, entry[0].task_id))
+    return [film for _, film in films]
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    versions: dict[str, list[str]] = {}
+    for record in run.records:
+        for package, version in record.versions.items():
+            if version not in versions.setdefault(package, []):
+                versions[package].append(version)
+    return {
+        "folder": run.folder.name,
+        "command": shlex.join(run.command),
+        "config": {name: value for name, value in run.config.items() if name in ("policy", "policy_digest", "seed")},
+        "policy": {name: value for name, value in run.policy.items() if name != "extra" and value not in ("", None)}
+        | dict(run.policy.get("extra", {})),
+        "versions": {package: ", ".join(found) for package, found in sorted(versions.items())},
+        "wall_hours": sum(r.wall_s for r in run.records if isinstance(r, EpisodeRecord)) / 3600,
+    }

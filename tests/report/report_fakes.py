@@ -1,0 +1,107 @@
+"""Writes evaluation folders with made-up but plausible episodes, without playing any."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from rdvla.envs.base import TaskSpec
+from rdvla.eval.protocol import EvalConfig, plan
+from rdvla.eval.records import EpisodeLog, EpisodeRecord, ErrorRecord
+from rdvla.eval.runner import POLICY_FILE, RUN_FILE
+from rdvla.eval.video import Film
+from rdvla.policy import StopRule
+
+WORDS = [
+    "alphabet soup",
+    "cream cheese",
+    "salad dressing",
+    "bbq sauce",
+    "ketchup",
+    "tomato sauce",
+    "butter",
+    "milk",
+    "orange juice",
+    "pudding",
+]
+
+
+def tasks(suite, n):
+    where = "in the basket" if suite == "libero_object" else "on the plate"
+    what = [f"pick up the {WORDS[i % len(WORDS)]} and place it {where}" for i in range(n)]
+    return [TaskSpec(suite, i, f"{suite}_{i}", what[i], 280) for i in range(n)]
+
+
+def write_run(folder, *, stops, suites=("libero_object",), n_tasks=4, episodes=5, skill=0.95, errors=0, **settings):
+    """Write a folder as `evaluate` does; `skill` is the success rate at great depth."""
+    folder = Path(folder)
+    settings = {"policy": "checkpoints/tiny", "policy_digest": "0123456789abcdef"} | settings
+    config = EvalConfig.build(settings | {"suites": suites, "init_states": tuple(range(episodes)), "stops": stops})
+    all_tasks = {suite: tasks(suite, n_tasks) for suite in suites}
+    with EpisodeLog(folder) as log:
+        for number, job in enumerate(plan(config, all_tasks)):
+            log.append(_record(folder, job, number, skill, broken=number < errors))
+    content = {
+        "schema": 1,
+        "command": ["rdvla", "eval", "--suite", ",".join(suites)],
+        "config": config.model_dump(mode="json"),
+        "tasks": [],
+    }
+    (folder / RUN_FILE).write_text(json.dumps(content))
+    policy = {
+        "name": "tiny",
+        "cameras": ["primary", "wrist"],
+        "state_dim": 8,
+        "action_dim": 7,
+        "chunk_size": 8,
+        "extra": {"step": 9000},
+    }
+    (folder / POLICY_FILE).write_text(json.dumps(policy))
+    return folder
+
+
+def _record(folder, job, number, skill, *, broken):
+    rng = np.random.default_rng([job.seed % 2**32, number])
+    stop = job.rule.stop
+    fixed = stop is None or stop.name == "fixed"
+    identity = {
+        "suite": job.task.suite, "task": job.task.name, "task_id": job.task.task_id,
+        "instruction": job.task.instruction, "init_state": job.init_state, "seed": job.run_seed,
+        "episode_seed": job.seed, "rule": job.rule.label, "stop": stop, "horizon": job.rule.horizon,
+        "depth": stop.max_depth if stop is not None and fixed else None, "attempts": 1,
+        "versions": {"rdvla": "0.1.0", "mujoco": "3.3.2", "torch": "2.13.0"},
+    }  # fmt: skip
+    if broken:
+        return ErrorRecord(**(identity | {"attempts": 3}), error="the worker process died (signal 11)")
+    n = int(rng.integers(16, 34))
+    hump = np.exp(-(((np.arange(n) / n) - 0.45) ** 2) / 0.02)
+    depth = stop.max_depth if stop is not None and fixed else 6
+    drawn = 3 + rng.poisson(0.6 + 2.4 * hump + 0.3 * job.task.task_id)
+    iterations = [depth] * n if fixed else [int(min(value, stop.max_depth)) for value in drawn]
+    traces = () if fixed else tuple(
+        tuple(float(v) for v in 0.03 * np.exp(-np.arange(1, k) * (3.4 / (k - 1))) * rng.lognormal(0, 0.25, k - 1)) for k in iterations
+    )  # fmt: skip
+    reach = np.mean(iterations)
+    success = bool(rng.random() < skill * (1 - np.exp(-(reach**1.3) / (2.2 + 0.25 * job.task.task_id))))
+    recurrence = [1.4 * k + float(rng.gamma(2, 0.4)) for k in iterations]
+    video = None
+    if job.video:
+        video = f"videos/{number}.mp4"
+        film = Film()
+        for k in range(12):
+            image = np.full((64, 64, 3), 60 + 10 * k, dtype=np.uint8)
+            film.add(image, iterations=iterations[k], max_depth=stop.max_depth if stop else None)
+        film.save(folder / video)
+    return EpisodeRecord(
+        **identity, success=success, steps=5 * n, iterations=tuple(iterations), executed=(5,) * n,
+        convergence=traces or ((),) * n, video=video, wall_s=6.5,
+        latency_ms={
+            "observe": tuple(float(v) for v in rng.normal(110, 9, n)),
+            "decide": tuple(18 + r for r in recurrence),
+            "policy.encode": (17.0,) * n, "policy.recurrence": tuple(recurrence),
+        },
+    )  # fmt: skip
+
+
+DEPTHS = tuple(StopRule.fixed(depth) for depth in (1, 2, 4, 8, 12, 32))
+ADAPTIVE = StopRule("action_l2", 1e-3, max_depth=32)
