@@ -199,7 +199,8 @@ class LeRobotDataset:
     def _anchors(self, episode: int) -> NDArray[np.int64]:
         rows = self.source.rows(episode)
         starts = chunk_starts(rows.stop - rows.start, self.chunk_size, self.sampling) + rows.start
-        return starts[self.source.fresh[starts]]
+        fresh_starts: NDArray[np.int64] = starts[self.source.fresh[starts]]
+        return fresh_starts
 
     def _require_episode(self, episode: int) -> int:
         count = len(self.source.episodes)

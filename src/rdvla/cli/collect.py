@@ -1,0 +1,86 @@
+"""`rdvla collect`: have the scripted experts demonstrate tasks, and write a LeRobotDataset v3.0."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rdvla.envs import make_env
+from rdvla.eval.protocol import parse_indices, parse_names
+from rdvla.experts import make_demonstrator
+from rdvla.experts.collect import CollectConfig, CollectSummary, Status
+from rdvla.experts.collect import collect as run_collection
+
+EXIT_INCOMPLETE = 1
+
+
+def collect(
+    suite: Annotated[str, typer.Option(help="Suites, e.g. libero_object,libero_spatial or toy.")],
+    output: Annotated[Path, typer.Option(help="Folder of the dataset; an unfinished one is continued.")],
+    task_ids: Annotated[str | None, typer.Option(help="Tasks of every suite, e.g. 3,9 or 0-4 [default: all].")] = None,
+    episodes: Annotated[int, typer.Option(help="Demonstrations per task.")] = 40,
+    workers: Annotated[int, typer.Option(help="Worker processes, each with a simulator of its own.")] = 2,
+    seed: Annotated[int, typer.Option(help="Decides placements and noise.")] = 0,
+    render_every: Annotated[
+        int, typer.Option(help="Render at every n-th control step only; the rows between repeat the last images.")
+    ] = 1,
+    camera_size: Annotated[int, typer.Option(help="Height and width of the images in pixels.")] = 256,
+    storage: Annotated[Literal["video", "image"], typer.Option(help="Small videos, or exact PNG images.")] = "video",
+    keep_staging: Annotated[
+        bool, typer.Option(help="Keep the recorded episodes, so that the dataset can be extended later.")
+    ] = False,
+) -> None:
+    """Record demonstrations of scripted experts as a LeRobotDataset v3.0.
+
+    Failed episodes are dropped and counted. The same command again continues where it stopped, even after a kill.
+    """
+    config = CollectConfig(
+        output=output,
+        suites=tuple(parse_names(suite, field="suite")),
+        task_ids=tuple(parse_indices(task_ids, field="task-ids")) if task_ids is not None else None,
+        episodes=episodes,
+        workers=workers,
+        seed=seed,
+        render_every=render_every,
+        camera_size=camera_size,
+        storage=storage,
+        keep_staging=keep_staging,
+    )
+    console = Console()
+    with _progress(console) as progress:
+        bar = progress.add_task("starting", total=None, details="")
+
+        def show(status: Status) -> None:
+            dropped = f"failed {status.failures}  simulator errors {status.errors}  {status.now}"
+            details = dropped if status.stage == "collecting" else ""
+            progress.update(bar, description=status.stage, completed=status.done, total=status.total, details=details)
+
+        summary = run_collection(config, make_env=make_env, make_expert=make_demonstrator, on_status=show)
+    _print_summary(console, summary)
+    if summary.missing:
+        console.print(f"[bold]{summary.missing} demonstrations are missing[/bold]: the expert failed too often.")
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[details]}"),
+        console=console,
+    )
+
+
+def _print_summary(console: Console, summary: CollectSummary) -> None:
+    table = Table("suite", "task", "episodes", "failed", "sim. errors", "mean steps", "s / episode")
+    for task in summary.tasks:
+        numbers = (task.episodes, task.failures, task.errors, task.mean_steps, task.seconds_per_episode)
+        table.add_row(task.suite, f"{task.task_id} {task.name}", *map(str, numbers))
+    console.print(table)
+    console.print(f"{summary.output}: {sum(task.episodes for task in summary.tasks)} episodes, {summary.seconds:.0f} s")

@@ -1,0 +1,73 @@
+"""The dataset card (README.md) of a collection."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_CARD = """\
+---
+license: apache-2.0
+task_categories:
+- robotics
+tags:
+- LeRobot
+- rdvla
+configs:
+- config_name: default
+  data_files: data/*/*.parquet
+---
+
+# Demonstrations of scripted experts
+
+{episodes} episodes, {rows} rows, {tasks} tasks, recorded with `rdvla collect`, in the format LeRobotDataset v3.0.
+
+## What is in a row
+
+| feature | meaning |
+|---|---|
+| `observation.images.image` | third-person camera, upright |
+| `observation.images.image2` | wrist camera, upright |
+| `observation.state` | end-effector position (m, 3), axis-angle (rad, 3), finger joints (m, 2) |
+| `action` | what the expert wants: translation and rotation deltas in [-1, 1], gripper -1 open / +1 close |
+| `images_fresh` | true if the images were taken at this row |
+
+**Images are rendered at every {render_every}. control step only** (rendering is most of the cost of simulation on a
+CPU). The rows between show the last image again and have `images_fresh` = false; their state and action are their
+own. To train on matching images and actions start samples at fresh rows only; the action chunk that follows has a
+label at every step. The reader of rdvla does that by itself.
+
+What was executed differs from `action`: small correlated noise disturbs the motion, so that the data covers
+recoveries, and the label is what the expert wants in the state as it is. Episodes that did not succeed were dropped.
+Placements were sampled by the environment's own reset with a seed (collection seed {seed}), never taken from the
+benchmark's bundled initial states. Where every episode came from (suite, task, seeds) is in `collect.json`.
+
+## Tasks
+
+| suite | task | instruction | episodes | mean length |
+|---|---|---|---|---|
+{table}
+
+## Made with
+
+{versions}
+"""
+
+
+def dataset_card(settings: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> str:
+    """Return the card for `episodes` as `assemble` describes them, recorded with `settings`."""
+    by_task: dict[tuple[str, int, str], list[int]] = {}
+    for row in episodes:
+        by_task.setdefault((row["suite"], row["task_id"], row["instruction"]), []).append(row["length"])
+    table = [
+        f"| {suite} | {task_id} | {instruction} | {len(lengths)} | {sum(lengths) / len(lengths):.0f} |"
+        for (suite, task_id, instruction), lengths in by_task.items()
+    ]
+    versions = sorted({f"- {name} {version}" for row in episodes for name, version in row["versions"].items()})
+    return _CARD.format(
+        episodes=len(episodes),
+        rows=sum(row["length"] for row in episodes),
+        tasks=len(by_task),
+        render_every=settings["render_every"],
+        seed=settings["seed"],
+        table="\n".join(table),
+        versions="\n".join(versions) or "- versions were not recorded",
+    )

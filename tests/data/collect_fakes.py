@@ -1,0 +1,83 @@
+"""A demonstrator for the toy, and environments that break, importable by worker processes."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rdvla.envs.toy import ToyEnv
+from rdvla.errors import SimulatorError
+
+
+class Step(NamedTuple):
+    clean: np.ndarray
+    executed: np.ndarray
+
+
+class ToyDemonstrator:
+    """Solves the toy tasks with a little noise. Every fifth placement it fails on purpose."""
+
+    def reset(self, env, *, seed):
+        self.rng = np.random.default_rng(seed)
+        self.lazy = seed % 5 == 0
+
+    def act(self, env):
+        scene = env.privileged()
+        action = np.zeros(7, dtype=np.float32)
+        goal = scene.target.copy()
+        grasp = scene.must_lift and np.abs(scene.hand - goal).max() < 0.05
+        if scene.holding:
+            goal = scene.hand + np.array([0, 0, 1])
+        elif np.abs(scene.hand[:2] - goal[:2]).max() > 0.05:
+            goal[2] = 0.6
+        action[:3] = np.clip((goal - scene.hand) / 0.1, -1, 1)
+        action[6] = 1.0 if grasp or scene.holding else -1.0
+        if self.lazy:
+            action[:] = 0
+        executed = action.copy()
+        executed[:3] = np.clip(executed[:3] + self.rng.normal(scale=0.1, size=3), -1, 1)
+        return Step(action, executed.astype(np.float32))
+
+
+def make_demonstrator(task):
+    return ToyDemonstrator()
+
+
+def make_toy(suite, task_id, *, camera_size):
+    return ToyEnv(task_id, camera_size=camera_size)
+
+
+class SlowToy(ToyEnv):
+    def step(self, action):
+        time.sleep(0.002)
+        return super().step(action)
+
+
+def make_slow_toy(suite, task_id, *, camera_size):
+    return SlowToy(task_id, camera_size=camera_size)
+
+
+class Breaking(ToyEnv):
+    """Breaks in the episodes that a file names as 'kill' or 'raise', once each."""
+
+    def reset(self, *, init_state=None, seed=None):
+        super().reset(init_state=init_state, seed=seed)
+        plan = Path(os.environ["RDVLA_TEST_BREAK"])
+        for how in ("kill", "raise"):
+            marker = plan / how
+            if marker.exists():
+                marker.unlink()
+                if how == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise SimulatorError("the physics diverged")
+
+
+def make_breaking(suite, task_id, *, camera_size):
+    return Breaking(task_id, camera_size=camera_size)
+
+
+def make_broken(suite, task_id, *, camera_size):
+    raise SimulatorError("no GL library")
