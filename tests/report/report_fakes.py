@@ -78,9 +78,7 @@ def _record(folder, job, number, skill, *, broken):
     depth = stop.max_depth if stop is not None and fixed else 6
     drawn = 3 + rng.poisson(0.6 + 2.4 * hump + 0.3 * job.task.task_id)
     iterations = [depth] * n if fixed else [int(min(value, stop.max_depth)) for value in drawn]
-    traces = () if fixed else tuple(
-        tuple(float(v) for v in 0.03 * np.exp(-np.arange(1, k) * (3.4 / (k - 1))) * rng.lognormal(0, 0.25, k - 1)) for k in iterations
-    )  # fmt: skip
+    traces = [() if fixed else _trace(rng, k) for k in iterations]
     reach = np.mean(iterations)
     success = bool(rng.random() < skill * (1 - np.exp(-(reach**1.3) / (2.2 + 0.25 * job.task.task_id))))
     recurrence = [1.4 * k + float(rng.gamma(2, 0.4)) for k in iterations]
@@ -94,13 +92,18 @@ def _record(folder, job, number, skill, *, broken):
         film.save(folder / video)
     return EpisodeRecord(
         **identity, success=success, steps=5 * n, iterations=tuple(iterations), executed=(5,) * n,
-        convergence=traces or ((),) * n, video=video, wall_s=6.5,
+        convergence=tuple(traces), video=video, wall_s=6.5,
         latency_ms={
             "observe": tuple(float(v) for v in rng.normal(110, 9, n)),
             "decide": tuple(18 + r for r in recurrence),
             "policy.encode": (17.0,) * n, "policy.recurrence": tuple(recurrence),
         },
     )  # fmt: skip
+
+
+def _trace(rng, iterations):
+    falling = 0.03 * np.exp(-np.arange(1, iterations) * (3.4 / (iterations - 1)))
+    return tuple(float(v) for v in falling * rng.lognormal(0, 0.25, iterations - 1))
 
 
 DEPTHS = tuple(StopRule.fixed(depth) for depth in (1, 2, 4, 8, 12, 32))

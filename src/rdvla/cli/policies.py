@@ -36,7 +36,7 @@ class ExpertPolicy:
         """
         from rdvla.experts import make_expert
 
-        self._env, self._expert = env, make_expert(env.task.suite)
+        self._env, self._expert = env, make_expert(env.task)
 
     def infer(
         self,

@@ -78,7 +78,8 @@ class Film:
             _encode(frames, unfinished, fps)
             os.replace(unfinished, path)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                unfinished.unlink(missing_ok=True)
             raise StorageError(f"cannot write the film '{path}': {error.strerror or error}.") from None
 
 

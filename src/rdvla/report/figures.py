@@ -1,5 +1,6 @@
 """The figures, each drawn for a given width in pixels (the page holds a wide and a narrow one of each)."""
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ def success_against_depth(series: Sequence[Series], width: int) -> str:
     x = Scale((min(1.0, *positions), max(2.0, *positions)), (52, width - right), log=True)
     y = Scale((0.0, 1.0), (height - 52, 34))
     axis_y(drawing, y, [(v / 100, f"{v} %") for v in (0, 25, 50, 75, 100)], (44, width - right + 8), "episodes solved")
-    ticks = [(float(depth), str(depth)) for depth in depths or (1, 2, 4, 8)]
+    marked = depths if len(depths) > 1 else [2**k for k in range(10) if x.domain[0] <= 2**k <= x.domain[1]]
+    ticks = [(float(depth), str(depth)) for depth in marked]
     axis_x(drawing, x, _thin(ticks, x), height - 52, "thinking steps per decision")
     several = len(series) > 1
     labels: list[_Label] = []
@@ -74,10 +76,12 @@ def _depth_curve(drawing: Drawing, series: Series, x: Scale, y: Scale, css: str,
     rates = [rule.summary.rate for rule in rules]
     drawing.band(xs, [y(rate.low) for rate in rates], [y(rate.high) for rate in rates], f"band {css}")
     drawing.path([(px, y(rate.value)) for px, rate in zip(xs, rates, strict=True)], f"line {css}")
+    written = -math.inf
     for px, rate, rule in zip(xs, rates, rules, strict=True):
         drawing.line((px, y(rate.low)), (px, y(rate.high)), f"whisker {css}")
         drawing.dot((px, y(rate.value)), 4.5, f"mark {css}", f"{series.label}, {rule.name}: {full(rate)}")
-        if not several:
+        if not several and px - written >= 46:
+            written = px
             last = rule is rules[-1] and len(rules) > 1
             place = y(rate.value) + (-12 if rate.value < 0.12 else 20)
             drawing.text((px - 8 if last else px + 8, place), percent(rate), "value", "end" if last else "start")
@@ -140,7 +144,8 @@ def iterations_per_task(rules: Sequence[RuleGroup], width: int) -> str:
         tasks.setdefault((record.suite, record.task_id), []).append(record)
     rows = sorted(tasks, key=lambda task: _mean_iterations(tasks[task]))
     names = _task_names([members[0] for members in tasks.values()], 44 if narrow else 46)
-    left, row = (12, 44) if narrow else (380, 22 if len(rules) < 3 else 26)
+    longest = max(len(name) for name in names.values())
+    left, row = (12, 44) if narrow else (110 + 6.6 * longest, 22 if len(rules) < 3 else 26)
     height = 34 + row * len(rows) + 48
     drawing = Drawing(width, height, "Iterations per decision by task")
     top = max(np.percentile([c for r in members for c in r.iterations], 90) for members in tasks.values())
@@ -156,7 +161,7 @@ def iterations_per_task(rules: Sequence[RuleGroup], width: int) -> str:
             drawing.text((left, y - 13), f"{suite} · {names[task]}", "tick")
         else:
             drawing.text((0, y + 4), suite, "title")
-            drawing.text((left - 16, y + 4), names[task], "tick", "end")
+            drawing.text((88, y + 4), names[task], "tick")
         rate = summarise_group(tasks[task]).rate
         drawing.text((width, y + 4), f"{rate.successes}/{rate.n}", "tick", "end")
         for index, rule in enumerate(rules):
@@ -275,7 +280,7 @@ def convergence(rule: RuleGroup, width: int) -> str:
     axis_x(drawing, x, [(v, f"{v:g}") for v in x_ticks], height - 52, "iteration")
     step = max(1, len(traces) // 40)
     for trace in traces[::step][:40]:
-        drawing.path([(x(every * (k + 2)), y(max(v, low))) for k, v in enumerate(trace)], "line trace")
+        drawing.path([(x(every * (k + 2)), y(max(v, low))) for k, v in enumerate(trace[: len(columns)])], "line trace")
     xs = [x(every * (k + 2)) for k in range(len(columns))]
     quantiles = [[y(max(float(v), low)) for v in np.percentile(column, [10, 50, 90])] for column in columns]
     drawing.band(xs, [q[0] for q in quantiles], [q[2] for q in quantiles], "band a0")

@@ -72,18 +72,20 @@ def headline(series: Sequence[Series]) -> str:
     prefix = f"{first.label}: " if len(series) > 1 else ""
     if adaptive and fixed:
         return (
-            f"{prefix}{percent(fixed.summary.rate)} of episodes solved at depth {fixed.depth}, "
+            f"{prefix}{percent(fixed.summary.rate)} of episodes solved at depth\u00a0{fixed.depth}, "
             f"{percent(adaptive.summary.rate)} when the policy decides how long to think, "
             f"{adaptive.summary.mean_iterations or 0:.1f} steps on average"
         )
     if fixed and len(first.fixed) > 1:
         low = first.fixed[0]
         return (
-            f"{prefix}{percent(low.summary.rate)} of episodes solved at depth {low.depth}, "
-            f"{percent(fixed.summary.rate)} at depth {fixed.depth}"
+            f"{prefix}{percent(low.summary.rate)} of episodes solved at depth\u00a0{low.depth}, "
+            f"{percent(fixed.summary.rate)} at depth\u00a0{fixed.depth}"
         )
-    rule = adaptive or fixed or first.rules[0]
-    return f"{prefix}{percent(rule.summary.rate)} of {rule.summary.rate.n} episodes solved"
+    rate = (adaptive or fixed or first.rules[0]).summary.rate
+    if not rate.n:
+        return f"{prefix}no episode could be played"
+    return f"{prefix}{rate.successes} of {rate.n} episode{'s' * (rate.n != 1)} solved"
 
 
 def _top_rate(series: Series) -> float:
@@ -111,9 +113,9 @@ def about_depth(series: Series) -> list[str]:
         mean = adaptive.summary.mean_iterations or 0.0
         sentence = f"{adaptive.name} solves {full(adaptive.summary.rate)} with {mean:.2f} iterations on average."
         if best is not None and best.depth:
-            points = (adaptive.summary.rate.value - best.summary.rate.value) * 100
+            points = f"{(adaptive.summary.rate.value - best.summary.rate.value) * 100:+.1f}".replace("-", "\u2212")
             sentence += (
-                f" That is {points:+.1f} points against depth {best.depth}, "
+                f" That is {points} points against depth {best.depth}, "
                 f"with {mean / best.depth * 100:.0f}\u00a0% of its iterations. {_compare(adaptive, best)}"
             )
         sentences.append(sentence)
@@ -124,7 +126,8 @@ def _saturation(series: Series, best: RuleGroup) -> str:
     enough = next(rule for rule in series.fixed if rule is best or not pair(rule, best).differs)
     if enough is best:
         return f"Every shallower depth is measurably worse than depth {best.depth}."
-    return f"The shallowest depth that cannot be told apart from it is depth {enough.depth}, with {full(enough.summary.rate)}."
+    rate = full(enough.summary.rate)
+    return f"The shallowest depth that cannot be told apart from it is depth {enough.depth}, with {rate}."
 
 
 def _compare(first: RuleGroup, second: RuleGroup) -> str:
@@ -197,7 +200,8 @@ def percent(rate: Rate) -> str:
 
 def full(rate: Rate) -> str:
     """Return a rate with n and its interval."""
-    return f"{percent(rate)} ({rate.successes} of {rate.n}, 95\u00a0% interval {rate.low * 100:.0f} to {rate.high * 100:.0f}\u00a0%)"
+    interval = f"{rate.low * 100:.0f} to {rate.high * 100:.0f}"
+    return f"{percent(rate)} ({rate.successes} of {rate.n}, 95\u00a0% interval {interval}\u00a0%)"
 
 
 def p_value(p: float) -> str:

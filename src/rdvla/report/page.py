@@ -50,7 +50,8 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
         unfinished.write_text(page, encoding="utf-8")
         unfinished.replace(output)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        if output.parent.is_dir():
+            unfinished.unlink(missing_ok=True)
         raise StorageError(f"cannot write '{output}': {error.strerror}.") from None
 
 
@@ -98,10 +99,14 @@ def _lede(series: Sequence[Series]) -> str:
     states = {record.init_state for record in records}
     decisions = sum(len(record.iterations) for record in played)
     return (
-        f"{len(played):,} episodes of {len(tasks)} task{'s' * (len(tasks) != 1)} ({', '.join(suites)}), "
-        f"from initial states {_ranges(sorted(states))}; {decisions:,} decisions. "
+        f"{_count(len(played), 'episode')} of {_count(len(tasks), 'task')} ({', '.join(suites)}), "
+        f"initial states {_ranges(sorted(states))}; {_count(decisions, 'decision')}. "
         "Intervals are 95 % Wilson intervals."
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _ranges(numbers: Sequence[int]) -> str:

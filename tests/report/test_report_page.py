@@ -1,0 +1,177 @@
+import itertools
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+from report_fakes import ADAPTIVE, DEPTHS, write_run
+
+from rdvla.errors import ConfigError, RecordError, StorageError
+from rdvla.eval.records import EPISODES_FILE
+from rdvla.policy import StopRule
+from rdvla.report.findings import mcnemar, pair
+from rdvla.report.load import group_runs, load_runs
+from rdvla.report.page import render, write_report
+from rdvla.report.svg import Scale, decades, nice_ticks, spread
+
+SECTIONS = [
+    "depth",
+    "rules-1",
+    "iterations-1",
+    "convergence-1",
+    "latency-1",
+    "tasks-1",
+    "films",
+    "errors",
+    "provenance",
+]
+VOID = {"meta", "br", "img"}
+
+
+class Checker(HTMLParser):
+    """Fails on unbalanced tags; collects ids, addresses and text."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.addresses, self.tags, self.words = [], [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        attributes = dict(attributes)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.addresses += [attributes[name] for name in ("src", "href") if name in attributes]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).replace("\u00a0", " ").split())
+
+
+def check(page):
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert all(address.startswith("data:") for address in checker.addresses)
+    without_films = re.sub(r"base64,[^\"]*", "", page).lower()
+    assert not re.search(r"https?:|url\(|@import|\bnan\b|\binf\b|undefined|none%", without_films)
+    return checker
+
+
+def test_everything_at_once(tmp_path):
+    run = write_run(tmp_path / "run", stops=(*DEPTHS, ADAPTIVE), errors=2, videos=1, n_tasks=2, episodes=3)
+    output = tmp_path / "deep" / "report.html"
+    write_report([run], output)
+    checker = check(output.read_text())
+    assert checker.ids == SECTIONS
+    assert checker.tags.count("video") == len(list((run / "videos").iterdir())) > 10
+    for words in ("depth 32", "action_l2 < 0.001", "signal 11", "McNemar", "mujoco", "3.3.2", "0123456789abcdef"):
+        assert words in checker.text
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_numbers_on_the_page_are_the_data(tmp_path):
+    run = write_run(tmp_path / "run", stops=(StopRule.fixed(1), StopRule.fixed(8)), n_tasks=2, episodes=4)
+    lines = [json.loads(line) for line in (run / EPISODES_FILE).read_text().splitlines()]
+    text = check(render(load_runs([run]))).text
+    for depth in (1, 8):
+        wins = [line["success"] for line in lines if line["depth"] == depth]
+        share = f"{sum(wins) / 8 * 100:.1f}".removesuffix(".0")
+        assert f"{share} % ({sum(wins)} of 8, 95 % interval" in text
+    assert f"{len(lines)} episodes of 2 tasks (libero_object), initial states 0-3" in text
+
+
+@pytest.mark.parametrize(
+    ("stops", "present", "absent"),
+    [
+        ((None,), {"rules-1", "tasks-1", "latency-1"}, {"depth", "iterations-1", "convergence-1", "films", "errors"}),
+        ((StopRule.fixed(3),), {"depth", "rules-1"}, {"iterations-1", "convergence-1"}),
+        ((ADAPTIVE,), {"depth", "iterations-1", "convergence-1"}, {"films"}),
+        ((StopRule("cosine", max_depth=16), StopRule("latent", max_depth=16), ADAPTIVE), {"convergence-1"}, set()),
+    ],
+)
+def test_missing_pieces(tmp_path, stops, present, absent):
+    checker = check(render(load_runs([write_run(tmp_path / "run", stops=stops, n_tasks=1, episodes=1)])))
+    assert present <= set(checker.ids)
+    assert not absent & set(checker.ids)
+
+
+def test_only_errors(tmp_path):
+    checker = check(render(load_runs([write_run(tmp_path / "run", stops=DEPTHS[:1], n_tasks=1, episodes=2, errors=2)])))
+    assert "errors" in checker.ids
+    assert "no episode could be played" in checker.text
+
+
+def test_several_policies_and_split_runs(tmp_path):
+    shallow = write_run(tmp_path / "a", stops=DEPTHS[:2], n_tasks=2)
+    deep = write_run(tmp_path / "b", stops=(*DEPTHS[1:3], ADAPTIVE), n_tasks=2)
+    other = write_run(tmp_path / "c", stops=DEPTHS, n_tasks=2, policy="checkpoints/ablation")
+    series = group_runs(load_runs([shallow, deep, other]))
+    assert [one.label for one in series] == ["tiny", "ablation"]
+    assert [rule.name for rule in series[0].rules] == ["depth 1", "depth 2", "depth 4", "action_l2 < 0.001"]
+    assert series[0].rules[1].summary.rate.n == 10  # played in both runs, counted once
+    checker = check(render(load_runs([shallow, deep, other])))
+    assert "rules-2" in checker.ids
+    assert "ablation" in checker.text
+
+
+def test_markup_in_the_data_is_shown_not_run(tmp_path):
+    run = write_run(tmp_path / "run", stops=(*DEPTHS, ADAPTIVE), n_tasks=1, episodes=1)
+    log = run / EPISODES_FILE
+    log.write_text(log.read_text().replace("pick up", "<script>alert(1)</script>&amp;"))
+    assert "script" not in check(render(load_runs([run]))).tags
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(RecordError, match="rdvla eval"):
+        load_runs([tmp_path])
+    with pytest.raises(ConfigError, match="at least one"):
+        load_runs([])
+    run = write_run(tmp_path / "run", stops=DEPTHS[:1], n_tasks=1, episodes=1)
+    with pytest.raises(ConfigError, match="twice"):
+        load_runs([run, tmp_path / "x" / ".." / "run"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file"):
+        write_report([run], tmp_path / "file" / "report.html")
+    (run / "run.json").write_text("{")
+    with pytest.raises(RecordError, match=r"run\.json"):
+        load_runs([run])
+    (run / EPISODES_FILE).write_text("")
+    with pytest.raises(RecordError, match="no finished episode"):
+        load_runs([run])
+
+
+def test_pairs_and_exact_test(tmp_path):
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(5, 0) == mcnemar(0, 5) == 0.0625
+    assert mcnemar(2, 10) == pytest.approx(0.03857, abs=1e-5)  # R: binom.test(2, 12)$p.value
+    series = group_runs(load_runs([write_run(tmp_path / "run", stops=(DEPTHS[0], DEPTHS[4]), episodes=20)]))[0]
+    shallow, deep = series.fixed
+    result = pair(shallow, deep)
+    gain = deep.summary.rate.successes - shallow.summary.rate.successes
+    assert result.n == 80
+    assert result.only_second - result.only_first == gain
+    assert result.differs
+
+
+def test_scales_ticks_and_labels():
+    assert Scale((1, 100), (0, 10), log=True)(10) == pytest.approx(5)
+    assert Scale((0, 4), (10, 0))(1) == 7.5
+    assert nice_ticks(0, 10, 5) == [0, 2, 4, 6, 8, 10]
+    assert decades(1e-3, 0.5) == pytest.approx([1e-3, 1e-2, 1e-1])
+    moved = spread([10, 11, 12, 300], 5, 0, 100)
+    assert moved == sorted(moved)
+    assert min(b - a for a, b in itertools.pairwise(moved)) >= 5
+    assert moved[-1] == 100
+    assert not any(map(math.isnan, moved))
