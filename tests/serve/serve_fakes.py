@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class FakePolicy:
     def __init__(self, delay_s: float = 0.0, *, cameras: Sequence[str] = CAMERAS) -> None:
         self.metadata = metadata(cameras)
         self.delay_s = delay_s
-        self.seen: list[Observation] = []
+        self.seen: MutableSequence[Observation] = []
         self.threads: set[int] = set()
         self.failure: Exception | None = None
 
@@ -75,7 +75,7 @@ class BatchingPolicy(FakePolicy):
 
     def __init__(self, delay_s: float = 0.0) -> None:
         super().__init__(delay_s)
-        self.batches: list[int] = []
+        self.batches: MutableSequence[int] = []
 
     def infer_batch(
         self,
