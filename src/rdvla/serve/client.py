@@ -35,7 +35,7 @@ try:
     from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
     from websockets.sync.client import ClientConnection
     from websockets.sync.client import connect as websocket_connect
-except ImportError:
+except ModuleNotFoundError:
     raise MissingExtraError("websockets", "serve") from None
 
 FIRST_PAUSE_S = 0.02

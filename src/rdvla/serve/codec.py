@@ -16,7 +16,7 @@ from rdvla.errors import MissingExtraError, ServeError
 
 try:
     import msgpack
-except ImportError:
+except ModuleNotFoundError:
     raise MissingExtraError("msgpack", "serve") from None
 
 DTYPES: Mapping[str, np.dtype[Any]] = {

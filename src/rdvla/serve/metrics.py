@@ -4,7 +4,7 @@ from rdvla.errors import MissingExtraError
 
 try:
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-except ImportError:
+except ModuleNotFoundError:
     raise MissingExtraError("prometheus-client", "serve") from None
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

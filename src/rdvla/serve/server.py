@@ -22,7 +22,6 @@ from rdvla.serve.batching import Answer, Batcher
 from rdvla.serve.codec import CodecError, decode, encode
 from rdvla.serve.config import ServeConfig
 from rdvla.serve.gate import Gate, TokenBucket
-from rdvla.serve.http import Router
 from rdvla.serve.live import LIVE_PATH, LiveFeed, LiveRecord
 from rdvla.serve.metrics import Metrics
 from rdvla.serve.protocol import (
@@ -37,12 +36,13 @@ from rdvla.serve.protocol import (
     read_options,
     reply_message,
 )
+from rdvla.serve.router import Router
 from rdvla.types import Observation
 
 try:
     from websockets.asyncio.server import Server, ServerConnection, serve
     from websockets.exceptions import ConnectionClosed
-except ImportError:
+except ModuleNotFoundError:
     raise MissingExtraError("websockets", "serve") from None
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,43 @@
+"""A robot's side of a policy server: ask for decisions, turn chunks into commands, keep the commands safe.
+
+    from rdvla.client import ActionGuard, ActionLimits, Background, ControlLoop, Pacer, RemotePolicy, ThreadedDecider
+
+Needs numpy, msgpack and websockets; importing it loads no network and no simulator.
+"""
+
+from rdvla.serve.client import Connection, ConnectionLost, RemotePolicy
+from rdvla.serve.clock import Clock, SystemClock
+from rdvla.serve.guard import ActionGuard, ActionLimits, Intervention
+from rdvla.serve.loop import ControlLoop, Decider, Outcome, Pacer, RequestEvent, ThreadedDecider
+from rdvla.serve.protocol import BadRequest, Busy, DeadlineMissed, RateLimited, RequestRefused, ShuttingDown
+from rdvla.serve.strategies import Background, Decision, Entry, Ledger, Strategy, Synchronous, TemporalEnsembling
+
+__all__ = [
+    "ActionGuard",
+    "ActionLimits",
+    "Background",
+    "BadRequest",
+    "Busy",
+    "Clock",
+    "Connection",
+    "ConnectionLost",
+    "ControlLoop",
+    "DeadlineMissed",
+    "Decider",
+    "Decision",
+    "Entry",
+    "Intervention",
+    "Ledger",
+    "Outcome",
+    "Pacer",
+    "RateLimited",
+    "RemotePolicy",
+    "RequestEvent",
+    "RequestRefused",
+    "ShuttingDown",
+    "Strategy",
+    "Synchronous",
+    "SystemClock",
+    "TemporalEnsembling",
+    "ThreadedDecider",
+]
