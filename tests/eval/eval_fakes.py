@@ -123,3 +123,27 @@ def slow_policy():
 
 def crashing_env(suite, task_id, marks, times, how):
     return CrashingEnv(suite, task_id, marks=marks, times=times, how=how)
+
+
+class ToyOracle:
+    """Solves the toy tasks from privileged state, the better the deeper: at depth 1 it moves the wrong way."""
+
+    metadata = PolicyMetadata("toy oracle", ("primary",), 8, 7, 1, {})
+
+    def bind(self, env):
+        self.env = env
+
+    def infer(self, observation, *, stop=None, seed=None, budget_ms=None):
+        depth = 4 if stop is None or stop.name != "fixed" else stop.max_depth
+        scene = self.env.privileged()
+        over = np.abs(scene.target[:2] - scene.hand[:2]).max() < 0.05
+        goal = np.array([*scene.target[:2], 0.05 if over else 0.5])
+        if scene.holding:
+            goal = np.array([*scene.hand[:2], 0.9])
+        close = scene.holding or (over and scene.must_lift and scene.hand[2] < 0.1)
+        move = np.clip((goal - scene.hand) * 10, -1, 1) * (-1 if depth == 1 else 1)
+        action = np.array([*move, 0, 0, 0, 1 if close else -1], dtype=np.float32)
+        return ActionChunk(action[None], depth, () if depth == 1 else (0.1, 0.01, 0.0005), None, {"total": 1.0 * depth})
+
+    def reset(self):
+        pass

@@ -94,12 +94,14 @@ def choose_policy(checkpoint: Path | None, policy: str | None, device: str) -> t
 
 
 def fingerprint(folder: Path) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of all files in `folder`, names included.
+    """Return 16 hexadecimal digits of the SHA-256 of all files in `folder`, names included, but for `*.md`.
 
     Raises:
         CheckpointError: it is not a folder, or it is empty.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    files = (
+        sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md") if folder.is_dir() else []
+    )
     if not files:
         raise CheckpointError(f"no checkpoint at '{folder}': give the folder that holds config.json and the weights.")
     digest = hashlib.sha256()

@@ -29,18 +29,21 @@ def annotate(image: NDArray[np.uint8], *, iterations: int, max_depth: int | None
     Args:
         image: uint8 `[H, W, 3]`, square.
         iterations: iterations of the decision being executed.
-        max_depth: how many there could have been; None shows only those made.
+        max_depth: how many there could have been; None shows only those made. Without any iteration (a policy that
+            has none) the strip stays empty.
 
     Returns:
         uint8 `[440, 384, 3]`.
     """
     canvas = Image.new("RGB", (_SIDE, _SIDE + _STRIP), _BACK)
     canvas.paste(Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), (0, 0))
+    if not iterations:
+        return np.asarray(canvas, dtype=np.uint8)
     draw = ImageDraw.Draw(canvas)
     draw.text((14, _SIDE + 28), f"{iterations}", font=ImageFont.load_default(30), fill=_INK, anchor="lm")
     noun = "thinking step" if iterations == 1 else "thinking steps"
     draw.text((60, _SIDE + 16), noun, font=ImageFont.load_default(13), fill=_FAINT, anchor="lm")
-    slots = max(iterations, max_depth or 0, 1)
+    slots = max(iterations, max_depth or 0)
     pitch = min(18.0, (_SIDE - 60 - 14) / slots)
     radius = min(5.0, pitch * 0.36)
     for slot in range(slots):

@@ -1,0 +1,130 @@
+import json
+
+import pytest
+import typer
+from eval_fakes import ToyOracle
+from typer.testing import CliRunner
+
+from rdvla.cli import eval as command
+from rdvla.cli.policies import choose_policy, fingerprint
+from rdvla.cli.report import report_command
+from rdvla.errors import CheckpointError, ConfigError
+from rdvla.eval.records import read_records
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command("eval")(command.eval_command)
+app.command("report")(report_command)
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def oracle(monkeypatch):
+    monkeypatch.setattr(command, "choose_policy", lambda *_: ("oracle", "", ToyOracle))
+
+
+@pytest.mark.usefixtures("oracle")
+def test_toy_suite_from_evaluation_to_report(tmp_path):
+    output, page = tmp_path / "run", tmp_path / "report.html"
+    arguments = ["eval", "--suite", "toy", "--task-ids", "0,3", "--episodes", 2, "--depth", "1,4", "--stop", "latent"]
+    arguments += ["--max-depth", 8, "--horizon", "2", "--workers", 2, "--video", 1, "--output", output]
+    result = call(*arguments)
+    assert result.exit_code == 0
+    assert [line.split()[:2] for line in result.stdout.splitlines()[2:5]] == [
+        ["fixed(1)", "0.0%"],
+        ["fixed(4)", "100.0%"],
+        ["latent(0.03,", "max"],
+    ]
+    assert "toy 3" in result.stdout
+    records = read_records(output)
+    assert len(records) == 2 * 2 * 3
+    assert {record.init_state for record in records if record.video} == {0}
+    assert {record.stop.max_depth for record in records} == {1, 4, 8}
+    before = (output / "episodes.jsonl").read_bytes()
+    assert call(*arguments).stdout == result.stdout
+    assert (output / "episodes.jsonl").read_bytes() == before
+    assert call("report", output, "--output", page).exit_code == 0
+    assert page.read_text().count("<video") == 6
+
+
+@pytest.mark.usefixtures("oracle")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--depth", "0"], "smallest depth is 1"),
+        (["--depth", "two"], "depth 'two'"),
+        (["--stop", "action_l1"], "Did you mean 'action_l2'"),
+        (["--stop", "fixed"], "adaptive rule"),
+        (["--delta", "1e-3"], "add --stop"),
+        (["--stop", "action_l2", "--delta", "small"], "delta 'small'"),
+        (["--stop", "action_l2", "--delta", "nan"], "finite"),
+        (["--stop", "action_l2,latent", "--delta", "1e-3"], "one --stop rule"),
+        (["--stop", "action_l2", "--min-depth", "9", "--max-depth", "8"], "greater than max_depth"),
+        (["--stop", "action_l2", "--check-every", "0"], "check_every"),
+        (["--horizon", "linear"], "linear_decay"),
+        (["--horizon", "0"], "at least 1 action"),
+        (["--episodes", "0"], "episodes"),
+        (["--task-ids", "99"], "has no task 99"),
+        (["--init-states", "19-10"], "runs backwards"),
+        (["--init-states", "49-50"], "states 0..49"),
+        (["--workers", "0"], "workers"),
+        (["--seed", "-1"], "seed"),
+    ],
+)
+def test_wrong_arguments_leave_no_episode(tmp_path, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        call("eval", "--suite", "toy", "--output", tmp_path / "out", *arguments)
+    log = tmp_path / "out" / "episodes.jsonl"
+    finished = [json.loads(line)["init_state"] for line in log.read_text().splitlines()] if log.exists() else []
+    assert 50 not in finished
+
+
+@pytest.mark.usefixtures("oracle")
+def test_unknown_suite(tmp_path):
+    pytest.importorskip("libero", reason="the known suites are those of the installed LIBERO")
+    with pytest.raises(ConfigError, match=r"unknown suite 'libero_objects'.*'libero_object'"):
+        call("eval", "--suite", "libero_objects", "--output", tmp_path)
+
+
+def test_rules_of_the_command_line():
+    rules = command.choose_stops("1,8", "action_l2", "1e-2,1e-3", 2, None, None)
+    labels = ["fixed(1)", "fixed(8)", "action_l2(0.01, max 32)", "action_l2(0.001, max 32)"]
+    assert [str(rule) for rule in rules] == labels
+    assert rules[2].min_depth == 2
+    assert command.choose_stops(None, None, None, None, None, None) == (None,)
+    assert [rule.name for rule in command.choose_stops(None, "latent,cosine", None, None, 8, None)] == [
+        "latent",
+        "cosine",
+    ]
+
+
+def test_choice_of_the_policy(tmp_path):
+    assert choose_policy(None, "expert", "cpu")[0] == "expert"
+    assert choose_policy(None, "ws://localhost:8000", "cpu")[0] == "ws://localhost:8000"
+    for checkpoint, policy in [(None, None), (tmp_path, "expert"), (None, "expart")]:
+        with pytest.raises(ConfigError):
+            choose_policy(checkpoint, policy, "cpu")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        choose_policy(tmp_path / "missing", None, "cpu")
+
+
+@pytest.mark.parametrize("arguments", [["--depth", "4"], ["--stop", "latent"], ["--horizon", "5"]])
+def test_expert_takes_no_depth(tmp_path, arguments):
+    with pytest.raises(ConfigError, match="expert"):
+        call("eval", "--policy", "expert", "--suite", "toy", "--output", tmp_path, *arguments)
+
+
+def test_fingerprint_follows_what_the_policy_is_made_of(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    first = fingerprint(tmp_path)
+    assert first == fingerprint(tmp_path)
+    assert len(first) == 16
+    (tmp_path / "README.md").write_text("a model card is no part of the policy")
+    assert fingerprint(tmp_path) == first
+    (tmp_path / "config.json").write_text("{ }")
+    assert fingerprint(tmp_path) != first
