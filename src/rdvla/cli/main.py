@@ -4,7 +4,10 @@ import sys
 
 import typer
 
+from rdvla.cli.collect import collect
+from rdvla.cli.convert import convert_command
 from rdvla.cli.eval import eval_command
+from rdvla.cli.report import report_command
 from rdvla.cli.train import train_command
 from rdvla.errors import RDVLAError
 
@@ -16,7 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train_command)
+app.command("collect")(collect)
 app.command("eval")(eval_command)
+app.command("report")(report_command)
+app.command("convert")(convert_command)
 
 
 def main() -> None:
