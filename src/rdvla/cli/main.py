@@ -6,6 +6,7 @@ import typer
 
 from rdvla.cli.collect import collect
 from rdvla.cli.convert import convert_command
+from rdvla.cli.demo import demo_command
 from rdvla.cli.eval import eval_command
 from rdvla.cli.report import report_command
 from rdvla.cli.train import train_command
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train_command)
+app.command("demo")(demo_command)
 app.command("collect")(collect)
 app.command("eval")(eval_command)
 app.command("report")(report_command)

@@ -1,0 +1,43 @@
+"""`rdvla demo`: the shipped policy in the real simulator, at several depths, with a report at the end."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rdvla.cli.eval import eval_command
+from rdvla.cli.report import report_command
+from rdvla.errors import CheckpointError
+
+SHIPPED = Path("checkpoints/rdvla_tiny_libero")
+
+
+def demo_command(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder of the policy.")] = SHIPPED,
+    output: Annotated[Path, typer.Option(help="Folder of the results; an earlier demo there is replaced.")] = Path(
+        "runs/demo"
+    ),
+    workers: Annotated[int, typer.Option(help="Worker processes.")] = 2,
+) -> None:
+    """Watch the policy think: four LIBERO tasks at depth 1, 4 and 12 and with adaptive stopping; ends with a report."""
+    if not (checkpoint / "config.json").is_file():
+        raise CheckpointError(f"no checkpoint at '{checkpoint}'; run this in the repository or pass --checkpoint.")
+    shutil.rmtree(output, ignore_errors=True)
+    print(
+        "Four tasks, one unseen placement each, at three depths and with adaptive stopping; a few minutes on 2 cores."
+    )
+    eval_command(
+        suite="libero_object,libero_spatial",
+        task_ids="2,7",
+        init_states="10",
+        depth="1,4,12",
+        stop="action_mse",
+        checkpoint=checkpoint,
+        output=output,
+        video=1,
+        workers=workers,
+    )
+    page = output / "report.html"
+    report_command([output], page)
+    print(f"\nOpen {page.resolve()} in a browser.")
