@@ -2,7 +2,7 @@
 
 Two families of candidates: around the whole object (fingers on two opposite sides) and, for what is too wide,
 across its rim (one finger inside, one outside). What stands in the way of fingers or hand lifts the grasp;
-a grasp that would be lifted off the object is dropped. Preferences are smooth in the object's pose, with one
+a grasp that would be lifted off the object is the last resort. Preferences are smooth in the object's pose, with one
 fixed side preferred among equals, so similar scenes get the same grasp.
 """
 
@@ -23,6 +23,9 @@ REACH = 0.74  # m, horizontally from the robot's base
 SOLID_DEPTH = 0.030  # m below the top: grip sites of grasps around an object
 RIM_DEPTH = 0.022
 MIN_HEIGHT = 0.014  # m above the object's lowest point
+BLOCKED_COST = 5.0
+END_SHIFT = 0.02  # m from the middle of a long object to the grasps beside it
+END_MARGIN = 0.012  # m of object that must remain beyond such a grasp
 MIN_OVERLAP = 0.003  # m of object that must remain above the grip site
 ANGLE_STEP = np.deg2rad(15.0)
 HEADINGS = tuple(np.deg2rad([0.0, 30.0, -30.0, 60.0, -60.0, 90.0]))
@@ -65,7 +68,7 @@ def plan_grasps(
     keep: str | None = None,
     excluded: Iterable[str] = (),
 ) -> list[Grasp]:
-    """Return every feasible grasp of an object, best first.
+    """Return the grasps of an object, best first; those that touch an obstacle come last.
 
     Args:
         boxes: the object's collision boxes.
@@ -83,10 +86,11 @@ def plan_grasps(
         if candidate.label in dropped:
             continue
         raised, margin = _clearance(candidate, points, obstacles)
-        if candidate.position[2] + raised > points[:, 2].max() - MIN_OVERLAP:
-            continue
-        position = candidate.position + np.array([0.0, 0.0, raised])
-        cost = candidate.cost + 60.0 * raised + 25.0 * margin
+        room = float(points[:, 2].max()) - MIN_OVERLAP - float(candidate.position[2])
+        blocked = max(0.0, raised - room)
+        position = candidate.position + np.array([0.0, 0.0, min(raised, room)])
+        cost = candidate.cost + 60.0 * min(raised, room) + 12.0 * margin
+        cost += BLOCKED_COST + 20.0 * blocked if blocked > 0 else 0.0
         for target in [position[:2]] + ([position[:2] + place_offset] if place_offset is not None else []):
             cost += 10.0 * max(0.0, float(np.linalg.norm(target - base_xy)) - REACH)
         if candidate.label == keep:
@@ -109,9 +113,13 @@ def _around(points: Array, box_yaw: float) -> Iterator[Grasp]:
         width = float(np.ptp(closing))
         if width > MAX_WIDTH:
             continue
-        center = axis * (closing.max() + closing.min()) / 2 + across * (other.max() + other.min()) / 2
+        middle = axis * (closing.max() + closing.min()) / 2 + across * (other.max() + other.min()) / 2
         cost = abs(yaw) / (np.pi / 2) + 40.0 * max(0.0, width - 0.066) + (0.05 if yaw < 0 else 0.0)
-        yield Grasp(np.array([*center, height]), yaw, cost, f"around {round(np.rad2deg(yaw) / 15) * 15}")
+        shifts = (0.0, -END_SHIFT, END_SHIFT) if np.ptp(other) > 2 * (END_SHIFT + END_MARGIN) else (0.0,)
+        for shift in shifts:
+            label = f"around {round(np.rad2deg(yaw) / 15) * 15} at {round(100 * shift):+d} cm"
+            position = np.array([*(middle + shift * across), height])
+            yield Grasp(position, yaw, cost + 10.0 * abs(shift) + (0.05 if shift > 0 else 0.0), label)
 
 
 def _across_rim(points: Array) -> Iterator[Grasp]:
@@ -141,7 +149,7 @@ def _clearance(grasp: Grasp, own: Array, others: Array) -> tuple[float, float]:
     """Return how far (m) the grasp must be lifted to be free, and how much more for a centimetre of side margin."""
     own_free = _required_height(grasp, own, 0.0) + 0.002
     free = max(own_free, _required_height(grasp, others, 0.003) + 0.004)
-    roomy = max(free, _required_height(grasp, others, 0.012))
+    roomy = max(free, _required_height(grasp, others, 0.010))
     height = float(grasp.position[2])
     return max(0.0, free - height), min(0.05, max(0.0, roomy - max(free, height)))
 

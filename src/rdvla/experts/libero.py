@@ -118,10 +118,7 @@ class PickAndPlace:
         if not found:
             raise SimulatorError(f"no grasp of '{self._object}' is free of obstacles.")
         self.grasp = found[0]
-        start = scene.gripper_position
-        above = self._planned.position[2] + HOVER_HEIGHT
-        way = corridor_height(self._obstacles, start[:2], self._planned.position[:2], CORRIDOR_RADIUS, -np.inf)
-        self._hover = np.array([*self._planned.position[:2], max(above, way + TIP_BELOW + CARRY_CLEARANCE)])
+        self._hover = self._planned.position + np.array([0.0, 0.0, HOVER_HEIGHT])
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
@@ -171,7 +168,9 @@ class PickAndPlace:
     def _target(self, position: Array) -> tuple[Array, float]:
         """Return where the grip site should go now, and the gripper command."""
         match self.phase:
-            case Phase.HOVER | Phase.RETREAT:
+            case Phase.HOVER:
+                return self._over_obstacles(position, self._hover, TIP_BELOW), OPEN
+            case Phase.RETREAT:
                 return self._hover, OPEN
             case Phase.DESCEND:
                 return self._planned.position, OPEN
@@ -180,25 +179,29 @@ class PickAndPlace:
             case Phase.LIFT:
                 return self._lifted, CLOSED
             case Phase.CARRY:
-                return self._above_place, CLOSED
+                return self._over_obstacles(position, self._above_place, self._hang), CLOSED
             case Phase.LOWER:
                 return self._release, CLOSED
             case Phase.OPEN:
                 return self._release, OPEN
+
+    def _over_obstacles(self, position: Array, target: Array, hang: float) -> Array:
+        """Return `target`, raised so that what is `hang` metres below the gripper clears the rest of the way."""
+        way = corridor_height(self._obstacles, position[:2], target[:2], CORRIDOR_RADIUS, -np.inf)
+        return np.array([*target[:2], max(target[2], way + CARRY_CLEARANCE + hang)])
 
     def _begin_lift(self, position: Array) -> None:
         """Latch what is held, how high it must go, and where the gripper releases it."""
         scene = self._scene
         held = scene.position(self._object)
         self._offset = position - held
-        hang = float(position[2] - scene.boxes(self._object).points()[:, 2].min())
+        hang = self._hang = float(position[2] - scene.boxes(self._object).points()[:, 2].min())
         release_xy = self._place.xy + self._offset[:2]
-        path = corridor_height(self._obstacles, held[:2], self._place.xy, CORRIDOR_RADIUS, -np.inf)
-        travel = max(path, self._place.rim) + CARRY_CLEARANCE + hang
         release = self._place.release_height(hang)
-        self._lifted = np.array([*self._hold[:2], max(travel, position[2] + PICKED_RISE + 0.02)])
-        self._above_place = np.array([*release_xy, max(travel, release)])
         self._release = np.array([*release_xy, release])
+        self._above_place = np.array([*release_xy, max(self._place.rim + CARRY_CLEARANCE + hang, release)])
+        travel = self._over_obstacles(held, self._above_place, hang)[2]
+        self._lifted = np.array([*self._hold[:2], max(travel, position[2] + PICKED_RISE + 0.02)])
         self._enter(Phase.LIFT)
 
     def _check_lift(self, position: Array, late: bool) -> None:
