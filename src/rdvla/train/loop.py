@@ -14,11 +14,11 @@ from rdvla.checkpoints.native import load_native, save_native
 from rdvla.data.frame_cache import FrameTransform
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.errors import ConfigError
-from rdvla.model.config import RDVLAConfig, rdvla_tiny
+from rdvla.model.config import HeadConfig, RDVLAConfig, rdvla_tiny
 from rdvla.model.prompt import Prompt, train_tokenizer
 from rdvla.model.rdvla import RDVLA
 from rdvla.train.batches import Collator, TrainBatch, training_batches
-from rdvla.train.config import ModelConfig, TrainConfig
+from rdvla.train.config import TrainConfig
 from rdvla.train.optim import learning_rate, make_optimizer
 from rdvla.train.run import MetricsLog, RunFolder
 from rdvla.train.step import Average, step_generator, train_step, validation_losses
@@ -126,7 +126,7 @@ def open_split(config: TrainConfig, decoding: Callable[[int, int], None] | None)
     images = config.data.images
     dataset = LeRobotDataset.open(
         config.data.root,
-        chunk_size=_network(config.model, vocab_size=config.model.vocab_size).head.chunk_size,
+        chunk_size=config.model.head.chunk_size or HeadConfig().chunk_size,
         cameras=config.data.cameras,
         transform=FrameTransform(str(images), images.shrink),
         sampling=config.data.sampling,
@@ -156,15 +156,18 @@ def new_checkpoint(config: TrainConfig, split: Split) -> Checkpoint:
     else:
         tokenizer = train_tokenizer(split.training.instructions, vocab_size=config.model.vocab_size)
         torch.manual_seed(config.seed)
-        model = RDVLA(_network(config.model, vocab_size=tokenizer.get_vocab_size()))
+        model = RDVLA(_network(config, split.training, vocab_size=tokenizer.get_vocab_size()))
     model = model.float()
     return Checkpoint(model, statistics, tokenizer, image_path=config.data.images, actions=convention, notes=notes)
 
 
-def _network(config: ModelConfig, *, vocab_size: int) -> RDVLAConfig:
-    network = rdvla_tiny(vocab_size)
-    overrides = config.head.model_dump(exclude_none=True)
-    return network.model_copy(update={"head": network.head.model_copy(update=overrides)})
+def _network(config: TrainConfig, dataset: LeRobotDataset, *, vocab_size: int) -> RDVLAConfig:
+    """Return the preset, fitted to the dataset's cameras and sizes."""
+    preset = rdvla_tiny(vocab_size).model_dump()
+    preset["cameras"] = tuple(config.data.cameras)
+    preset["head"] |= {"state_dim": dataset.state_size, "action_dim": dataset.action_size}
+    preset["head"] |= config.model.head.model_dump(exclude_none=True)
+    return RDVLAConfig.build(preset)
 
 
 def _collator(config: TrainConfig, checkpoint: Checkpoint) -> Collator:

@@ -1,0 +1,208 @@
+"""The head is what its docstrings say: a weight-tied loop over cached conditioning, truncated gradients."""
+
+import pytest
+import torch
+
+from rdvla.errors import ConfigError
+from rdvla.model.config import HeadConfig, RDVLAConfig
+from rdvla.model.decide import decide
+from rdvla.model.depth import DepthSampler
+from rdvla.model.recurrent import Context, RecurrentHead, apply_rope
+from rdvla.model.stopping import Look, make_criterion
+from rdvla.policy import StopRule
+
+CONFIG = HeadConfig(
+    hidden_dim=32, num_heads=4, prelude_layers=(1,), recurrent_layers=(2, 2), coda_layers=(2,), mean_recurrence=6
+)
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(0)
+    head = RecurrentHead(CONFIG)
+    for module in head.modules():
+        if hasattr(module, "gate"):
+            torch.nn.init.normal_(module.gate)
+    return head
+
+
+def contexts(batch=3, seed=1, requires_grad=False):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(tokens):
+        return torch.randn(batch, tokens, 32, generator=generator).requires_grad_(requires_grad)
+
+    return {layer: Context(latents=draw(5), vision=draw(9)) for layer in (1, 2)}
+
+
+def latents(batch=3, seed=2):
+    return torch.randn(batch, 8, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def plain_cross_attention(block, x, context):
+    """The published form: project everything, gate the vision logits, one softmax."""
+    q = block.heads(block.q_cross(block.norm2(x)))
+    scale = q.shape[-1] ** -0.5
+    to_latents = q @ block.heads(block.k_latents(context.latents)).transpose(-1, -2)
+    to_vision = q @ block.heads(block.k_vision(context.vision)).transpose(-1, -2) * torch.tanh(block.gate)
+    weights = torch.softmax(torch.cat((to_latents, to_vision), dim=-1) * scale, dim=-1)
+    values = torch.cat(
+        (block.heads(block.v_latents(context.latents)), block.heads(block.v_vision(context.vision))), dim=2
+    )
+    return block.o_cross((weights @ values).transpose(1, 2).flatten(-2))
+
+
+def test_cached_conditioning_equals_projecting_every_time(head):
+    block, context, x = head.core.blocks[0], contexts()[2], latents()
+    cached = block.condition(context)
+    assert cached is not None
+    q = block.heads(block.q_cross(block.norm2(x)))
+    attended = torch.nn.functional.scaled_dot_product_attention(q, cached.keys, cached.values)
+    ours = block.o_cross(attended.transpose(1, 2).flatten(-2))
+    torch.testing.assert_close(ours, plain_cross_attention(block, x, context), atol=2e-6, rtol=0)
+
+
+def test_depth_r_equals_r_explicit_calls(head):
+    conditioning = head.condition(contexts())
+    state = latents()
+    for _ in range(5):
+        state = head.core(state, conditioning)
+    expected = head.coda(state, conditioning)
+    torch.testing.assert_close(head(contexts(), latents(), n_no_grad=0, n_grad=5), expected)
+    torch.testing.assert_close(head(contexts(), latents(), n_no_grad=3, n_grad=2), expected)
+    decision = decide(head, conditioning, latents(), make_criterion(StopRule.fixed(5)), StopRule.fixed(5))
+    torch.testing.assert_close(decision.actions, expected)
+    assert decision.num_recurrences.tolist() == [5, 5, 5]
+
+
+def test_gradient_flows_through_the_last_iterations_only(head):
+    def gradient(start, n_no_grad, n_grad):
+        head.zero_grad()
+        head(contexts(), start, n_no_grad=n_no_grad, n_grad=n_grad).square().sum().backward()
+        return head.core.adapter.weight.grad.clone()
+
+    conditioning = head.condition(contexts())
+    with torch.no_grad():
+        halfway = head.core(head.core(latents(), conditioning), conditioning)
+    torch.testing.assert_close(gradient(latents(), 2, 3), gradient(halfway, 0, 3))
+    assert not torch.allclose(gradient(latents(), 2, 3), gradient(latents(), 0, 5))
+
+
+def test_cached_conditioning_carries_gradient_from_every_gradient_iteration(head):
+    inputs = contexts(requires_grad=True)
+    head(inputs, latents(), n_no_grad=2, n_grad=2).sum().backward()
+    assert all(context.vision.grad.abs().sum() > 0 for context in inputs.values())
+
+
+def test_rope_is_the_published_one():
+    cos, sin = torch.full((1, 4), 0.5), torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    x = torch.tensor([[[[1.0, 10.0, 100.0, 1000.0]]]])
+    expected = torch.tensor([[[[0.5 - 10.0, 5.0 + 2.0, 50.0 - 3000.0, 500.0 + 400.0]]]])
+    torch.testing.assert_close(apply_rope(x, (cos, sin)), expected)
+
+
+@pytest.mark.parametrize("name", ["action_l2", "action_mse", "cosine", "latent"])
+def test_one_samples_stop_changes_nothing_for_another(head, name):
+    conditioning = head.condition(contexts(6))
+    never = StopRule(name, threshold=1.0 if name == "cosine" else 0.0, max_depth=6)
+    traces = decide(head, conditioning, latents(6), make_criterion(never), never).traces
+    middle = float(torch.tensor(traces)[:, 3].median())  # half of the samples pass it at the fourth look
+    rule = StopRule(name, threshold=1 - middle if name == "cosine" else middle, max_depth=12)
+    together = decide(head, head.condition(contexts(6)), latents(6), make_criterion(rule), rule)
+    assert len(set(together.num_recurrences.tolist())) > 1, "the samples should stop at different depths"
+    whole = head.condition(contexts(6))
+    for row in range(6):
+        alone = decide(head, whole.select(torch.tensor([row])), latents(6)[row : row + 1], make_criterion(rule), rule)
+        assert alone.num_recurrences[0] == together.num_recurrences[row]
+        torch.testing.assert_close(alone.actions[0], together.actions[row], atol=2e-5, rtol=0)
+        assert alone.traces[0] == pytest.approx(together.traces[row], rel=1e-2, abs=1e-6)
+
+
+def test_a_threshold_of_zero_means_maximum_depth(head):
+    rule = StopRule("action_mse", threshold=0.0, max_depth=7)
+    decision = decide(head, head.condition(contexts()), latents(), make_criterion(rule), rule)
+    assert decision.num_recurrences.tolist() == [7, 7, 7]
+    assert [len(trace) for trace in decision.traces] == [6, 6, 6]
+
+
+def test_min_depth_and_check_every_are_kept(head):
+    conditioning = head.condition(contexts())
+    eager = StopRule("action_l2", threshold=1e9, max_depth=12)
+    assert decide(head, conditioning, latents(), make_criterion(eager), eager).num_recurrences.tolist() == [2, 2, 2]
+    patient = StopRule("action_l2", threshold=1e9, min_depth=5, max_depth=12)
+    assert decide(head, conditioning, latents(), make_criterion(patient), patient).num_recurrences.tolist() == [5] * 3
+    seldom = StopRule("action_l2", threshold=1e9, max_depth=12, check_every=3)
+    assert decide(head, conditioning, latents(), make_criterion(seldom), seldom).num_recurrences.tolist() == [6] * 3
+
+
+def test_out_of_time_returns_the_best_so_far(head):
+    conditioning = head.condition(contexts())
+    remaining = iter([False, False, True])
+    decision = decide(
+        head,
+        conditioning,
+        latents(),
+        make_criterion(StopRule.fixed(12)),
+        StopRule.fixed(12),
+        out_of_time=lambda: next(remaining),
+    )
+    assert decision.num_recurrences.tolist() == [3, 3, 3]
+    torch.testing.assert_close(decision.actions, head(contexts(), latents(), n_no_grad=3, n_grad=0))
+
+
+def test_stopping_metrics_on_three_numbers():
+    before = Look(torch.zeros(1, 1, 3), torch.tensor([[[1.0, 2.0, 3.0]]]))
+    after = Look(torch.tensor([[[3.0, 4.0, 0.0]]]), torch.tensor([[[1.0, 2.0, 6.0]]]))
+
+    def value(name):
+        return make_criterion(StopRule(name))(before, after)[1].item()
+
+    assert value("action_l2") == pytest.approx(9.0)
+    assert value("action_mse") == pytest.approx(3.0)
+    assert value("cosine") == pytest.approx(1 - 23 / (14 * 41) ** 0.5, abs=1e-6)
+    assert value("latent") == pytest.approx(1.0)
+
+
+def test_whole_batch_judges_all_samples_together():
+    before = Look(torch.zeros(2, 1, 1), torch.tensor([[[0.0]], [[0.0]]]))
+    after = Look(torch.zeros(2, 1, 1), torch.tensor([[[0.1]], [[1.0]]]))
+    rule = StopRule("action_mse", threshold=0.1)
+    assert make_criterion(rule)(before, after)[0].tolist() == [True, False]
+    together, value = make_criterion(rule, whole_batch=True)(before, after)
+    assert together.tolist() == [False, False]
+    assert value.tolist() == pytest.approx([0.505, 0.505])
+
+
+def test_depth_sampler_follows_its_distribution():
+    sampler = DepthSampler(32, 8)
+    generator = torch.Generator().manual_seed(0)
+    depths = torch.tensor([sampler.sample(generator) for _ in range(4000)]).float()
+    assert depths.min() >= 1
+    assert depths.max() == 64
+    assert depths.mean().item() == pytest.approx(31.84, abs=0.8)
+    assert depths.std().item() == pytest.approx(14.94, abs=0.6)
+    assert DepthSampler(12, 8, random=False)() == (4, 8)
+    assert DepthSampler(3, 8, random=False)() == (0, 3)
+
+
+def test_the_scratchpad_is_cut_at_three_deviations_and_seeded(head):
+    first = head.init_latents(200, torch.Generator().manual_seed(5))
+    assert first.abs().max() <= 3 * 0.632
+    assert first.std().item() == pytest.approx(0.632 * 0.9866, abs=0.01)
+    torch.testing.assert_close(first, head.init_latents(200, torch.Generator().manual_seed(5)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"head": {"recurrent_layers": []}}, "recurrent_layers"),
+        ({"head": {"num_heads": 5}}, "num_heads"),
+        ({"head": {"coda_layers": [25]}}, "0..24"),
+        ({"prompt": "do it"}, "instruction"),
+        ({"cameras": []}, "cameras"),
+        ({"head": {"chunk_sise": 4}}, "chunk_size"),
+    ],
+)
+def test_contradictory_configurations_are_refused(changes, field):
+    with pytest.raises(ConfigError, match=field):
+        RDVLAConfig.build(changes)

@@ -1,0 +1,132 @@
+"""The leaf modules: horizons, stop rules, chunk execution, conventions, configuration files."""
+
+import numpy as np
+import pytest
+
+from rdvla.config import Config, apply_overrides, load_yaml
+from rdvla.errors import ConfigError
+from rdvla.horizons import DynamicBuckets, LinearDecay, make_horizon
+from rdvla.policy import ChunkExecutor, StopRule, decision_seed
+from rdvla.types import ActionChunk, ActionConvention, Observation
+
+
+def test_linear_decay_is_the_released_formula():
+    horizon = LinearDecay()
+    assert [horizon.steps(r, 8) for r in (1, 6, 7, 8, 9, 10, 12, 13, 14, 32)] == [8, 8, 7, 7, 6, 5, 3, 2, 2, 2]
+    assert horizon.steps(1, 5) == 5
+
+
+def test_the_two_binary_rules_point_in_opposite_directions():
+    assert [make_horizon("binary_paper").steps(r, 8) for r in (4, 5)] == [8, 4]
+    assert [make_horizon("binary_released").steps(r, 8) for r in (4, 5)] == [4, 8]
+
+
+def test_dynamic_buckets_shorten_for_unusual_decisions():
+    horizon = DynamicBuckets(warmup=5)
+    assert [horizon.steps(4, 8) for _ in range(5)] == [4] * 5
+    for r in (3, 5, 4, 3, 5):
+        horizon.steps(r, 8)
+    assert horizon.steps(20, 8) == 2
+    assert horizon.steps(1, 8) == 8
+
+
+@pytest.mark.parametrize("name", ["0", "-3", "linear_decy"])
+def test_unknown_horizons_are_refused(name):
+    with pytest.raises(ConfigError):
+        make_horizon(name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "action_l3"}, "action_l2"),
+        ({"max_depth": 0}, "max_depth"),
+        ({"min_depth": 5, "max_depth": 4}, "min_depth"),
+        ({"threshold": 0.1}, "no threshold"),
+        ({"name": "latent", "threshold": float("nan")}, "threshold"),
+        ({"check_every": 0}, "check_every"),
+    ],
+)
+def test_impossible_stop_rules_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        StopRule(**changes)
+
+
+def test_gripper_conventions_there_and_back():
+    env = np.array([[0.5, -1.0], [0.5, 1.0]], np.float32)
+    libero = ActionConvention("open_is_negative")
+    np.testing.assert_array_equal(libero.from_env(env)[:, 1], [1, 0])
+    np.testing.assert_array_equal(libero.to_env(libero.from_env(env)), env)
+    calvin = ActionConvention("open_is_positive")
+    np.testing.assert_array_equal(calvin.from_env(env)[:, 1], [0, 1])
+    np.testing.assert_array_equal(calvin.to_env(calvin.from_env(env)), env)
+    np.testing.assert_array_equal(ActionConvention("none").to_env(env), env)
+
+
+class CountingPolicy:
+    def __init__(self):
+        self.seeds = []
+
+    def infer(self, observation, *, stop=None, seed=None, budget_ms=None):
+        self.seeds.append(seed)
+        return ActionChunk(np.arange(8, dtype=np.float32)[:, None] + 10 * len(self.seeds), num_recurrences=9)
+
+    def reset(self):
+        self.seeds = []
+
+
+def test_the_executor_looks_only_when_it_decides():
+    looks = []
+
+    def observe():
+        looks.append(1)
+        return Observation({}, np.zeros(2, np.float32), "go")
+
+    policy = CountingPolicy()
+    executor = ChunkExecutor(policy, make_horizon("3"))
+    executor.reset(seed=5)
+    actions = [executor.act(observe)[0] for _ in range(7)]
+    assert actions == [10, 11, 12, 20, 21, 22, 30]
+    assert len(looks) == 3
+    assert policy.seeds == [decision_seed(5, k) for k in range(3)]
+    assert len(set(policy.seeds)) == 3
+
+
+class Inner(Config):
+    learning_rate: float = 1e-3
+
+
+class Outer(Config):
+    optimizer: Inner = Inner()
+    steps: int
+
+
+def test_overrides_reach_nested_keys_and_numbers_may_be_written_as_in_papers(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("steps: 10\noptimizer:\n  learning_rate: 1e-4\n")
+    config = Outer.build(apply_overrides(load_yaml(file), ["--optimizer.learning_rate=3e-4", "steps=5"]))
+    assert config.optimizer.learning_rate == pytest.approx(3e-4)
+    assert config.steps == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--optimizer.learning_rte=1"], "learning_rate"),
+        (["--optimiser.learning_rate=1"], "optimizer"),
+        (["--steps"], "section.key=value"),
+        (["--steps=many"], "steps"),
+        (["--steps.more=1"], "is a value"),
+    ],
+)
+def test_wrong_overrides_name_the_right_key(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        Outer.build(apply_overrides({"steps": 1}, overrides))
+
+
+def test_a_missing_or_broken_file_is_said(tmp_path):
+    with pytest.raises(ConfigError, match="no configuration file"):
+        load_yaml(tmp_path / "missing.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="mapping"):
+        load_yaml(tmp_path / "list.yaml")

@@ -1,0 +1,202 @@
+"""Training end to end on a small recorded dataset: through the command line, interrupted and continued."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from rdvla.config import apply_overrides
+from rdvla.data.lerobot_meta import Feature
+from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
+from rdvla.errors import CheckpointError, ConfigError, DatasetError, TrainingError
+from rdvla.runtime import load_policy
+from rdvla.train.batches import sample_indices
+from rdvla.train.config import OptimizerConfig, TrainConfig
+from rdvla.train.loop import train
+from rdvla.train.optim import learning_rate
+from rdvla.train.step import Average
+from rdvla.types import Observation
+
+IMAGE = {"primary": "observation.images.image", "wrist": "observation.images.image2"}
+
+
+def record(root, *, action_dim=7, episodes=6, length=12, seed=0):
+    rng = np.random.default_rng(seed)
+    names = ("height", "width", "channels")
+    features = {
+        "observation.state": Feature("float32", (8,)),
+        "action": Feature("float32", (action_dim,)),
+    } | {key: Feature("image", (64, 64, 3), names) for key in IMAGE.values()}
+    writer = LeRobotWriter(root, fps=20, features=features)
+    for episode in range(episodes):
+        writer.add_episode(
+            RecordedEpisode(
+                task=f"pick up the {('red', 'green')[episode % 2]} block",
+                columns={
+                    "observation.state": rng.normal(size=(length, 8)).astype(np.float32),
+                    "action": np.tanh(rng.normal(size=(length, action_dim))).astype(np.float32),
+                },
+                images={
+                    key: [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(length)]
+                    for key in IMAGE.values()
+                },
+            )
+        )
+    writer.finalize()
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("data") / "demos")
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def settings(dataset, output, **changes):
+    values = {
+        "output": str(output),
+        "data": {"root": str(dataset), "validation_fraction": 0.2},
+        "model": {"head": {"mean_recurrence": 4, "backprop_depth": 2}},
+        "batch_size": 4,
+        "max_steps": 4,
+        "save_freq": 1,
+        "validate_freq": 4,
+        "log_freq": 1,
+        "validation_samples": 4,
+        "validation_depths": [1, 2],
+        "num_threads": 1,
+    }
+    return values | changes
+
+
+def run(dataset, output, **changes):
+    return train(TrainConfig.build(settings(dataset, output, **changes)), report=lambda step, numbers: None)
+
+
+def test_an_interrupted_run_continues_bit_for_bit(dataset, tmp_path):
+    whole = run(dataset, tmp_path / "whole")
+    run(dataset, tmp_path / "parts", max_steps=4)
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "000004")
+    shutil.rmtree(tmp_path / "parts" / "policy")
+    parts = run(dataset, tmp_path / "parts")
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 4], "no line twice"
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_loses_at_most_one_checkpoint(dataset, tmp_path):
+    whole = run(dataset, tmp_path / "whole", max_steps=12)
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(settings(dataset, tmp_path / "killed", max_steps=12)))
+    command = [sys.executable, "-m", "rdvla.cli.main", "train", "--config", str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    first = tmp_path / "killed" / "checkpoints" / "000002"
+    deadline = time.monotonic() + 120
+    while not first.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert first.exists(), "the run saved nothing in two minutes"
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=300)
+    continued = tmp_path / "killed" / "policy" / "model.safetensors"
+    assert (whole / "model.safetensors").read_bytes() == continued.read_bytes()
+
+
+def test_the_trained_policy_acts(dataset, tmp_path):
+    policy = load_policy(run(dataset, tmp_path / "run", max_steps=2))
+    rng = np.random.default_rng(0)
+    images = {name: rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for name in IMAGE}
+    chunk = policy.infer(Observation(images, np.zeros(8, np.float32), "pick up the red block"), seed=0)
+    assert chunk.actions.shape == (8, 7)
+    assert set(np.unique(chunk.actions[:, 6])) <= {-1.0, 1.0}
+
+
+def test_learning_happens(tmp_path):
+    """Four frames can be memorised: the loss falls to a fraction."""
+    dataset = record(tmp_path / "few", episodes=2, length=3)
+    losses = []
+    config = settings(
+        dataset,
+        tmp_path / "run",
+        max_steps=80,
+        log_freq=80,
+        save_freq=80,
+        data={"root": str(dataset), "validation_fraction": 0, "augmentation": {}, "state_noise": 0},
+        optimizer={"warmup_steps": 5, "learning_rate": 2e-3},
+    )
+    first = TrainConfig.build(config | {"log_freq": 1, "max_steps": 1, "output": str(tmp_path / "start")})
+    train(first, report=lambda step, numbers: losses.append(numbers["loss"]))
+    train(TrainConfig.build(config), report=lambda step, numbers: losses.append(numbers["loss"]))
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_folder_belongs_to_one_configuration(dataset, tmp_path):
+    run(dataset, tmp_path / "run", max_steps=1)
+    with pytest.raises(TrainingError, match="batch_size"):
+        run(dataset, tmp_path / "run", batch_size=2)
+
+
+def test_what_does_not_fit_is_said_before_training(dataset, tmp_path):
+    with pytest.raises(DatasetError, match="missing"):
+        run(tmp_path / "missing", tmp_path / "a")
+    with pytest.raises(ConfigError, match="learning_rate"):
+        TrainConfig.build(apply_overrides(settings(dataset, tmp_path), ["--optimizer.learning_rat=1"]))
+    with pytest.raises(DatasetError, match=r"observation\.images\.wrist"):
+        run(dataset, tmp_path / "b", data={"root": str(dataset), "cameras": {"wrist": "observation.images.wrist"}})
+
+
+def test_another_robots_sizes_fit(tmp_path):
+    dataset = record(tmp_path / "wide", action_dim=9, episodes=2, length=3)
+    changes = {"data": {"root": str(dataset), "gripper": "none", "validation_fraction": 0}}
+    policy = load_policy(run(dataset, tmp_path / "run", max_steps=1, model={"head": {"chunk_size": 5}}, **changes))
+    assert (policy.metadata.action_dim, policy.metadata.chunk_size) == (9, 5)
+
+
+def test_weights_of_another_robot_are_refused(dataset, tmp_path):
+    start = run(dataset, tmp_path / "start", max_steps=1)
+    wide = record(tmp_path / "wide", action_dim=9, episodes=2, length=3)
+    with pytest.raises(CheckpointError, match="action size 9"):
+        run(wide, tmp_path / "run", model={"init_from": str(start)})
+
+
+def test_a_loss_that_is_not_finite_names_the_frames(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("rdvla.train.step.masked_l1", lambda p, t, m: (p - t).sum() * float("nan"))
+    with pytest.raises(TrainingError, match=r"episode \d+ frame \d+"):
+        run(dataset, tmp_path / "run")
+
+
+def test_every_sample_comes_once_per_epoch():
+    order = np.concatenate([sample_indices(10, 4, seed=0, position=position) for position in range(5)])
+    assert sorted(order[:10]) == list(range(10))
+    assert sorted(order[10:]) == list(range(10))
+    assert not np.array_equal(order[:10], order[10:])
+
+
+def test_schedule_by_hand():
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=2, final_fraction=0.1)
+    rates = [learning_rate(config, step, 6) for step in range(7)]
+    assert rates == pytest.approx(
+        [0.5, 1.0, 1.0, 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi / 4)), 0.55, 0.2318, 0.1], abs=1e-4
+    )
+
+
+def test_the_average_forgets_its_start():
+    module = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(module.weight)
+    average = Average(module, 0.5)
+    torch.nn.init.ones_(module.weight)
+    average.update(module)
+    average.update(module)
+    assert average.weights["weight"].item() == pytest.approx(1 - 0.1 * (2 / 11))
