@@ -5,11 +5,6 @@ from typing import Annotated
 
 import typer
 
-from rdvla.checkpoints.hub import resolve
-from rdvla.checkpoints.load import load
-from rdvla.checkpoints.native import is_native, save_native
-from rdvla.checkpoints.official_write import save_official
-
 
 def convert_command(
     source: Annotated[str, typer.Argument(help="A checkpoint directory, or owner/name on the Hugging Face hub.")],
@@ -18,6 +13,11 @@ def convert_command(
     base: Annotated[str | None, typer.Option(help="Base VLM of an un-merged lora_adapter/.")] = None,
 ) -> None:
     """Convert a released checkpoint to our format, or ours to the released layout. Weights stay bit-equal."""
+    from rdvla.checkpoints.hub import resolve
+    from rdvla.checkpoints.load import load
+    from rdvla.checkpoints.native import is_native, save_native
+    from rdvla.checkpoints.official_write import save_official
+
     checkpoint = load(source, revision=revision, base=base)
     if is_native(resolve(source, revision=revision)):
         save_official(destination, checkpoint)

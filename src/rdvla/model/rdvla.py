@@ -55,15 +55,12 @@ class RDVLA(nn.Module):
 
     def encode(self, inputs: Inputs) -> dict[int, Context]:
         """Compute what the head attends to, by hidden-state index. All images go through the tower in one call."""
-        features = self.vision(inputs.images.flatten(0, 1))
-        patches_BPD = self.projector(features).unflatten(0, inputs.images.shape[:2]).flatten(1, 2)
-        text_BLD = self.language.embed(inputs.ids)
-        sequence, first_latent = self._assemble(text_BLD, patches_BPD, inputs.lengths)
+        sequence, first_latent = self.assemble(inputs)
         hidden = self.language(sequence, self.config.head.conditioning_layers)
         state_B1D = self.state_projector(inputs.state).unsqueeze(1)
         rows = torch.arange(len(sequence), device=sequence.device).unsqueeze(1)
         columns = first_latent.unsqueeze(1) + torch.arange(self.config.num_latent_tokens, device=sequence.device)
-        num_patches = patches_BPD.shape[1]
+        num_patches = len(self.config.cameras) * self.vision.num_tokens
         return {
             index: Context(
                 latents=torch.cat((states[rows, columns], state_B1D.to(states.dtype)), dim=1),
@@ -72,7 +69,7 @@ class RDVLA(nn.Module):
             for index, states in hidden.items()
         }
 
-    def _assemble(self, text_BLD: Tensor, patches_BPD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    def assemble(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Lay out [first token, patches, rest of the prompt, latent tokens] per sample, padded on the right.
 
         The released slices are one position early, and the weights are trained with them: the "task and vision"
@@ -82,6 +79,9 @@ class RDVLA(nn.Module):
         Returns:
             The sequence `[B, T, D]` and the position of the first of the Q "latents" of each sample, int64 `[B]`.
         """
+        features = self.vision(inputs.images.flatten(0, 1))
+        patches_BPD = self.projector(features).unflatten(0, inputs.images.shape[:2]).flatten(1, 2)
+        text_BLD, lengths_B = self.language.embed(inputs.ids), inputs.lengths
         batch, num_text, num_patches = len(text_BLD), text_BLD.shape[1], patches_BPD.shape[1]
         latents = self.latent_tokens.to(text_BLD.dtype).expand(batch, -1, -1)
         pool = torch.cat((text_BLD, patches_BPD.to(text_BLD.dtype), latents), dim=1)
@@ -96,18 +96,20 @@ class RDVLA(nn.Module):
         rows = torch.arange(batch, device=text_BLD.device).unsqueeze(1)
         return pool[rows, source], num_patches + lengths_B - 1
 
-    def forward(
-        self, inputs: Inputs, *, n_no_grad: int, n_grad: int, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def forward(self, inputs: Inputs, latents_BKD: Tensor, *, n_no_grad: int, n_grad: int) -> Tensor:
         """Return normalised actions `[B, K, A]` after `n_no_grad + n_grad` iterations, gradient through the last."""
-        latents = self.head.init_latents(len(inputs.state), generator)
-        actions: Tensor = self.head(self.encode(inputs), latents, n_no_grad=n_no_grad, n_grad=n_grad)
+        actions: Tensor = self.head(self.encode(inputs), latents_BKD, n_no_grad=n_no_grad, n_grad=n_grad)
         return actions
+
+
+def absolute_error(predicted_BKA: Tensor, target_BKA: Tensor, is_pad_BK: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the summed absolute error over the actions that are not padding, and how many numbers that sums."""
+    error_BKA = F.l1_loss(predicted_BKA, target_BKA, reduction="none")
+    valid_BK1 = (~is_pad_BK).unsqueeze(-1)
+    return (error_BKA * valid_BK1).sum(), valid_BK1.sum() * predicted_BKA.shape[-1]
 
 
 def masked_l1(predicted_BKA: Tensor, target_BKA: Tensor, is_pad_BK: Tensor) -> Tensor:
     """Return the mean absolute error over the actions that are not padding (zero if all are)."""
-    error_BKA = F.l1_loss(predicted_BKA, target_BKA, reduction="none")
-    valid_BK1 = (~is_pad_BK).unsqueeze(-1)
-    count = valid_BK1.sum().clamp(min=1) * predicted_BKA.shape[-1]
-    return (error_BKA * valid_BK1).sum() / count
+    total, count = absolute_error(predicted_BKA, target_BKA, is_pad_BK)
+    return total / count.clamp(min=1)

@@ -144,15 +144,18 @@ class ViT(nn.Module):
 
     def forward(self, images_BHWC: Tensor) -> Tensor:
         """Encode RGB images `[B, H, W, 3]` in 0..1 (float32) into patch features `[B, T, C]`."""
-        mean, std = (images_BHWC.new_tensor(values) for values in self._constants)
-        pixels = ((images_BHWC - mean) / std).permute(0, 3, 1, 2).to(self.pos_embed.dtype)
-        x_BTC = self.patch_embed(pixels) + self.pos_embed
+        x_BTC = self.patch_embed(self.pixels(images_BHWC).to(self.pos_embed.dtype)) + self.pos_embed
         if self.num_prefix:
             prefix = torch.cat((self.cls_token, self.reg_token), dim=1)
             x_BTC = torch.cat((prefix.expand(len(x_BTC), -1, -1), x_BTC), dim=1)
         for block in self.blocks[:-1]:
             x_BTC = block(x_BTC)
         return x_BTC[:, self.num_prefix :]
+
+    def pixels(self, images_BHWC: Tensor) -> Tensor:
+        """Normalise RGB images `[B, H, W, 3]` in 0..1 with the tower's constants: `[B, 3, H, W]`."""
+        mean, std = (images_BHWC.new_tensor(values) for values in self._constants)
+        return ((images_BHWC - mean) / std).permute(0, 3, 1, 2)
 
 
 class DinoSiglip(nn.Module):
