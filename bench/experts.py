@@ -1,0 +1,105 @@
+"""Measure the scripted experts: success per task over seeded random placements, with the demonstrations' noise.
+
+Nothing is rendered. `OMP_NUM_THREADS=1 python bench/experts.py --suites libero_object,libero_spatial --workers 2`
+"""
+
+import argparse
+import multiprocessing
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+from rdvla.envs.libero import LiberoEnv
+from rdvla.envs.suites import list_tasks
+from rdvla.errors import RDVLAError
+from rdvla.experts import make_demonstrator
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What became of a task's episodes: the length of each solved one, and why the others were not."""
+
+    suite: str
+    task_id: int
+    name: str
+    lengths: tuple[int, ...]
+    failures: tuple[str, ...]
+    grasps: Counter[str]
+    seconds: float
+
+
+def measure(suite: str, task_id: int, seeds: range) -> TaskResult:
+    started = time.perf_counter()
+    lengths, failures = [], []
+    grasps: Counter[str] = Counter()
+    with LiberoEnv(suite, task_id, camera_size=64) as env:
+        for seed in seeds:
+            try:
+                env.reset(seed=seed)
+                expert = make_demonstrator(env.task)
+                expert.reset(env, seed=seed)
+                grasps[getattr(getattr(expert.expert, "grasp", None), "label", "-")] += 1
+                solved_at = next((n for n in range(1, env.task.max_steps + 1) if env.step(expert.act(env).executed)), 0)
+            except RDVLAError as error:
+                failures.append(f"{seed}: {error}")
+                continue
+            if solved_at:
+                lengths.append(solved_at)
+            else:
+                failures.append(f"{seed}: not solved")
+        return TaskResult(
+            suite,
+            task_id,
+            env.task.name,
+            tuple(lengths),
+            tuple(failures),
+            grasps,
+            time.perf_counter() - started,
+        )
+
+
+def print_result(result: TaskResult) -> None:
+    count = len(result.lengths) + len(result.failures)
+    mean = sum(result.lengths) / len(result.lengths) if result.lengths else float("nan")
+    longest = max(result.lengths, default=0)
+    grasps = ", ".join(f"{label} x{n}" for label, n in result.grasps.most_common())
+    print(
+        f"{result.suite:15} {result.task_id:2d} {len(result.lengths):3d}/{count:<3d} mean {mean:5.1f} max {longest:3d}"
+        f"  {result.seconds:5.0f} s  {result.name}  [{grasps}]",
+        *(f"\n    {failure}" for failure in result.failures),
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--suites", default="libero_object,libero_spatial")
+    parser.add_argument("--task-ids", default="", help="comma-separated; all of each suite by default")
+    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    wanted = {int(number) for number in args.task_ids.split(",") if number}
+    seeds = range(args.first_seed, args.first_seed + args.episodes)
+    jobs = [
+        (suite, task.task_id)
+        for suite in args.suites.split(",")
+        for task in list_tasks(suite)
+        if not wanted or task.task_id in wanted
+    ]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.workers, mp_context=context) as pool:
+        futures = [pool.submit(measure, suite, task_id, seeds) for suite, task_id in jobs]
+        results = []
+        for future in futures:
+            results.append(future.result())
+            print_result(results[-1])
+    for suite in args.suites.split(","):
+        solved = sum(len(result.lengths) for result in results if result.suite == suite)
+        count = solved + sum(len(result.failures) for result in results if result.suite == suite)
+        print(f"{suite}: {solved}/{count}")
+
+
+if __name__ == "__main__":
+    main()
