@@ -1,6 +1,9 @@
 """Plain HTTP on the websocket port: health, metrics, the live page, and the refusals."""
 
 import asyncio
+import base64
+import hashlib
+from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
@@ -12,10 +15,30 @@ from websockets.http11 import Request, Response
 from rdvla.serve.gate import Gate
 from rdvla.serve.metrics import CONTENT_TYPE, Metrics
 
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-)
+
+@dataclass(frozen=True)
+class Page:
+    """The live page as one document, and the policy that lets a browser run nothing but what is in it."""
+
+    body: bytes
+    policy: str
+
+    @classmethod
+    def load(cls) -> "Page":
+        """Put the page together from its parts."""
+        folder = files("rdvla.serve").joinpath("page")
+        text = folder.joinpath("page.html").read_text(encoding="utf-8")
+        hashes: dict[str, list[str]] = {"js": [], "css": []}
+        for name in ("page.css", "charts.js", "page.js"):
+            part = folder.joinpath(name).read_text(encoding="utf-8")
+            text = text.replace("/*{" + name + "}*/", part)
+            digest = base64.b64encode(hashlib.sha256(part.encode()).digest()).decode("ascii")
+            hashes[name.rpartition(".")[2]].append(f"'sha256-{digest}'")
+        policy = (
+            f"default-src 'none'; script-src {' '.join(hashes['js'])}; style-src {' '.join(hashes['css'])}; "
+            "img-src data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+        )
+        return cls(text.encode(), policy)
 
 
 class Router:
@@ -26,7 +49,7 @@ class Router:
         self.ready = False
         self._gate = gate
         self._metrics = metrics
-        self._page = files("rdvla.serve").joinpath("page.html").read_bytes() if page else None
+        self._page = Page.load() if page else None
 
     def process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """Return the HTTP answer to `request`, or None to let it become a websocket."""
@@ -44,9 +67,8 @@ class Router:
         if "websocket" in request.headers.get("Upgrade", "").lower():
             return None  # also before the warm-up: stock clients do not retry, so their requests wait in the queue
         if path == "/" and self._page is not None:
-            return _response(
-                HTTPStatus.OK, self._page, "text/html; charset=utf-8", {"Content-Security-Policy": PAGE_POLICY}
-            )
+            policy = {"Content-Security-Policy": self._page.policy}
+            return _response(HTTPStatus.OK, self._page.body, "text/html; charset=utf-8", policy)
         if path == "/":
             return _text(HTTPStatus.UPGRADE_REQUIRED, "This is a policy server; connect with a websocket.\n")
         return _text(HTTPStatus.NOT_FOUND, "Here are /healthz, /metrics and, on any path, a websocket.\n")

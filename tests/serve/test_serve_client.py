@@ -1,0 +1,173 @@
+"""The remote policy: the same answers as the local one, and what happens when the server does not answer."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from serve_fakes import QUICK, FakePolicy, expected_actions, observation
+from serve_simulation import FakeClock, World, marked_actions, marked_observation
+
+from rdvla.errors import ObservationError, ServeError
+from rdvla.horizons import Fixed
+from rdvla.policy import ChunkExecutor, Policy, StopRule
+from rdvla.serve.background import serving
+from rdvla.serve.client import RemotePolicy
+from rdvla.serve.protocol import BadRequest, Busy, DeadlineMissed
+from rdvla.types import ActionChunk, Observation
+
+
+def remote(world: World, clock: FakeClock, **options: object) -> RemotePolicy:
+    options = {"deadline_s": 1.0} | options
+    return RemotePolicy("ws://simulated", connect=world.connector(clock), clock=clock, **options)  # type: ignore[arg-type]
+
+
+def marker(chunk: ActionChunk) -> int:
+    return round(float(chunk.actions[0, 0]))
+
+
+@pytest.mark.parametrize("stop", [None, StopRule.fixed(3), StopRule("latent", 0.5, 2, 9, 3)])
+def test_the_same_answer_as_the_local_policy(stop: StopRule | None) -> None:
+    local = FakePolicy()
+    with serving(FakePolicy(), QUICK) as server, RemotePolicy(server.url) as policy:
+        for seed in (None, 0, 2**62):
+            seen = observation(3, side=40)
+            mine, theirs = local.infer(seen, stop=stop, seed=seed), policy.infer(seen, stop=stop, seed=seed)
+            np.testing.assert_array_equal(mine.actions, theirs.actions)
+            assert theirs.actions.dtype == np.float32
+            assert theirs.actions.flags.writeable
+            assert (mine.num_recurrences, mine.convergence) == (theirs.num_recurrences, theirs.convergence)
+            assert theirs.timings["total"] == 1.5
+        assert policy.metadata == local.metadata
+
+
+def test_an_episode_through_the_executor_is_the_same() -> None:
+    def actions(policy: Policy) -> np.ndarray:
+        executor = ChunkExecutor(policy, Fixed(5))
+        executor.reset(seed=11)
+        return np.stack([executor.act(lambda step=step: observation(step)) for step in range(23)])
+
+    with serving(FakePolicy(), QUICK) as server, RemotePolicy(server.url) as policy:
+        np.testing.assert_array_equal(actions(policy), actions(FakePolicy()))
+
+
+def test_only_the_cameras_of_the_policy_travel() -> None:
+    served = FakePolicy(cameras=["wrist"])
+    with serving(served, QUICK) as server, RemotePolicy(server.url) as policy:
+        policy.infer(observation())
+        assert list(served.seen[-1].images) == ["wrist"]
+        seen = observation()
+        with pytest.raises(ObservationError, match="'wrist'"):
+            policy.infer(Observation({"primary": seen.images["primary"]}, seen.state, seen.instruction))
+
+
+def test_a_request_that_cannot_be_answered_is_not_repeated() -> None:
+    served = FakePolicy()
+    with serving(served, QUICK) as server, RemotePolicy(server.url) as policy:
+        with pytest.raises(BadRequest, match="at most 64"):
+            policy.infer(observation(), stop=StopRule.fixed(65))
+        assert len(served.seen) == 1  # the warm-up
+        policy.infer(observation())
+        assert policy.reconnects == 1
+
+
+def test_a_server_killed_and_restarted() -> None:
+    with serving(FakePolicy(), QUICK) as server:
+        policy = RemotePolicy(server.url, deadline_s=10)
+        policy.infer(observation(1), seed=1)
+        port = server.port
+    with pytest.raises(ServeError, match="no policy server answers"):
+        RemotePolicy(f"ws://127.0.0.1:{port}", deadline_s=0.2)
+    with serving(FakePolicy(), QUICK.model_copy(update={"port": port})):
+        actions = policy.infer(observation(2), seed=1).actions
+        np.testing.assert_array_equal(actions, expected_actions(observation(2), 12, 1))
+        assert policy.reconnects == 1
+        policy.close()
+
+
+def test_an_answer_lost_on_its_way_is_asked_for_again() -> None:
+    lost = iter([True, True, False, False])
+    world, clock = World(loses=lambda: next(lost)), FakeClock()
+    policy = remote(world, clock)
+    assert marker(policy.infer(marked_observation(5))) == 5
+    assert world.decided == [5, 5, 5]
+    assert policy.reconnects == 2
+
+
+def test_a_late_answer_is_never_taken_for_the_next_one() -> None:
+    latencies = iter([5.0, 0.01])
+    world, clock = World(latency=lambda: next(latencies)), FakeClock()
+    policy = remote(world, clock)
+    with pytest.raises(DeadlineMissed):
+        policy.infer(marked_observation(1))
+    assert clock.now() == pytest.approx(1.0, abs=0.01)
+    clock.sleep(10)
+    assert marker(policy.infer(marked_observation(2))) == 2
+
+
+@pytest.mark.parametrize("refusal", ["busy: full", "rate_limit: slow down", "shutting_down: bye"])
+def test_passing_refusals_are_waited_out(refusal: str) -> None:
+    world, clock = World(refusals=[refusal] * 3), FakeClock()
+    assert marker(remote(world, clock).infer(marked_observation(4))) == 4
+    assert clock.now() < 0.5
+
+
+def test_no_call_outlasts_its_deadline() -> None:
+    clock = FakeClock()
+    policy = remote(World(refusals=["busy: full"] * 1000), clock, deadline_s=0.7)
+    with pytest.raises(Busy):
+        policy.infer(marked_observation(1))
+    assert clock.now() <= 0.71
+    world = World(outages=[(0.5, 100.0)])
+    clock = FakeClock()
+    policy = remote(world, clock, deadline_s=0.7)
+    clock.time = 2.0
+    with pytest.raises(ServeError):
+        policy.infer(marked_observation(1))
+    assert clock.now() <= 2.71
+
+
+def test_the_fallback_decides_when_the_server_does_not() -> None:
+    def fallback(seen: Observation) -> ActionChunk:
+        return ActionChunk(-marked_actions(round(float(seen.state[0]))))
+
+    world, clock = World(outages=[(1.0, 5.0)]), FakeClock()
+    policy = remote(world, clock, fallback=fallback)
+    assert marker(policy.infer(marked_observation(1))) == 1
+    clock.time = 2.0
+    assert marker(policy.infer(marked_observation(2))) == -2
+    assert policy.fallbacks == 1
+    clock.time = 6.0
+    assert marker(policy.infer(marked_observation(3))) == 3
+    world.refusals.append("bad_request: no such rule")
+    with pytest.raises(BadRequest):
+        policy.infer(marked_observation(4))
+    assert policy.fallbacks == 1
+
+
+def test_another_policy_behind_the_same_address_is_refused() -> None:
+    from serve_fakes import metadata
+
+    world, clock = World(outages=[(1.0, 1.1)]), FakeClock()
+    policy = remote(world, clock)
+    clock.time = 1.2
+    world.metadata = metadata(["primary"])
+    with pytest.raises(ServeError, match="cameras was"):
+        policy.infer(marked_observation(1))
+
+
+def test_addresses_that_are_none() -> None:
+    with pytest.raises(ServeError, match="not a server's address"):
+        RemotePolicy("http://127.0.0.1:1")
+    with pytest.raises(ServeError, match="deadline_s must be above 0"):
+        RemotePolicy("ws://127.0.0.1:1", deadline_s=0)
+
+
+def test_the_client_is_thin() -> None:
+    code = (
+        "import sys, rdvla.client\n"
+        "heavy = {'torch', 'transformers', 'pydantic', 'yaml', 'PIL', 'simplejpeg', 'prometheus_client', 'mujoco'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
