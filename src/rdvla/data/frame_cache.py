@@ -79,6 +79,34 @@ class EpisodeFrames:
     decode: Callable[[], Iterable[NDArray[np.uint8]]]
 
 
+class MappedFrames:
+    """The cached frames of one camera, uint8 `[N, h, w, 3]`, mapped from disk; pickling sends the path, not them."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        """Map the file at `path`.
+
+        Raises:
+            ValueError: it is not exactly as long as `shape` says.
+            OSError: it cannot be opened.
+        """
+        self.path = path
+        self.shape = shape
+        self._frames = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+        if path.stat().st_size != self._frames.size:
+            raise ValueError(f"'{path}' has {path.stat().st_size} bytes for {shape}")
+
+    def __len__(self) -> int:
+        """Number of frames N."""
+        return self.shape[0]
+
+    def __getitem__(self, slots: int | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return a copy of the frames at `slots`: `[h, w, 3]`, or `[B, h, w, 3]` for an array `[B]`."""
+        return np.array(self._frames[slots])
+
+    def __reduce__(self) -> tuple[type["MappedFrames"], tuple[Path, tuple[int, ...]]]:
+        return MappedFrames, (self.path, self.shape)
+
+
 def cache_key(fingerprint: str, cameras: Mapping[str, str], transform: FrameTransform, num_frames: int) -> str:
     """Return the folder name of a cache: a hash of everything its content depends on."""
     parts = json.dumps([_FORMAT, fingerprint, sorted(cameras.items()), transform.name, num_frames])
@@ -91,8 +119,8 @@ def open_cache(
     jobs: Sequence[EpisodeFrames],
     transform: FrameTransform,
     progress: Progress | None = None,
-) -> dict[str, NDArray[np.uint8]]:
-    """Return camera name -> frames, uint8 `[N, h, w, 3]`, mapped from disk; build them first if needed.
+) -> dict[str, MappedFrames]:
+    """Return camera name -> cached frames; build them first if needed.
 
     Args:
         folder: where caches live; default the user's cache folder.
@@ -115,22 +143,20 @@ def open_cache(
     return frames
 
 
-def _load(place: Path) -> dict[str, NDArray[np.uint8]] | None:
+def _load(place: Path) -> dict[str, MappedFrames] | None:
     """Map the cache at `place`; None if it is absent or damaged."""
     try:
         manifest = json.loads((place / _MANIFEST).read_text(encoding="utf-8"))
         return {name: _map(place, name, entry) for name, entry in manifest["cameras"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
 
 
-def _map(place: Path, camera: str, entry: Mapping[str, Any]) -> NDArray[np.uint8]:
-    frames = np.memmap(_frames_path(place, camera), dtype=np.uint8, mode="r", shape=tuple(entry["shape"]))
-    if _frames_path(place, camera).stat().st_size != frames.size:
-        raise ValueError(f"cached frames of {camera} have the wrong length")
+def _map(place: Path, camera: str, entry: Mapping[str, Any]) -> MappedFrames:
+    frames = MappedFrames(_frames_path(place, camera), tuple(entry["shape"]))
     checksums = np.fromfile(_checksums_path(place, camera), dtype=np.uint32)
     for slot in np.unique(np.linspace(0, len(frames) - 1, _CHECKED_FRAMES).astype(int)):
-        if zlib.crc32(frames[slot]) != checksums[slot]:
+        if zlib.crc32(frames[int(slot)]) != checksums[slot]:
             raise ValueError(f"cached frame {slot} of {camera} is damaged")
     return frames
 

@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data.episodes import ChunkBatch, ChunkSample, Sampling, chunk_starts, chunk_windows
-from rdvla.data.frame_cache import KEEP_SIZE, EpisodeFrames, FrameTransform, Progress, cache_key, open_cache
+from rdvla.data.frame_cache import (
+    KEEP_SIZE,
+    EpisodeFrames,
+    FrameTransform,
+    MappedFrames,
+    Progress,
+    cache_key,
+    open_cache,
+)
 from rdvla.data.lerobot_meta import DatasetInfo, name_cameras
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.stats import DatasetStatistics, NormStats
@@ -32,7 +40,7 @@ class LeRobotDataset:
         sampling: how episode ends are treated.
         state_key: feature that becomes `state`.
         action_key: feature that becomes `actions`.
-        frames: camera name -> uint8 `[F, h, w, 3]`, one per fresh row, mapped from the cache.
+        frames: camera name -> the cached frames, uint8 `[F, h, w, 3]`, one per fresh row.
         frame_slot: int64 `[N]`, which of the F frames a row shows; -1 for rows that are not fresh.
         episodes: the episodes of this view, ascending.
         anchors: int64 `[len]`, the row each sample starts at.
@@ -43,7 +51,7 @@ class LeRobotDataset:
     sampling: Sampling
     state_key: str
     action_key: str
-    frames: Mapping[str, NDArray[np.uint8]]
+    frames: Mapping[str, MappedFrames]
     frame_slot: NDArray[np.int64]
     episodes: tuple[int, ...]
     anchors: NDArray[np.int64]
@@ -184,7 +192,7 @@ class LeRobotDataset:
         frames_BT, is_pad_BT = chunk_windows(rows_B - start_B, (end_B - start_B)[:, None], self.chunk_size)
         slots_B = self.frame_slot[rows_B]
         return ChunkBatch(
-            images={camera: np.asarray(frames[slots_B]) for camera, frames in self.frames.items()},
+            images={camera: frames[slots_B] for camera, frames in self.frames.items()},
             state=self._column(self.state_key)[rows_B],
             actions=self._column(self.action_key)[start_B[:, None] + frames_BT],
             action_is_pad=is_pad_BT,
