@@ -96,6 +96,22 @@ def test_an_interrupted_run_continues_bit_for_bit(dataset, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_take_the_steps_of_one(dataset, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(settings(dataset, tmp_path / "two", batch_size=2)))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    command = [*torchrun, "rdvla.cli.main", "train", "--config", str(file)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    run(dataset, tmp_path / "one", batch_size=4)
+
+    def losses(folder):
+        lines = [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+        return [line["loss"] for line in lines if "loss" in line]
+
+    assert losses("two") == pytest.approx(losses("one"), rel=1e-5)
+
+
+@pytest.mark.slow
 def test_kill_minus_nine_loses_at_most_one_checkpoint(dataset, tmp_path):
     whole = run(dataset, tmp_path / "whole", max_steps=12)
     file = tmp_path / "run.yaml"
@@ -172,7 +188,7 @@ def test_weights_of_another_robot_are_refused(dataset, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_the_frames(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("rdvla.train.step.masked_l1", lambda p, t, m: (p - t).sum() * float("nan"))
+    monkeypatch.setattr("rdvla.train.step.absolute_error", lambda p, t, m: ((p - t).sum() * float("nan"), 1))
     with pytest.raises(TrainingError, match=r"episode \d+ frame \d+"):
         run(dataset, tmp_path / "run")
 

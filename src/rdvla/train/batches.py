@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdvla.data.augmentation import Augmentation, augment_batch
+from rdvla.data.augmentation import Augmentation, augment
 from rdvla.data.episodes import ChunkBatch, EpisodeDataset
 from rdvla.data.stats import DatasetStatistics
 from rdvla.model.prompt import Prompt
@@ -37,6 +37,31 @@ class TrainBatch:
 
 
 @dataclass(frozen=True)
+class Disturbance:
+    """Augmentation of one batch, each sample with its own generator, so that how samples are batched is irrelevant.
+
+    Attributes:
+        augmentation: what happens to images.
+        state_noise: deviation of the Gaussian noise on the normalised state.
+        rngs: one generator per sample.
+    """
+
+    augmentation: Augmentation
+    state_noise: float
+    rngs: Sequence[np.random.Generator]
+
+    def images(self, images_Bhwc: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Augment uint8 `[B, h, w, 3]`."""
+        pairs = zip(images_Bhwc, self.rngs, strict=True)
+        return np.stack([augment(image, self.augmentation.sample(rng)) for image, rng in pairs])
+
+    def state(self, state_BS: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Disturb float32 `[B, S]`."""
+        noise = np.stack([rng.normal(0.0, self.state_noise, state_BS.shape[1]) for rng in self.rngs])
+        return (state_BS + noise).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Collator:
     """Turns stored samples into network inputs: convention, normalisation, prompt, augmentation."""
 
@@ -49,17 +74,14 @@ class Collator:
         self,
         batch: ChunkBatch,
         *,
-        augmentation: Augmentation | None = None,
-        state_noise: float = 0.0,
-        rng: np.random.Generator | None = None,
+        disturbance: "Disturbance | None" = None,
     ) -> TrainBatch:
-        """Collate; with `augmentation` and `state_noise`, randomness comes from `rng`."""
+        """Collate; with a `disturbance`, images and state are augmented."""
         images = [batch.images[camera] for camera in self.cameras]
         state = self.statistics.state.normalise(batch.state)
-        if rng is not None:
-            if augmentation is not None:
-                images = [augment_batch(image, augmentation, rng) for image in images]
-            state = state + rng.normal(0.0, state_noise, state.shape).astype(np.float32)
+        if disturbance is not None:
+            images = [disturbance.images(image) for image in images]
+            state = disturbance.state(state)
         ids, lengths = self.prompt(batch.instructions)
         actions = self.statistics.action.normalise(self.convention.from_env(batch.actions))
         return TrainBatch(
@@ -95,20 +117,20 @@ def training_batches(
     augmentation: Augmentation,
     state_noise: float,
     seed: int,
-    start: int,
-    stop: int,
+    positions: range,
 ) -> Iterator[TrainBatch]:
-    """Yield the batches of positions `start..stop - 1`, the next one prepared in the background."""
+    """Yield the batches at `positions`, the next one prepared in the background."""
 
     def prepare(position: int) -> TrainBatch:
         indices = sample_indices(len(dataset), batch_size, seed, position)
-        rng = np.random.default_rng([seed, 1, position])
-        return collator(dataset.batch(indices), augmentation=augmentation, state_noise=state_noise, rng=rng)
+        numbers = range(position * batch_size, (position + 1) * batch_size)
+        rngs = [np.random.default_rng([seed, 1, number]) for number in numbers]
+        return collator(dataset.batch(indices), disturbance=Disturbance(augmentation, state_noise, rngs))
 
     with ThreadPoolExecutor(max_workers=1) as executor:
-        upcoming = executor.submit(prepare, start) if start < stop else None
-        for position in range(start, stop):
-            assert upcoming is not None
-            batch = upcoming.result()
-            upcoming = executor.submit(prepare, position + 1) if position + 1 < stop else None
+        upcoming = [executor.submit(prepare, position) for position in positions[:1]]
+        for following in [*positions[1:], None]:
+            batch = upcoming.pop().result()
+            if following is not None:
+                upcoming.append(executor.submit(prepare, following))
             yield batch

@@ -10,7 +10,6 @@ from rdvla.data.augmentation import LIGHT_AUGMENTATION, Augmentation
 from rdvla.data.episodes import Sampling
 from rdvla.data.images import TINY, ImagePath
 
-
 LIBERO_CAMERAS = {"primary": "observation.images.image", "wrist": "observation.images.image2"}
 """Policy camera -> dataset feature, as LIBERO datasets name them."""
 
@@ -90,7 +89,7 @@ class TrainConfig(Config):
     Attributes:
         output: run folder; a run that is there already is continued.
         seed: decides initialisation, order, augmentation, depths and scratchpads.
-        batch_size: samples per micro-batch.
+        batch_size: samples per micro-batch and process.
         grad_accumulation_steps: micro-batches per optimiser step.
         max_steps: optimiser steps.
         ema_decay: decay of the averaged weights that are saved for use; 0 saves the trained weights themselves.

@@ -19,6 +19,7 @@ from rdvla.model.prompt import Prompt, train_tokenizer
 from rdvla.model.rdvla import RDVLA
 from rdvla.train.batches import Collator, TrainBatch, training_batches
 from rdvla.train.config import TrainConfig
+from rdvla.train.distributed import Ranks
 from rdvla.train.optim import learning_rate, make_optimizer
 from rdvla.train.run import MetricsLog, RunFolder
 from rdvla.train.step import Average, step_generator, train_step, validation_losses
@@ -40,7 +41,9 @@ def train(config: TrainConfig, *, report: Report, decoding: Callable[[int, int],
     """Run (or continue) training and return the directory of the final policy.
 
     On the CPU the result depends on the configuration alone: an interrupted and continued run equals an
-    uninterrupted one bit for bit, given the same versions and number of threads.
+    uninterrupted one bit for bit, given the same versions and number of threads. Under torchrun, n processes with
+    micro-batches of b samples take the steps of one process with b x n; on a CPU, two processes of one thread are
+    faster than one of two. The first process writes the files.
 
     Args:
         config: the run.
@@ -52,8 +55,17 @@ def train(config: TrainConfig, *, report: Report, decoding: Callable[[int, int],
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    run = RunFolder(config)
+    with Ranks() as ranks:
+        return _train(config, ranks, report, decoding)
+
+
+def _train(config: TrainConfig, ranks: Ranks, report: Report, decoding: Callable[[int, int], None] | None) -> Path:
+    run = RunFolder(config, write=ranks.is_first)
+    if not ranks.is_first:
+        ranks.wait()  # for the first rank's image cache
     split = open_split(config, decoding)
+    if ranks.is_first:
+        ranks.wait()
     checkpoint = new_checkpoint(config, split)
     model = checkpoint.model.train()
     optimizer = make_optimizer(model, config.optimizer)
@@ -65,7 +77,8 @@ def train(config: TrainConfig, *, report: Report, decoding: Callable[[int, int],
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average.weights, average.updates = state["average"], state["updates"]
-    log = MetricsLog(run.path, from_step=start)
+    ranks.wait()  # nobody writes a newer checkpoint before everybody has read this one
+    log = MetricsLog(run.path, from_step=start) if ranks.is_first else None
     accumulate = config.grad_accumulation_steps
     batches = training_batches(
         split.training,
@@ -74,8 +87,9 @@ def train(config: TrainConfig, *, report: Report, decoding: Callable[[int, int],
         augmentation=config.data.augmentation,
         state_noise=config.data.state_noise,
         seed=config.seed,
-        start=start * accumulate,
-        stop=config.max_steps * accumulate,
+        positions=range(start * accumulate * ranks.count, config.max_steps * accumulate * ranks.count)[
+            ranks.index :: ranks.count
+        ],
     )
     clock = time.perf_counter()
     for step in range(start, config.max_steps):
@@ -86,15 +100,18 @@ def train(config: TrainConfig, *, report: Report, decoding: Callable[[int, int],
             model,
             optimizer,
             [next(batches) for _ in range(accumulate)],
+            ranks=ranks,
             generator=step_generator(config.seed, step),
             clip_grad_norm=config.optimizer.clip_grad_norm,
         )
         average.update(model)
         done = step + 1
+        if log is None:
+            continue
         if done % config.log_freq == 0:
             seconds = time.perf_counter() - clock
             clock = time.perf_counter()
-            speed = config.log_freq * accumulate * config.batch_size / seconds
+            speed = config.log_freq * accumulate * ranks.count * config.batch_size / seconds
             _record(log, report, done, {**numbers, "learning_rate": rate, "samples_per_second": speed})
         if split.validation is not None and (done % config.validate_freq == 0 or done == config.max_steps):
             _record(log, report, done, _validate(config, checkpoint, average, split.validation))
@@ -110,9 +127,11 @@ def train(config: TrainConfig, *, report: Report, decoding: Callable[[int, int],
                     "updates": average.updates,
                 },
             )
-    log.close()
     final = run.path / "policy"
-    save_native(final, _averaged(checkpoint, average, config.max_steps), replace=True)
+    if log is not None:
+        log.close()
+        save_native(final, _averaged(checkpoint, average, config.max_steps), replace=True)
+    ranks.wait()
     return final
 
 

@@ -28,8 +28,8 @@ _CONTINUABLE = ("max_steps", "log_freq", "validate_freq", "validation_samples", 
 class RunFolder:
     """One run's files. Every write is whole or absent."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        """Open or create the folder of `config`.
+    def __init__(self, config: TrainConfig, *, write: bool = True) -> None:
+        """Open the folder of `config`; with `write`, create it if needed.
 
         Raises:
             TrainingError: the folder belongs to a run with other settings (schedule lengths may change).
@@ -46,6 +46,8 @@ class RunFolder:
                 raise TrainingError(
                     f"'{self.path}' holds a run with another {', '.join(different)}; choose another output folder."
                 )
+            return
+        if not write:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,15 @@
 """One optimiser step, and the losses that judge it. A step is a function of the weights, its batches and its number."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from rdvla.errors import TrainingError
-from rdvla.model.rdvla import RDVLA, masked_l1
+from rdvla.model.rdvla import RDVLA, absolute_error, masked_l1
 from rdvla.train.batches import TrainBatch
+from rdvla.train.distributed import Ranks
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -20,35 +22,53 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     batches: Sequence[TrainBatch],
     *,
+    ranks: Ranks,
     generator: torch.Generator,
     clip_grad_norm: float,
 ) -> dict[str, float]:
-    """Take one step over the micro-batches `batches`; all of them use the same random depth.
+    """Take one step over the micro-batches of all ranks: the same step as one rank would take over all of them.
+
+    All use one random depth. The scratchpads are drawn for the whole step, and each micro-batch takes its rows.
+
+    Args:
+        model: the network, with equal weights on every rank.
+        optimizer: holds the model's parameters.
+        batches: this rank's micro-batches, of one size.
+        ranks: the processes that share the step.
+        generator: in the same state on every rank.
+        clip_grad_norm: largest global norm of the gradient.
 
     Returns:
-        `loss` (mean over the micro-batches), `grad_norm` (before clipping), `depth`.
+        `loss` (mean absolute error over every action of the step), `grad_norm` (before clipping), `depth`.
 
     Raises:
-        TrainingError: the loss or the gradient is not finite; names the episodes and frames.
+        TrainingError: the loss or the gradient is not finite; names this rank's episodes and frames.
     """
     n_no_grad, n_grad = model.depth_sampler(generator)
+    size = len(batches[0].actions)
+    latents = model.head.init_latents(size * len(batches) * ranks.count, generator).split(size)
+    valid = sum(int((~batch.action_is_pad).sum()) for batch in batches) * batches[0].actions.shape[-1]
+    count = max(ranks.total(float(valid)), 1.0)
     optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    for batch in batches:
-        predicted = model(batch.inputs, n_no_grad=n_no_grad, n_grad=n_grad, generator=generator)
-        loss = masked_l1(predicted, batch.actions, batch.action_is_pad) / len(batches)
+    error = 0.0
+    for index, batch in enumerate(batches):
+        start = latents[index * ranks.count + ranks.index]
+        predicted = model(batch.inputs, start, n_no_grad=n_no_grad, n_grad=n_grad)
+        loss = absolute_error(predicted, batch.actions, batch.action_is_pad)[0] / count
         loss.backward()
-        total += loss.item()
+        error += loss.item()
+    ranks.sum_gradients(model)
+    error = ranks.total(error)
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm).item()
-    if not (total < float("inf") and norm < float("inf")):
+    if not (math.isfinite(error) and math.isfinite(norm)):
         where = [
             f"episode {episode} frame {frame}"
             for batch in batches
             for episode, frame in zip(batch.episode_index, batch.frame_index, strict=True)
         ]
-        raise TrainingError(f"loss {total}, gradient norm {norm}; the batch was: {', '.join(where)}.")
+        raise TrainingError(f"loss {error}, gradient norm {norm}; the batch was: {', '.join(where)}.")
     optimizer.step()
-    return {"loss": total, "grad_norm": norm, "depth": float(n_no_grad + n_grad)}
+    return {"loss": error, "grad_norm": norm, "depth": float(n_no_grad + n_grad)}
 
 
 @torch.no_grad()
