@@ -7,8 +7,11 @@ import typer
 from rdvla.cli.collect import collect
 from rdvla.cli.convert import convert_command
 from rdvla.cli.demo import demo_command
+from rdvla.cli.doctor import doctor_command
 from rdvla.cli.eval import eval_command
+from rdvla.cli.play import play_command
 from rdvla.cli.report import report_command
+from rdvla.cli.serve import serve_command
 from rdvla.cli.train import train_command
 from rdvla.errors import RDVLAError
 
@@ -24,7 +27,10 @@ app.command("demo")(demo_command)
 app.command("collect")(collect)
 app.command("eval")(eval_command)
 app.command("report")(report_command)
+app.command("serve")(serve_command)
+app.command("play")(play_command)
 app.command("convert")(convert_command)
+app.command("doctor")(doctor_command)
 
 
 def main() -> None:
