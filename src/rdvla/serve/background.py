@@ -1,8 +1,9 @@
-"""A server in a thread of its own, for programs that do something else besides: `rdvla play`, tests, notebooks."""
+"""Two ways to run a server: in a thread beside something else, and alone until a signal."""
 
 import asyncio
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rdvla.policy import Policy
@@ -40,3 +41,24 @@ def serving(
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+async def serve_until_signal(server: PolicyServer, on_ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then stop gracefully; a second signal ends the process at once.
+
+    Raises:
+        ServeError: the address cannot be bound, or the warm-up decision failed.
+    """
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop() -> None:
+        stopping.set()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(each)
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, stop)
+    await server.start()
+    on_ready()
+    await stopping.wait()
+    await server.stop()

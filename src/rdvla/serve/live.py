@@ -84,6 +84,11 @@ class LiveFeed:
         self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self._images: Mapping[str, NDArray[np.uint8]] = {}
 
+    @property
+    def has_viewers(self) -> bool:
+        """Whether anybody is watching."""
+        return bool(self._viewers)
+
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Tell the feed which event loop its viewers live in."""
         self._loop = loop

@@ -6,6 +6,7 @@ A request carries everything its answer depends on, so clients may come, go and 
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import ssl
 import time
@@ -16,7 +17,7 @@ import numpy as np
 
 from rdvla import __version__
 from rdvla.errors import ConfigError, MissingExtraError, ObservationError, RDVLAError, ServeError
-from rdvla.policy import Policy, PolicyMetadata
+from rdvla.policy import Policy, PolicyMetadata, StopRule
 from rdvla.serve.adapters import Adapted, adapt
 from rdvla.serve.batching import Answer, Batcher
 from rdvla.serve.codec import CodecError, decode, encode
@@ -52,7 +53,13 @@ class PolicyServer:
     """Serves one policy until it is stopped."""
 
     def __init__(
-        self, policy: Policy, config: ServeConfig, *, api_key: str | None = None, live: LiveFeed | None = None
+        self,
+        policy: Policy,
+        config: ServeConfig,
+        *,
+        api_key: str | None = None,
+        live: LiveFeed | None = None,
+        default_stop: StopRule | None = None,
     ) -> None:
         """Prepare to serve.
 
@@ -60,7 +67,8 @@ class PolicyServer:
             policy: what decides; used from one worker thread only.
             config: addresses and limits.
             api_key: asked of every client; see `rdvla.serve.config.read_api_key`.
-            live: the feed of the live page, needed exactly if `config.web`.
+            live: the feed of the live page, if `config.web`; None makes one.
+            default_stop: for requests that do not say when to stop; None leaves it to the policy.
 
         Raises:
             ConfigError: a host that other machines can reach, without an API key.
@@ -69,7 +77,7 @@ class PolicyServer:
             raise ConfigError(f"host '{config.host}' can be reached from other machines; an API key is needed.")
         self.config = config
         self.metrics = Metrics()
-        self._policy = policy
+        self._default_stop = default_stop
         self._metadata = policy.metadata
         self._greeting = encode(metadata_message(self._metadata, server_version=__version__))
         self._batcher = Batcher(
@@ -268,6 +276,8 @@ class PolicyServer:
         try:
             message = decode(frame)
             options = read_options(message, max_depth=self.config.max_depth)
+            if options.stop is None:
+                options = dataclasses.replace(options, stop=self._default_stop)
             return adapt(message, self._metadata, default_instruction=self.config.instruction), options
         except (CodecError, ObservationError) as error:
             raise BadRequest(str(error)) from None

@@ -1,0 +1,71 @@
+"""`rdvla play`: watch a policy in a local simulator, in the browser, and change its mind while it acts."""
+
+import contextlib
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rdvla.cli.policies import choose_policy
+from rdvla.cli.serve import default_rule
+from rdvla.errors import ConfigError
+
+
+def play_command(
+    suite: Annotated[str, typer.Option(help="Suite of the task, e.g. libero_object or toy.")],
+    task_id: Annotated[int, typer.Option(help="Task of the suite, from 0.")] = 0,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder of the policy.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Instead of a checkpoint: ws://host:port.")] = None,
+    port: Annotated[int, typer.Option(help="Port of the page, 0 for a free one.")] = 8000,
+    init_states: Annotated[str, typer.Option(help="Bundled initial states, over and over, e.g. 0-9 or 3.")] = "0-9",
+    episodes: Annotated[int | None, typer.Option(help="End after so many [default: never].")] = None,
+    depth: Annotated[int | None, typer.Option(help="Iterations of every decision.")] = None,
+    stop: Annotated[str | None, typer.Option(help="Adaptive rule instead of --depth.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Threshold of --stop.")] = None,
+    max_depth: Annotated[int | None, typer.Option(help="Of --stop: never go on longer [default: 32].")] = None,
+    horizon: Annotated[str, typer.Option(help="Actions executed per decision: a number or a rule's name.")] = "5",
+    rate: Annotated[float, typer.Option(help="Control steps per second, at most.")] = 20.0,
+    show_every: Annotated[int, typer.Option(help="Render for the page every n-th step; 0 only at decisions.")] = 2,
+    device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
+) -> None:
+    """Play a task again and again and show it live at http://127.0.0.1:PORT."""
+    from rdvla.envs import make_env
+    from rdvla.eval.protocol import parse_indices
+    from rdvla.horizons import make_horizon
+    from rdvla.policy import ChunkExecutor
+    from rdvla.serve.background import serving
+    from rdvla.serve.client import RemotePolicy
+    from rdvla.serve.config import ServeConfig
+    from rdvla.serve.live import LiveFeed
+    from rdvla.serve.play import Player
+
+    if policy == "expert":
+        raise ConfigError("the expert neither iterates nor looks; play a checkpoint or ws://host:port.")
+    if show_every < 0:
+        raise ConfigError(f"--show-every must be at least 0, found {show_every}.")
+    settings = ServeConfig.build({"port": port, "web": True}, source="the command line")
+    rule = default_rule(depth, stop, delta, max_depth)
+    states = parse_indices(init_states, field="init-states")
+    steps = make_horizon(horizon)
+    _, _, make_policy = choose_policy(checkpoint, policy, device)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    feed = LiveFeed(simulator=True)
+    env = make_env(suite, task_id)
+    try:
+        with serving(make_policy(), settings, live=feed) as server, RemotePolicy(server.url) as remote:
+            print(f"{env.task.instruction}\nlive page: {server.url.replace('ws', 'http', 1)}", flush=True)
+            player = Player(
+                env,
+                ChunkExecutor(remote, steps, stop=rule),
+                feed,
+                init_states=states,
+                rate_hz=rate,
+                show_every=show_every,
+            )
+            with contextlib.suppress(KeyboardInterrupt):
+                player.run(episodes)
+            print(f"{player.solved} of {player.finished} episodes solved")
+    finally:
+        env.close()

@@ -1,0 +1,84 @@
+"""`rdvla serve`: answer robots and simulators over a websocket."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rdvla.config import load_yaml
+from rdvla.errors import ConfigError
+from rdvla.policy import StopRule
+
+DEFAULT_MAX_DEPTH = 32
+
+
+def serve_command(
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint folder or hub id of the policy.")],
+    host: Annotated[str | None, typer.Option(help="Address to bind [default: 127.0.0.1]; others need a key.")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port, 0 for a free one [default: 8000].")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with any field of ServeConfig.")] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="File with the API key, instead of RDVLA_API_KEY.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain; speaks wss only.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM private key of --tls-cert.")] = None,
+    web: Annotated[bool, typer.Option("--web", help="Serve the live page too, on loopback.")] = False,
+    depth: Annotated[int | None, typer.Option(help="Iterations of requests that do not say.")] = None,
+    stop: Annotated[str | None, typer.Option(help="Adaptive rule of requests that do not say.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Threshold of --stop.")] = None,
+    max_depth: Annotated[int | None, typer.Option(help="Of --stop: never go on longer [default: 32].")] = None,
+    instruction: Annotated[str | None, typer.Option(help="Sentence for requests without one.")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Requests decided together, at most [default: 8].")] = None,
+    statistics: Annotated[str | None, typer.Option(help="Which of the checkpoint's statistics, e.g. a suite.")] = None,
+    device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
+) -> None:
+    """Serve a policy with openpi's websocket protocol; GET /healthz and /metrics on the same port."""
+    from rdvla.serve.background import serve_until_signal
+    from rdvla.serve.config import ServeConfig, read_api_key
+    from rdvla.serve.server import PolicyServer
+
+    given: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "web": web or None,
+        "instruction": instruction,
+        "max_batch": max_batch,
+    }
+    values = load_yaml(config) if config is not None else {}
+    values |= {key: value for key, value in given.items() if value is not None}
+    settings = ServeConfig.build(values, source=f"'{config}' and the command line" if config else "the command line")
+    api_key = read_api_key(settings, api_key_file)
+    rule = default_rule(depth, stop, delta, max_depth)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    from rdvla.runtime import load_policy
+
+    policy = load_policy(checkpoint, statistics=statistics, device=device)
+    server = PolicyServer(policy, settings, api_key=api_key, default_stop=rule)
+
+    def announce() -> None:
+        page = f"\nlive page: {server.url.replace('ws', 'http', 1)}" if settings.web else ""
+        print(f"ready: {server.url}{page}", flush=True)
+
+    asyncio.run(serve_until_signal(server, announce))
+
+
+def default_rule(depth: int | None, stop: str | None, delta: float | None, max_depth: int | None) -> StopRule | None:
+    """Return the stopping rule that `--depth` or `--stop` ask for, None without either.
+
+    Raises:
+        ConfigError: both, a wrong value, or an option of `--stop` without it.
+    """
+    if stop is None:
+        if delta is not None or max_depth is not None:
+            raise ConfigError("--delta and --max-depth belong to an adaptive rule; add --stop, e.g. --stop action_l2.")
+        return None if depth is None else StopRule.fixed(depth)
+    if depth is not None:
+        raise ConfigError("--depth fixes the iterations and --stop adapts them; give one of the two.")
+    return StopRule(
+        stop,  # type: ignore[arg-type]  # StopRule checks the name
+        threshold=delta,
+        max_depth=DEFAULT_MAX_DEPTH if max_depth is None else max_depth,
+    )

@@ -1,0 +1,83 @@
+"""`rdvla serve` and `rdvla play` as commands: what they refuse, and a real process that stops at a signal."""
+
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from rdvla.cli.play import play_command
+from rdvla.cli.serve import default_rule, serve_command
+from rdvla.errors import ConfigError
+from rdvla.policy import StopRule
+
+
+def test_the_default_rule() -> None:
+    assert default_rule(None, None, None, None) is None
+    assert default_rule(3, None, None, None) == StopRule.fixed(3)
+    assert default_rule(None, "latent", 0.1, None) == StopRule("latent", 0.1, max_depth=32)
+    assert default_rule(None, "cosine", None, 8) == StopRule("cosine", max_depth=8)
+    for arguments, match in [
+        ((3, "latent", None, None), "give one of the two"),
+        ((None, None, 0.1, None), "belong to an adaptive rule"),
+        ((0, None, None, None), "max_depth must be"),
+        ((None, "latnt", None, None), "Did you mean 'latent'"),
+    ]:
+        with pytest.raises(ConfigError, match=match):
+            default_rule(*arguments)
+
+
+def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RDVLA_API_KEY", raising=False)
+    for options, match in [
+        ({"host": "0.0.0.0"}, "API key is needed"),
+        ({"host": "0.0.0.0", "web": True}, "loopback only"),
+        ({"port": 70000}, "'port' = 70000"),
+        ({"tls_key": tmp_path / "key.pem"}, "go together"),
+        ({"config": tmp_path / "absent.yaml"}, "no configuration file"),
+        ({"depth": 3, "stop": "latent"}, "give one of the two"),
+    ]:
+        with pytest.raises(ConfigError, match=match):
+            serve_command(str(tmp_path / "no checkpoint"), **options)
+    (tmp_path / "serve.yaml").write_text("max_bach: 3\n")
+    with pytest.raises(ConfigError, match="Did you mean 'max_batch'"):
+        serve_command("x", config=tmp_path / "serve.yaml")
+    for options, match in [
+        ({"policy": "expert"}, "neither iterates nor looks"),
+        ({"show_every": -1}, "show-every"),
+        ({"init_states": "a"}, "init-states"),
+        ({}, "give either --checkpoint DIR or --policy"),
+    ]:
+        with pytest.raises(ConfigError, match=match):
+            play_command("toy", **options)
+
+
+SERVE = """
+import sys
+sys.path.insert(0, {folder!r})
+import rdvla.runtime
+from serve_fakes import FakePolicy
+rdvla.runtime.load_policy = lambda *args, **options: FakePolicy(delay_s=0.2)
+import typer
+from rdvla.cli.serve import serve_command
+typer.run(serve_command)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_served_process_becomes_ready_and_stops_at_a_signal(sent: signal.Signals) -> None:
+    code = SERVE.format(folder=str(Path(__file__).parent))
+    command = [sys.executable, "-c", code, "--checkpoint", "fake", "--port", "0", "--web"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("ready: ws://127.0.0.1:"), line
+    address = line.split()[1].replace("ws", "http", 1)
+    with urllib.request.urlopen(address + "/healthz", timeout=5) as answer:
+        assert answer.read() == b"OK\n"
+    process.send_signal(sent)
+    rest, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert rest == f"live page: {address}\n"

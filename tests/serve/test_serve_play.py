@@ -1,0 +1,162 @@
+"""`rdvla play`: episodes for the live page, and what its buttons do."""
+
+import json
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from serve_fakes import QUICK, FakePolicy, open_socket
+from serve_simulation import FakeClock
+
+from rdvla.envs import TaskSpec
+from rdvla.horizons import Fixed
+from rdvla.policy import ChunkExecutor
+from rdvla.serve.background import serving
+from rdvla.serve.client import RemotePolicy
+from rdvla.serve.live import LiveControls, LiveFeed
+from rdvla.serve.play import Player
+from rdvla.types import Observation
+
+WEB = QUICK.model_copy(update={"web": True})
+
+
+class CountingEnv:
+    """Solved at step 7 of every odd initial state; counts what is done with it."""
+
+    task = TaskSpec("fake", 3, "count", "count to seven", 12)
+
+    def __init__(self) -> None:
+        self.resets: list[int] = []
+        self.steps = 0
+        self.looks = 0
+
+    def reset(self, *, init_state: int | None = None, seed: int | None = None) -> None:
+        assert init_state is not None
+        self.resets.append(init_state)
+        self.steps = 0
+
+    def observe(self) -> Observation:
+        self.looks += 1
+        images = {camera: np.full((8, 8, 3), self.steps, np.uint8) for camera in ("primary", "wrist")}
+        return Observation(images, self.state(), "count to seven")
+
+    def state(self) -> np.ndarray:
+        return np.full(8, self.steps, np.float32)
+
+    def step(self, action: np.ndarray) -> bool:
+        self.steps += 1
+        return self.steps == 7 and self.resets[-1] % 2 == 1
+
+    def close(self) -> None:
+        pass
+
+
+class WatchedFeed(LiveFeed):
+    """Remembers what was shown, and lets a test act on it."""
+
+    def __init__(self, reactions: Sequence[tuple[int, str, dict[str, Any]]] = ()) -> None:
+        super().__init__(simulator=True)
+        self.shown: list[dict[str, Any]] = []
+        self.reactions = list(reactions)
+
+    def show(self, images: Any, **scene: Any) -> None:
+        self.shown.append(scene)
+        if self.reactions and (scene["step"], scene["status"]) == self.reactions[0][:2]:
+            self.controls = self.controls.model_copy(update=self.reactions.pop(0)[2])
+
+
+def player(env: CountingEnv, feed: LiveFeed, **options: Any) -> Player:
+    return Player(env, ChunkExecutor(FakePolicy(), Fixed(5)), feed, init_states=[4, 5, 6], clock=FakeClock(), **options)
+
+
+def test_episodes_go_through_the_initial_states() -> None:
+    env, feed = CountingEnv(), WatchedFeed()
+    made = player(env, feed)
+    made.run(4)
+    assert env.resets == [4, 5, 6, 4]
+    assert (made.finished, made.solved) == (4, 1)
+    assert [scene["status"] for scene in feed.shown if scene["status"] != "running"] == [
+        "failed",
+        "solved",
+        "failed",
+        "failed",
+    ]
+    assert feed.shown[-1] == {
+        "suite": "fake", "task_id": 3, "step": 12, "max_steps": 12, "episode": 4, "solved": 1, "finished": 4,
+        "status": "failed",
+    }  # fmt: skip
+
+
+def test_nobody_watching_means_no_rendering_for_the_page() -> None:
+    env = CountingEnv()
+    player(env, WatchedFeed(), show_every=1).run(1)
+    assert env.looks == 3  # one per decision: 12 steps, 5 at a time
+
+
+def test_a_wish_for_a_new_episode_ends_this_one() -> None:
+    env, feed = CountingEnv(), WatchedFeed([(3, "running", {"episode": 1})])
+    made = player(env, feed)
+    made.run(1)
+    assert env.resets == [4, 5]
+    assert made.finished == 1
+
+
+def test_pausing_holds_the_simulator() -> None:
+    env = CountingEnv()
+    feed = WatchedFeed([(3, "running", {"paused": True})])
+    made = player(env, feed)
+    clock = made._clock
+    sleeps = []
+
+    def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        if len([s for s in sleeps if s == 0.05]) == 40:
+            feed.controls = LiveControls()
+
+    clock.sleep = sleep  # type: ignore[method-assign]
+    made.run(1)
+    assert [scene["status"] for scene in feed.shown[3:6]] == ["running", "paused", "running"]
+    assert env.steps == 12
+
+
+def test_over_means_over() -> None:
+    env, feed = CountingEnv(), WatchedFeed()
+    made = player(env, feed)
+    made.run(None, is_over=lambda: len(feed.shown) > 20)
+    assert 20 < len(feed.shown) < 25
+
+
+def test_the_whole_thing_with_a_server_and_a_viewer() -> None:
+    env, feed = CountingEnv(), LiveFeed(simulator=True)
+    with serving(FakePolicy(), WEB, live=feed) as server, RemotePolicy(server.url) as remote:
+        viewer = open_socket(server.url + "/live")
+        hello = json.loads(viewer.recv(timeout=5))
+        assert hello["hello"]["simulator"] is True
+        made = Player(env, ChunkExecutor(remote, Fixed(5)), feed, init_states=[1], rate_hz=1000, clock=None)
+        thread = threading.Thread(target=made.run, args=(1,))
+        thread.start()
+        decisions, scene = [], {}
+        while scene.get("status") != "solved":
+            news = json.loads(viewer.recv(timeout=10))
+            decisions += news.get("decisions", [])
+            scene = news.get("scene", scene)
+        thread.join()
+        viewer.close()
+    assert [decision["number"] for decision in decisions] == [1, 2]
+    assert decisions[0]["instruction"] == "count to seven"
+    assert scene["step"] == 7
+
+
+@pytest.mark.parametrize("mode", ["client", "depth", "adaptive", "budget"])
+def test_controls_reach_the_policy(mode: str) -> None:
+    feed = LiveFeed()
+    feed.controls = LiveControls(mode=mode, depth=6, rule="latent", budget_ms=4, instruction=" go ")  # type: ignore[arg-type]
+    served = FakePolicy()
+    with serving(served, WEB, live=feed) as server, RemotePolicy(server.url) as remote:
+        chunk = remote.infer(CountingEnv().observe(), seed=1)
+    assert chunk.num_recurrences == {"client": 12, "depth": 6, "adaptive": 6, "budget": 4}[mode]
+    assert len(chunk.convergence) == (6 if mode == "adaptive" else 0)
+    assert served.seen[-1].instruction == "go"
+
