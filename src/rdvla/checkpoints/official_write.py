@@ -58,6 +58,7 @@ def save_official(directory: Path, checkpoint: Checkpoint, *, replace: bool = Fa
         if overrides := tower_overrides(vision):
             _write(draft / OVERRIDES, {"vision": overrides})
         save_statistics(draft / STATISTICS, checkpoint.statistics)
+        _drop_state_masks(draft / STATISTICS)
         write_tokenizer(draft, checkpoint.tokenizer)
 
 
@@ -153,6 +154,15 @@ def _preprocessor_document(vision: DinoSiglipConfig) -> dict[str, Any]:
         "tvf_resize_params": [{"antialias": True, "interpolation": 3, "max_size": None, "size": [side, side]}] * 2,
         "use_fused_vision_backbone": True,
     }
+
+
+def _drop_state_masks(path: Path) -> None:
+    """Remove the masks of states that normalise everything: released files have none."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    for entry in document.values():
+        if all(entry["proprio"]["mask"]):
+            del entry["proprio"]["mask"]
+    _write(path, document)
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,9 @@ def read_pt(path: Path) -> dict[str, object]:
     if not path.is_file():
         raise CheckpointError(f"'{path}' is missing; copy the checkpoint again.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol; the refusal below says more
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"'{path}' holds something other than tensors, or is damaged; nothing in it was executed. "
@@ -142,7 +145,8 @@ def fill(model: RDVLA, tensors: Mapping[str, Tensor], *, dtype: torch.dtype, sou
     """
     expected = model.state_dict()
     check_tensors({name: tensor.shape for name, tensor in expected.items()}, tensors, dtype=dtype, source=source)
-    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    # Copied out of the mapped file: its tensors are not aligned, which changes the last bit of matrix products.
+    model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, strict=True, assign=True)
 
 
 def check_tensors(
