@@ -78,9 +78,9 @@ def _progress(console: Console) -> Progress:
 
 
 def _print_summary(console: Console, summary: CollectSummary) -> None:
-    table = Table("suite", "task", "episodes", "failed", "sim. errors", "mean steps", "s / episode")
+    table = Table("task", "episodes", "failed", "sim. errors", "mean steps", "s / episode")
     for task in summary.tasks:
         numbers = (task.episodes, task.failures, task.errors, task.mean_steps, task.seconds_per_episode)
-        table.add_row(task.suite, f"{task.task_id} {task.name}", *map(str, numbers))
+        table.add_row(f"{task.suite} {task.task_id}", *map(str, numbers))
     console.print(table)
     console.print(f"{summary.output}: {sum(task.episodes for task in summary.tasks)} episodes, {summary.seconds:.0f} s")

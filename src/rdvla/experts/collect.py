@@ -163,13 +163,15 @@ def collect(
         on_status: told about progress.
 
     Raises:
-        ConfigError: unknown suite or task, or the folder holds something else.
+        ConfigError: unknown suite or task, a task without an expert, or the folder holds something else.
         DatasetError: a staged file is damaged.
         SimulatorError: the simulator broke again and again.
         StorageError: the disk refuses.
     """
     began = time.monotonic()
     specs = _specs(config)
+    for spec in specs:
+        make_expert(spec)  # a task without an expert is an error now, not after an hour
     staging = Staging(config.output)
     if _is_complete(config, specs, staging):
         return _load_summary(config.output)
