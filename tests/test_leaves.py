@@ -5,7 +5,7 @@ import pytest
 
 from rdvla.config import Config, apply_overrides, load_yaml
 from rdvla.errors import ConfigError
-from rdvla.horizons import DynamicBuckets, LinearDecay, make_horizon
+from rdvla.horizons import LinearDecay, make_horizon
 from rdvla.policy import ChunkExecutor, StopRule, decision_seed
 from rdvla.types import ActionChunk, ActionConvention, Observation
 
@@ -21,13 +21,11 @@ def test_the_two_binary_rules_point_in_opposite_directions():
     assert [make_horizon("binary_released").steps(r, 8) for r in (4, 5)] == [4, 8]
 
 
-def test_dynamic_buckets_shorten_for_unusual_decisions():
-    horizon = DynamicBuckets(warmup=5)
-    assert [horizon.steps(4, 8) for _ in range(5)] == [4] * 5
-    for r in (3, 5, 4, 3, 5):
-        horizon.steps(r, 8)
-    assert horizon.steps(20, 8) == 2
-    assert horizon.steps(1, 8) == 8
+def test_dynamic_buckets_by_hand():
+    """After 4, 4, 4, 4 the decision of 9 has mean 5, deviation 2: above 7. Then 5: mean 5, deviation 1.83."""
+    paper, released = make_horizon("dynamic_paper"), make_horizon("dynamic_released")
+    assert [paper.steps(r, 8) for r in (4, 4, 4, 4, 9, 5, 1, 4)] == [5, 5, 5, 5, 2, 4, 8, 6]
+    assert [released.steps(r, 8) for r in (4, 4, 4, 4, 9, 5, 1, 4)] == [5, 5, 5, 5, 8, 6, 2, 4]
 
 
 @pytest.mark.parametrize("name", ["0", "-3", "linear_decy"])

@@ -1,7 +1,8 @@
 """Execution horizons: how many actions of a chunk to execute before deciding again.
 
-Many iterations mean an uncertain policy. Formulas and numbers: RD-VLA paper (arXiv 2602.07845) and its released
-evaluation code; the two disagree on the direction of the binary rule, so both are here under names that say which.
+Formulas and numbers: the RD-VLA paper (arXiv 2602.07845) and its released evaluation code. To the paper, many
+iterations mean an uncertain policy and so a short horizon; the released binary and dynamic rules point the other way.
+Both directions are here under names that say which.
 """
 
 import math
@@ -73,14 +74,15 @@ class LinearDecay:
 
 
 class DynamicBuckets:
-    """Buckets by how unusual a decision's iterations are among all decisions so far.
+    """Buckets by how a decision's iterations compare with all decisions so far, itself included.
 
-    z = (r - mean) / deviation of all decisions up to and including this one. z < -0.5: 8 actions; < 0.5: 6; < 1.5: 4;
-    else 2. The first `warmup` decisions execute 4.
+    With the running mean m and population deviation s: below m - s, below m, below m + s, and above, four horizons.
+    The first decisions, while there are fewer than `warmup`, execute 5 actions.
     """
 
-    def __init__(self, warmup: int = 5) -> None:
-        """Wait for `warmup` decisions before trusting the running statistics."""
+    def __init__(self, buckets: tuple[int, int, int, int], warmup: int = 5) -> None:
+        """Execute `buckets[0]` actions after the fewest iterations, `buckets[3]` after the most."""
+        self.buckets = buckets
         self.warmup = warmup
         self._n, self._mean, self._m2 = 0, 0.0, 0.0
 
@@ -90,12 +92,11 @@ class DynamicBuckets:
         delta = num_recurrences - self._mean
         self._mean += delta / self._n
         self._m2 += delta * (num_recurrences - self._mean)
-        if self._n <= self.warmup:
-            return min(4, chunk_size)
+        if self._n < self.warmup:
+            return min(5, chunk_size)
         deviation = math.sqrt(self._m2 / self._n)
-        z = (num_recurrences - self._mean) / deviation if deviation > 0 else 0.0
-        n = 8 if z < -0.5 else 6 if z < 0.5 else 4 if z < 1.5 else 2
-        return min(n, chunk_size)
+        limits = (self._mean - deviation, self._mean, self._mean + deviation)
+        return min(self.buckets[sum(num_recurrences >= limit for limit in limits)], chunk_size)
 
     def reset(self) -> None:
         """Keep the statistics: they describe the policy, not one episode."""
@@ -105,7 +106,8 @@ HORIZONS: Mapping[str, Callable[[], Horizon]] = {
     "binary_paper": lambda: Binary(confident=8, uncertain=4),
     "binary_released": lambda: Binary(confident=4, uncertain=8),
     "linear_decay": LinearDecay,
-    "dynamic": DynamicBuckets,
+    "dynamic_paper": lambda: DynamicBuckets((8, 6, 4, 2)),
+    "dynamic_released": lambda: DynamicBuckets((2, 4, 6, 8)),
 }
 
 

@@ -91,7 +91,7 @@ def _train(config: TrainConfig, ranks: Ranks, report: Report, decoding: Callable
             ranks.index :: ranks.count
         ],
     )
-    clock = time.perf_counter()
+    clock, clocked = time.perf_counter(), start
     for step in range(start, config.max_steps):
         rate = learning_rate(config.optimizer, step, config.max_steps)
         for group in optimizer.param_groups:
@@ -109,9 +109,9 @@ def _train(config: TrainConfig, ranks: Ranks, report: Report, decoding: Callable
         if log is None:
             continue
         if done % config.log_freq == 0:
-            seconds = time.perf_counter() - clock
-            clock = time.perf_counter()
-            speed = config.log_freq * accumulate * ranks.count * config.batch_size / seconds
+            samples = (done - clocked) * accumulate * ranks.count * config.batch_size
+            speed = samples / (time.perf_counter() - clock)
+            clock, clocked = time.perf_counter(), done
             _record(log, report, done, {**numbers, "learning_rate": rate, "samples_per_second": speed})
         if split.validation is not None and (done % config.validate_freq == 0 or done == config.max_steps):
             _record(log, report, done, _validate(config, checkpoint, average, split.validation))
