@@ -72,7 +72,7 @@ def test_parallel_run_records_everything(tmp_path):
 
 
 def test_number_of_workers_changes_nothing(tmp_path):
-    settings = config(stops=(ADAPTIVE,), horizons=("dynamic",))
+    settings = config(stops=(ADAPTIVE,), horizons=("dynamic_paper",))
     one, three = (run(tmp_path / str(n), settings, workers=n) for n in (1, 3))
     for a, b in zip(one, three, strict=True):
         timing = {"wall_s", "latency_ms"}

@@ -74,7 +74,7 @@ class ServeConfig(Config):
                 f"{self.port} HOST'"
             )
         if isinstance(self._horizon(), DynamicBuckets):
-            raise ValueError("horizon 'dynamic' remembers earlier decisions and replies are stateless; choose another")
+            raise ValueError("a dynamic horizon remembers earlier decisions and replies are stateless; choose another")
         return self
 
     @property
