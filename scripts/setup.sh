@@ -10,15 +10,14 @@ if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     exit 1
 fi
 
-# A rendering library: EGL (Mesa's software driver will do) or OSMesa.
-has_renderer() {
-    ldconfig -p 2>/dev/null | grep -q 'libEGL\.so\.1' || ldconfig -p 2>/dev/null | grep -q 'libOSMesa\.so'
-}
-if ! has_renderer; then
-    packages="libegl1 libgl1 libgl1-mesa-dri"
+# A rendering library, EGL (Mesa's software driver will do) or OSMesa, and what the simulator's OpenCV links to.
+libraries=$(ldconfig -p 2>/dev/null || /sbin/ldconfig -p)
+has() { grep -q "$1" <<<"$libraries"; }
+if ! { has 'libEGL\.so\.1' || has 'libOSMesa\.so'; } || ! has 'libGL\.so\.1' || ! has 'libgthread-2\.0\.so\.0'; then
+    packages="libegl1 libgl1 libgl1-mesa-dri libglib2.0-0"
     if [ "$(id -u)" = 0 ]; then become=""; elif sudo -n true 2>/dev/null; then become="sudo"; else become="no"; fi
     if [ "$become" = no ] || ! command -v apt-get >/dev/null; then
-        echo "setup: headless rendering needs libEGL or libOSMesa, and installing them takes root." >&2
+        echo "setup: headless rendering needs libEGL or libOSMesa (and libGL, libglib); installing them takes root." >&2
         echo "       Ask an administrator to run:  apt-get install $packages   and try again." >&2
         exit 1
     fi
