@@ -25,12 +25,20 @@ DEFAULT_STOP = StopRule.fixed(12)
 
 
 def load_policy(
-    source: str | Path, *, statistics: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    base: str | Path | None = None,
+    statistics: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> "RDVLAPolicy":
     """Load a checkpoint and return the policy.
 
     Args:
         source: a native or released checkpoint directory, or a hub id.
+        revision: branch, tag or commit of a hub id.
+        base: the VLM below an un-merged `lora_adapter/`; see `rdvla.checkpoints.load`.
         statistics: which entry of the checkpoint's statistics to use, if it has several (a suite name).
         device: a torch device.
         dtype: compute in this dtype; None keeps the checkpoint's.
@@ -38,7 +46,7 @@ def load_policy(
     Raises:
         CheckpointError: the checkpoint is missing, damaged or incomplete.
     """
-    checkpoint = checkpoints.load(source)
+    checkpoint = checkpoints.load(source, revision=revision, base=base)
     return RDVLAPolicy(checkpoint, name=str(source), statistics=statistics, device=device, dtype=dtype)
 
 

@@ -170,8 +170,8 @@ def _image() -> dict[str, Any]:
 
 def _statistics() -> dict[str, Any]:
     """Percentiles of a column, and what they make of values inside and outside."""
-    stats = NormStats.compute(wave(200, 3) * np.float32([1.0, 5.0, 0.01]), mask=[True, True, False])
-    probes = np.float32([[0.5, -7.0, 0.3], [-2.0, 3.0, -0.2]])
+    stats = NormStats.compute(wave(200, 3) * np.array([1.0, 5.0, 0.01], np.float32), mask=[True, True, False])
+    probes = np.array([[0.5, -7.0, 0.3], [-2.0, 3.0, -0.2]], np.float32)
     return {
         "statistics.percentiles": np.concatenate([stats.q01, stats.q99]),
         "statistics.normalised": stats.normalise(probes).flatten(),

@@ -50,7 +50,8 @@ def check_rendering() -> list[Check]:
 def blocks(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the mean colour of each of 8x8 blocks of an image `[H, W, 3]`, H and W multiples of 8: `[8, 8, 3]`."""
     height, width = image.shape[0] // BLOCKS, image.shape[1] // BLOCKS
-    return image.reshape(BLOCKS, height, BLOCKS, width, 3).mean(axis=(1, 3))
+    means: NDArray[np.float64] = image.reshape(BLOCKS, height, BLOCKS, width, 3).mean(axis=(1, 3))
+    return means
 
 
 @cache
