@@ -55,7 +55,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     Raises:
         ConfigError: an override without `=`, or one that goes below a plain value.
     """
-    merged: dict[str, Any] = {key: value for key, value in values.items()}
+    merged = dict(values)
     for override in overrides:
         key, separator, text = override.removeprefix("--").partition("=")
         if not separator or not key:

@@ -48,7 +48,7 @@ def eval_command(
     check_every: Annotated[int | None, typer.Option(help="Of --stop: look every n-th iteration [default: 1].")] = None,
     horizon: Annotated[
         str | None,
-        typer.Option(help="Actions executed per decision: a number, linear_decay, binary_paper, dynamic_paper, ... [default: 5]."),
+        typer.Option(help="Actions executed per decision: a number or a rule such as linear_decay [default: 5]."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the scratchpads.")] = 7,
     video: Annotated[int, typer.Option(help="Film this many episodes per task and rule.")] = 0,
