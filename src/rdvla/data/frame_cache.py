@@ -156,7 +156,7 @@ def _map(place: Path, camera: str, entry: Mapping[str, Any]) -> MappedFrames:
     frames = MappedFrames(_frames_path(place, camera), tuple(entry["shape"]))
     checksums = np.fromfile(_checksums_path(place, camera), dtype=np.uint32)
     for slot in np.unique(np.linspace(0, len(frames) - 1, _CHECKED_FRAMES).astype(int)):
-        if zlib.crc32(frames[int(slot)]) != checksums[slot]:
+        if zlib.crc32(frames[int(slot)].data) != checksums[slot]:
             raise ValueError(f"cached frame {slot} of {camera} is damaged")
     return frames
 
