@@ -11,7 +11,7 @@ import io
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import simplejpeg
@@ -24,6 +24,7 @@ ResizeKernel = Literal["lanczos3", "box"]
 
 JPEG_QUALITY = 95
 LANCZOS_RADIUS = 3.0
+_BLOCK = 28
 
 
 @dataclass(frozen=True)
@@ -144,20 +145,43 @@ def resize_box(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 def resize_lanczos3(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Resize uint8 `[H, W, 3]` to `[size, size, 3]`: Lanczos-3, widened when shrinking, rounded once at the end."""
-    resized_hwC = resize_lanczos3_float(image_HWC, size)
-    return np.clip(np.rint(resized_hwC), 0, 255).astype(np.uint8)
+    planes_hCw = _lanczos3_planes(image_HWC, size)
+    np.clip(np.rint(planes_hCw, out=planes_hCw), 0, 255, out=planes_hCw)
+    return np.ascontiguousarray(planes_hCw.astype(np.uint8).transpose(0, 2, 1))
 
 
 def resize_lanczos3_float(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     """Resize like `resize_lanczos3` without rounding: float32 `[size, size, 3]`, about 0..255 with overshoot."""
+    return np.ascontiguousarray(_lanczos3_planes(image_HWC, size).transpose(0, 2, 1))
+
+
+def _lanczos3_planes(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+    """Filter the rows, then the columns: float32 `[h, C, w]`. A block of outputs reads only the inputs it covers."""
     H, W, C = image_HWC.shape
-    rows_hH = _lanczos3_matrix(H, size)
-    columns_wW = _lanczos3_matrix(W, size)
-    rows_first_hWC = (rows_hH @ image_HWC.reshape(H, W * C).astype(np.float32)).reshape(size, W, C)
-    return cast(NDArray[np.float32], np.matmul(columns_wW, rows_first_hWC))
+    planes_H_CW = image_HWC.transpose(0, 2, 1).reshape(H, C * W).astype(np.float32)
+    rows_h_CW = np.empty((size, C * W), np.float32)
+    for outputs, inputs, weights in _lanczos3_blocks(H, size):
+        np.matmul(weights, planes_H_CW[inputs], out=rows_h_CW[outputs])
+    rows_hC_W = rows_h_CW.reshape(size * C, W)
+    planes_hC_w = np.empty((size * C, size), np.float32)
+    for outputs, inputs, weights in _lanczos3_blocks(W, size):
+        planes_hC_w[:, outputs] = rows_hC_W[:, inputs] @ weights.T
+    return planes_hC_w.reshape(size, C, size)
 
 
 @lru_cache(maxsize=16)
+def _lanczos3_blocks(n_in: int, n_out: int) -> tuple[tuple[slice, slice, NDArray[np.float32]], ...]:
+    """Return for each block of outputs: which outputs, the range of inputs they read, and their weights."""
+    matrix = _lanczos3_matrix(n_in, n_out)
+    blocks = []
+    for start in range(0, n_out, _BLOCK):
+        rows = matrix[start : start + _BLOCK]
+        covered = np.flatnonzero(rows.any(axis=0))
+        inputs = slice(int(covered[0]), int(covered[-1]) + 1)
+        blocks.append((slice(start, start + len(rows)), inputs, np.ascontiguousarray(rows[:, inputs])))
+    return tuple(blocks)
+
+
 def _lanczos3_matrix(n_in: int, n_out: int) -> NDArray[np.float32]:
     """Return the `[n_out, n_in]` weights of one axis; every row sums to 1.
 
@@ -176,16 +200,15 @@ def _lanczos3_matrix(n_in: int, n_out: int) -> NDArray[np.float32]:
     half = radius * width
     covered = (pixel >= np.ceil(centre - half - f32(0.5))) & (pixel <= np.floor(centre + half - f32(0.5)))
     weights = np.where(covered & (distance <= radius), weights, f32(0))
-    matrix = weights * (f32(1) / np.cumsum(weights, axis=1, dtype=f32)[:, -1:])
-    matrix.flags.writeable = False
-    return cast(NDArray[np.float32], matrix)
+    return cast(NDArray[np.float32], weights * (f32(1) / np.cumsum(weights, axis=1, dtype=f32)[:, -1:]))
 
 
 def centre_crop(image_hwc: NDArray[np.uint8], area: float) -> NDArray[np.uint8]:
     """Enlarge the central `area` (fraction, 0..1] of a uint8 `[h, w, 3]` image back to `[h, w, 3]`, bilinearly."""
     side = np.sqrt(np.float32(area))
     offset = float((1 - side) / 2)
-    return to_uint8(crop_box(to_float(image_hwc), offset, offset, float(side)))
+    cropped_chw = _crop_planes(np.ascontiguousarray(image_hwc.transpose(2, 0, 1)), offset, offset, float(side))
+    return np.ascontiguousarray(to_uint8(cropped_chw).transpose(1, 2, 0))
 
 
 def crop_box(image_hwc: NDArray[np.float32], top: float, left: float, side: float) -> NDArray[np.float32]:
@@ -200,12 +223,32 @@ def crop_box(image_hwc: NDArray[np.float32], top: float, left: float, side: floa
     Returns:
         float32 `[h, w, 3]`, 0..1.
     """
-    h, w, _ = image_hwc.shape
+    cropped_chw = _crop_planes(np.ascontiguousarray(image_hwc.transpose(2, 0, 1)), top, left, side)
+    return np.ascontiguousarray(cropped_chw.transpose(1, 2, 0))
+
+
+def _crop_planes(
+    planes_chw: NDArray[np.uint8] | NDArray[np.float32], top: float, left: float, side: float
+) -> NDArray[np.float32]:
+    """Crop like `crop_box`, on colour planes `[3, h, w]` (uint8 or float32 in 0..1)."""
+    _, h, w = planes_chw.shape
     upper, lower, down = _bilinear_taps(h, top, side)
     first, last, across = _bilinear_taps(w, left, side)
-    columns_hwc = image_hwc[:, first] + (image_hwc[:, last] - image_hwc[:, first]) * across[None, :, None]
-    above, below = columns_hwc[upper], columns_hwc[lower]
-    return np.clip(above + (below - above) * down[:, None, None], 0.0, 1.0)
+    columns_chw = _mix(_unit(planes_chw.take(first, axis=2)), _unit(planes_chw.take(last, axis=2)), across)
+    rows_chw = _mix(columns_chw.take(upper, axis=1), columns_chw.take(lower, axis=1), down[:, None])
+    return np.clip(rows_chw, 0.0, 1.0, out=rows_chw)
+
+
+def _mix(start: NDArray[np.float32], end: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return start + (end - start) * weight, in the memory of `end`."""
+    end -= start
+    end *= weight
+    end += start
+    return end
+
+
+def _unit(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    return to_float(pixels) if pixels.dtype == np.uint8 else cast(NDArray[np.float32], pixels)
 
 
 @lru_cache(maxsize=64)
@@ -220,7 +263,7 @@ def _bilinear_taps(n: int, start: float, side: float) -> tuple[NDArray[np.intp],
     return before.astype(np.intp), after.astype(np.intp), position - before
 
 
-def to_float(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+def to_float(image: NDArray[Any]) -> NDArray[np.float32]:
     """Scale uint8 0..255 to float32 0..1."""
     return image.astype(np.float32) * np.float32(1 / 255)
 
