@@ -100,7 +100,8 @@ def stored_dtype(directory: Path) -> torch.dtype:
     Raises:
         CheckpointError: missing or not a floating dtype.
     """
-    name = read_json(directory / "config.json").get("torch_dtype")
+    document = read_json(directory / "config.json")
+    name = document.get("torch_dtype", document.get("dtype"))  # newer transformers write the second
     if name not in _DTYPES:
         raise CheckpointError(
             f"'{directory / 'config.json'}': torch_dtype is {name!r}, expected one of {list(_DTYPES)}."

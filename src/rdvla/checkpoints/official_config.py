@@ -7,7 +7,8 @@ A released `config.json` has no field for the sizes of the vision towers: the ti
                 "siglip": {"depth": 4, "width": 24, "num_heads": 2}}}
 
 The timm names (`vit_large_patch14_reg4_dinov2.lvd142m`, `vit_so400m_patch14_siglip_224`) and timm's `embed_dim` are
-accepted in place of `dino`, `siglip` and `width`. `mlp_width` follows from the width unless it is given.
+accepted in place of `dino`, `siglip` and `width`. `mlp_width` follows from the width (and timm's `mlp_ratio`, if it is
+given) unless it is given itself.
 """
 
 from collections.abc import Mapping
@@ -190,9 +191,11 @@ def _with_normalisation(directory: Path, towers: Mapping[str, Any]) -> dict[str,
 
 def _tower_sizes(tower: str, given: Mapping[str, Any], source: str) -> dict[str, Any]:
     sizes = {"width" if name == "embed_dim" else name: value for name, value in given.items()}
+    ratio = sizes.pop("mlp_ratio", SIGLIP_MLP_RATIO if tower == "siglip" else 4)
     for name in sizes:
         if name not in ViTConfig.model_fields:
             raise CheckpointError(f"{source}: unknown field '{tower}.{name}'.{suggest(name, ViTConfig.model_fields)}")
-    if isinstance(sizes.get("width"), int) and "mlp_width" not in sizes:
-        sizes["mlp_width"] = int(sizes["width"] * SIGLIP_MLP_RATIO) if tower == "siglip" else 4 * sizes["width"]
+    width = sizes.get("width", getattr(DinoSiglipConfig(), tower).width)
+    if isinstance(width, int) and isinstance(ratio, int | float):
+        sizes.setdefault("mlp_width", int(width * ratio))
     return sizes

@@ -70,9 +70,13 @@ def orientation(case: str, quantity: str, found: Any, expected: Any, limit: floa
 
 
 def equal(case: str, quantity: str, found: Any, expected: Any) -> Check:
-    """Compare two plain values (numbers, strings, lists) for equality."""
-    same = found == expected
-    return Check(case, quantity, "pass" if same else "fail", note="" if same else f"{found} instead of {expected}")
+    """Compare two plain values for equality; the difference is that of numbers, otherwise 0 or 1."""
+    if found == expected:
+        return Check(case, quantity, "pass", 0.0, 0.0)
+    numbers = isinstance(found, int | float) and isinstance(expected, int | float)
+    return Check(
+        case, quantity, "fail", abs(found - expected) if numbers else 1.0, 0.0, f"{found} instead of {expected}"
+    )
 
 
 def guarded(case: str, run: Callable[[], list[Check]]) -> list[Check]:
