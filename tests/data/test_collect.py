@@ -170,24 +170,30 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("staged", [1, 3, 5])
-def test_kill_and_restart(reference, tmp_path, staged):
-    script = tmp_path / "script.py"
-    script.write_text(KILLED.format(path=[str(Path(__file__).parent)]))
-    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "d")], start_new_session=True)
-    deadline = time.monotonic() + 60
-    while len(list((tmp_path / "d").rglob("*.npz"))) < staged:
+def wait_for_files(folder, count, process):
+    deadline = time.monotonic() + 600  # for a machine that is busy with other things
+    while len(list(folder.rglob("*.npz"))) < count:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+
+
+@pytest.mark.parametrize(("staged", "with_workers"), [(1, True), (3, False), (5, True)])
+def test_kill_and_restart(reference, tmp_path, staged, with_workers):
+    script = tmp_path / "script.py"
+    script.write_text(KILLED.format(path=[str(Path(__file__).parent)]))
+    command = [sys.executable, str(script), str(tmp_path / "d")]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            wait_for_files(tmp_path / "d", staged, process)
+        finally:
+            (os.killpg if with_workers else os.kill)(process.pid, signal.SIGKILL)
     assert not (tmp_path / "d/meta/info.json").exists()
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "d").rglob("*.npz")}
+    before = list((tmp_path / "d").rglob("*.npz"))
     assert len(before) >= staged
     seen = []
     run(tmp_path / "d", make_env=fakes.make_slow_toy, on_status=seen.append)
-    assert seen[0].done == len(before)
+    assert seen[0].done >= len(before)  # workers that outlive their parent finish what they are at
     assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
 
 
