@@ -1,19 +1,25 @@
 """The remote policy: the same answers as the local one, and what happens when the server does not answer."""
 
+import socket
+import struct
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
-from serve_fakes import QUICK, FakePolicy, expected_actions, observation
+from serve_fakes import QUICK, FakePolicy, expected_actions, metadata, observation
 from serve_simulation import FakeClock, World, marked_actions, marked_observation
+from websockets.utils import accept_key
 
 from rdvla.errors import ObservationError, ServeError
 from rdvla.horizons import Fixed
 from rdvla.policy import ChunkExecutor, Policy, StopRule
 from rdvla.serve.background import serving
 from rdvla.serve.client import RemotePolicy
-from rdvla.serve.protocol import BadRequest, Busy, DeadlineMissed
+from rdvla.serve.codec import encode
+from rdvla.serve.protocol import BadRequest, Busy, DeadlineMissed, metadata_message
 from rdvla.types import ActionChunk, Observation
 
 
@@ -145,9 +151,34 @@ def test_the_fallback_decides_when_the_server_does_not() -> None:
     assert policy.fallbacks == 1
 
 
-def test_another_policy_behind_the_same_address_is_refused() -> None:
-    from serve_fakes import metadata
+def test_a_server_that_stops_reading_holds_no_call_beyond_its_deadline() -> None:
+    """A socket that greets and then takes nothing: the request does not fit into the buffers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        greeted = threading.Thread(target=_greet_only, args=(listener,))
+        greeted.start()
+        policy = RemotePolicy(f"ws://127.0.0.1:{listener.getsockname()[1]}", deadline_s=1.0)
+        started = time.monotonic()
+        with pytest.raises(ServeError):
+            policy.infer(observation(side=4000))
+        assert time.monotonic() - started < 10
+        greeted.join()
 
+
+def _greet_only(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        head = connection.recv(4096).decode()
+        key = next(line.split(": ")[1] for line in head.split("\r\n") if line.startswith("Sec-WebSocket-Key"))
+        answer = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
+        answer.append(f"Sec-WebSocket-Accept: {accept_key(key)}")
+        connection.sendall(("\r\n".join(answer) + "\r\n\r\n").encode())
+        payload = encode(metadata_message(metadata(), server_version="test"))
+        connection.sendall(struct.pack(">BBH", 0x82, 126, len(payload)) + payload)
+        time.sleep(4)
+
+
+def test_another_policy_behind_the_same_address_is_refused() -> None:
     world, clock = World(outages=[(1.0, 1.1)]), FakeClock()
     policy = remote(world, clock)
     clock.time = 1.2

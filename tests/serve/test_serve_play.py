@@ -159,4 +159,3 @@ def test_controls_reach_the_policy(mode: str) -> None:
     assert chunk.num_recurrences == {"client": 12, "depth": 6, "adaptive": 6, "budget": 4}[mode]
     assert len(chunk.convergence) == (6 if mode == "adaptive" else 0)
     assert served.seen[-1].instruction == "go"
-

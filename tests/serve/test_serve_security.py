@@ -40,6 +40,11 @@ def test_other_hosts_demand_a_key(host: str, monkeypatch: pytest.MonkeyPatch) ->
         ServeConfig.build({"host": host, "web": True})
 
 
+def test_the_live_page_and_a_key_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="takes no API key"):
+        PolicyServer(FakePolicy(), ServeConfig(web=True), api_key=KEY)
+
+
 def test_the_key_comes_from_the_environment_or_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RDVLA_API_KEY", KEY)
     assert read_api_key(ServeConfig(), None) == KEY

@@ -5,7 +5,9 @@ Needs numpy, msgpack and websockets only.
 
 import logging
 import os
+import socket
 import ssl
+import struct
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -111,7 +113,7 @@ class RemotePolicy:
         self._deadline_s = deadline_s
         self._fallback = fallback
         self._clock = clock or SystemClock()
-        self._connect = connect or _websocket_connector(url, key, tls_ca)
+        self._connect = connect or _websocket_connector(url, key, tls_ca, deadline_s)
         self._connection: Connection | None = None
         self._metadata: PolicyMetadata | None = None
         self._retrying(self._clock.now() + deadline_s, lambda connection, remaining_s: None)
@@ -261,7 +263,16 @@ class _WebSocket:
         self._closing.close()
 
 
-def _websocket_connector(url: str, api_key: str | None, tls_ca: Path | None) -> Callable[[float], Connection]:
+def _limit_sending(connection: ClientConnection, seconds: float) -> None:
+    """Make a send fail after `seconds` if the server takes nothing; the library itself would wait for its pings."""
+    whole = int(seconds)
+    timeout = struct.pack("ll", whole, int((seconds - whole) * 1e6))
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+
+
+def _websocket_connector(
+    url: str, api_key: str | None, tls_ca: Path | None, deadline_s: float
+) -> Callable[[float], Connection]:
     headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
     context = None
     if url.startswith("wss://"):
@@ -284,6 +295,7 @@ def _websocket_connector(url: str, api_key: str | None, tls_ca: Path | None) -> 
                 proxy=None,
             )
             connection = closing.enter_context(opening)
+            _limit_sending(connection, deadline_s)
         except InvalidURI:
             raise ServeError(f"'{url}' is not a server's address; use ws://HOST:PORT or wss://HOST:PORT.") from None
         except InvalidStatus as error:

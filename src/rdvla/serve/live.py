@@ -6,6 +6,7 @@ the last `HISTORY` decisions). Its wishes apply to every request that the server
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import json
 from collections import deque
@@ -18,6 +19,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from pydantic import Field
 from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
 
 from rdvla.config import Config
 from rdvla.errors import ConfigError
@@ -149,6 +151,8 @@ class LiveFeed:
         finally:
             self._viewers.discard(viewer)
             sender.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
+                await sender
 
     def _hello(self, metadata: PolicyMetadata) -> dict[str, Any]:
         return {

@@ -1,4 +1,8 @@
-"""The control loop: one command per control step, whatever the policy and the network do meanwhile."""
+"""The control loop: one command per control step, whatever the policy and the network do meanwhile.
+
+while not done:
+    robot.send(loop.act(robot.observe))
+"""
 
 import logging
 from collections import deque
@@ -88,6 +92,43 @@ class RequestEvent:
     detail: str = ""
 
 
+class Pacer:
+    """Keeps control steps at a fixed rate; after an overrun it goes on from now, never in a burst.
+
+    Attributes:
+        overruns: steps that began late by more than a whole period.
+    """
+
+    def __init__(self, rate_hz: float, clock: Clock | None = None) -> None:
+        """Pace at `rate_hz` > 0 steps per second.
+
+        Raises:
+            ConfigError: a rate that is not above 0.
+        """
+        if rate_hz <= 0:
+            raise ConfigError(f"rate_hz must be above 0, found {rate_hz}.")
+        self.overruns = 0
+        self._period_s = 1 / rate_hz
+        self._clock = clock or SystemClock()
+        self._next: float | None = None
+
+    def wait(self) -> None:
+        """Return when the next step is due."""
+        now = self._clock.now()
+        if self._next is None:
+            self._next = now
+        if now - self._next > self._period_s:
+            self.overruns += 1
+            _log.warning("a control step began %.0f ms late", (now - self._next) * 1000)
+            self._next = now
+        self._clock.sleep(self._next - now)
+        self._next += self._period_s
+
+    def restart(self) -> None:
+        """Count from now: the next step is due a whole period later. For after the robot stood still."""
+        self._next = self._clock.now() + self._period_s
+
+
 @dataclass
 class _Request:
     number: int
@@ -112,6 +153,7 @@ class ControlLoop:
         *,
         deadline_s: float,
         stop: StopRule | None = None,
+        pacer: Pacer | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Set up the loop; `reset` starts an episode.
@@ -122,6 +164,7 @@ class ControlLoop:
             guard: checks every command.
             deadline_s: a request older than this is given up, and its answer never executed.
             stop: when the policy should stop iterating; None takes its default.
+            pacer: makes `act` wait until the next step is due; None leaves the rate to the caller.
             clock: None takes the machine's.
 
         Raises:
@@ -136,6 +179,7 @@ class ControlLoop:
         self._guard = guard
         self._deadline_s = deadline_s
         self._stop = stop
+        self._pacer = pacer
         self._clock = clock or SystemClock()
         self._seed: int | None = None
         self._step = 0
@@ -159,11 +203,15 @@ class ControlLoop:
 
     def act(self, observe: Callable[[], Observation]) -> NDArray[np.float32]:
         """Return the command `[action_dim]` of this control step; `observe` is called only if the policy is asked."""
+        if self._pacer is not None:
+            self._pacer.wait()
         self._collect(0.0)
         if self._request is None and self._strategy.wants(self._step):
             self._ask(observe())
         if self._strategy.waits(self._step) and self._request is not None and not self._request.given_up:
             self._collect(max(0.0, self._request.asked_at + self._deadline_s - self._clock.now()))
+            if self._pacer is not None:
+                self._pacer.restart()
         if self._request is not None and self._clock.now() - self._request.asked_at >= self._deadline_s:
             self._give_up(f"no answer within {self._deadline_s:g} s")
         action = self._strategy.next(self._step, self.ledger)
@@ -213,36 +261,3 @@ class ControlLoop:
             self.events.append(RequestEvent(self._step, self._request.number, kind, detail))
             if kind in ("failed", "missed", "late"):
                 _log.warning("step %d: request %d %s: %s", self._step, self._request.number, kind, detail)
-
-
-class Pacer:
-    """Keeps control steps at a fixed rate; after an overrun it goes on from now, never in a burst.
-
-    Attributes:
-        overruns: steps that began late by more than a whole period.
-    """
-
-    def __init__(self, rate_hz: float, clock: Clock | None = None) -> None:
-        """Pace at `rate_hz` > 0 steps per second.
-
-        Raises:
-            ConfigError: a rate that is not above 0.
-        """
-        if rate_hz <= 0:
-            raise ConfigError(f"rate_hz must be above 0, found {rate_hz}.")
-        self.overruns = 0
-        self._period_s = 1 / rate_hz
-        self._clock = clock or SystemClock()
-        self._next: float | None = None
-
-    def wait(self) -> None:
-        """Return when the next step is due."""
-        now = self._clock.now()
-        if self._next is None:
-            self._next = now
-        if now - self._next > self._period_s:
-            self.overruns += 1
-            _log.warning("a control step began %.0f ms late", (now - self._next) * 1000)
-            self._next = now
-        self._clock.sleep(self._next - now)
-        self._next += self._period_s

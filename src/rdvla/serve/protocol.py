@@ -4,7 +4,6 @@ An error is one text frame `code: explanation`. After `busy`, `rate_limit` and `
 open and the next request is welcome; after any other code it is closed with 1011, as openpi's server does.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
@@ -246,7 +245,7 @@ def reply_message(
 
 
 def chunk_from_reply(reply: Mapping[str, Any], metadata: PolicyMetadata) -> ActionChunk:
-    """Read a reply.
+    """Read a reply. Its timings are the policy's, plus the server's `server` (arrival to reply) and `queue`.
 
     Raises:
         ServeError: actions of the wrong dtype or shape, or fields of the wrong type.
@@ -256,10 +255,11 @@ def chunk_from_reply(reply: Mapping[str, Any], metadata: PolicyMetadata) -> Acti
     if not isinstance(actions, np.ndarray) or actions.dtype.kind != "f" or actions.shape != expected:
         found = f"{actions.dtype} {actions.shape}" if isinstance(actions, np.ndarray) else type(actions).__name__
         raise ServeError(f"the server's actions must be floats of shape {expected}, found {found}.")
-    timings = {**reply.get("policy_timing", {}), **reply.get("server_timing", {})}
-    timings["infer_ms"] = reply.get("policy_timing", {}).get("infer_ms", math.nan)
     try:
         steps = reply.get("n_action_steps")
+        timings = dict(reply.get("policy_timing", {}))
+        server = dict(reply.get("server_timing", {}))
+        timings |= {"server": server.get("infer_ms"), "queue": server.get("queue_ms")}
         return ActionChunk(
             actions=np.array(actions, dtype=np.float32),
             num_recurrences=int(reply.get("num_recurrences", 0)),

@@ -42,7 +42,7 @@ from rdvla.types import Observation
 
 try:
     from websockets.asyncio.server import Server, ServerConnection, serve
-    from websockets.exceptions import ConnectionClosed
+    from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 except ModuleNotFoundError:
     raise MissingExtraError("websockets", "serve") from None
 
@@ -71,8 +71,10 @@ class PolicyServer:
             default_stop: for requests that do not say when to stop; None leaves it to the policy.
 
         Raises:
-            ConfigError: a host that other machines can reach, without an API key.
+            ConfigError: a host that other machines can reach, without an API key; the live page with one.
         """
+        if api_key is not None and config.web:
+            raise ConfigError("the live page takes no API key; unset RDVLA_API_KEY or do without --web.")
         if api_key is None and not config.is_loopback:
             raise ConfigError(f"host '{config.host}' can be reached from other machines; an API key is needed.")
         self.config = config
@@ -91,6 +93,7 @@ class PolicyServer:
         self._live = (live or LiveFeed()) if config.web else None
         self._router = Router(Gate(config, api_key), self.metrics, page=config.web)
         self._server: Server | None = None
+        self._answering = 0
 
     @property
     def port(self) -> int:
@@ -151,10 +154,16 @@ class PolicyServer:
             self._server.close(close_connections=False)
         await asyncio.to_thread(self._batcher.stop, self.config.shutdown_grace_s)
         if self._server is not None:
-            await asyncio.sleep(0)  # let the handlers send the last answers
-            for connection in tuple(self._server.connections):
-                await connection.close(1001, "server stopping")
+            await self._answers_sent()
+            await asyncio.gather(*(each.close(1001, "server stopping") for each in self._server.connections))
             await self._server.wait_closed()
+
+    async def _answers_sent(self) -> None:
+        """Wait until the handlers have sent what the policy decided last, no longer than a slow client may take."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.config.send_timeout_s):
+                while self._answering:
+                    await asyncio.sleep(0.002)
 
     def _set_ready(self, ready: bool) -> None:
         self._router.ready = ready
@@ -172,11 +181,15 @@ class PolicyServer:
 
     async def _handle(self, connection: ServerConnection) -> None:
         path = connection.request.path if connection.request is not None else "/"
-        with self.metrics.connections.track_inprogress(), contextlib.suppress(ConnectionClosed, TimeoutError):
-            if self._live is not None and path.partition("?")[0] == LIVE_PATH:
-                await self._live.serve(connection, self._metadata)
-            else:
-                await self._converse(connection)
+        try:
+            with self.metrics.connections.track_inprogress(), contextlib.suppress(ConnectionClosed, TimeoutError):
+                if self._live is not None and path.partition("?")[0] == LIVE_PATH:
+                    await self._live.serve(connection, self._metadata)
+                else:
+                    await self._converse(connection)
+        except Exception:
+            _log.exception("a connection's handler failed")
+            raise
 
     async def _converse(self, connection: ServerConnection) -> None:
         """Greet, then answer requests one after the other until the client leaves or errs."""
@@ -187,26 +200,44 @@ class PolicyServer:
         try:
             while True:
                 frame = await self._receive(connection)
-                arrived = time.monotonic()
+                self._answering += 1
                 try:
-                    if (wait_s := bucket.take()) > 0:
-                        await asyncio.sleep(wait_s)
-                        raise RateLimited(f"at most {self.config.requests_per_second:g} requests per second.")
-                    reply = await self._answer(frame, arrived, previous_ms, connection, left)
-                except RequestRefused as refusal:
-                    self.metrics.errors.labels(refusal.code).inc()
-                    await self._send(connection, error_text(refusal))
-                    if not refusal.keeps_connection:
-                        await connection.close(CLOSE_ERROR, refusal.code)
-                        return
-                    continue
-                if reply is None:
-                    return
-                await self._send(connection, reply)
-                previous_ms = (time.monotonic() - arrived) * 1000
-                self.metrics.latency.observe(previous_ms / 1000)
+                    previous_ms = await self._respond(connection, frame, bucket, previous_ms, left)
+                finally:
+                    self._answering -= 1
         finally:
             left.cancel()
+
+    async def _respond(
+        self,
+        connection: ServerConnection,
+        frame: bytes,
+        bucket: TokenBucket,
+        previous_ms: float | None,
+        left: "asyncio.Future[None]",
+    ) -> float | None:
+        """Answer one request; return the milliseconds that took in all, or what the last answer took if refused.
+
+        Raises:
+            ConnectionClosed: the client left, or the refusal ends the connection.
+            TimeoutError: the client did not take the answer.
+        """
+        arrived = time.monotonic()
+        try:
+            if (wait_s := bucket.take()) > 0:
+                await asyncio.sleep(wait_s)
+                raise RateLimited(f"at most {self.config.requests_per_second:g} requests per second.")
+            reply = await self._answer(frame, arrived, previous_ms, connection, left)
+        except RequestRefused as refusal:
+            self.metrics.errors.labels(refusal.code).inc()
+            await self._send(connection, error_text(refusal))
+            if not refusal.keeps_connection:
+                await connection.close(CLOSE_ERROR, refusal.code)
+            return previous_ms
+        await self._send(connection, reply)
+        total_s = time.monotonic() - arrived
+        self.metrics.latency.observe(total_s)
+        return total_s * 1000
 
     async def _receive(self, connection: ServerConnection) -> bytes:
         """Return the next message; text is returned as bytes, to be refused as not msgpack.
@@ -245,11 +276,12 @@ class PolicyServer:
         previous_ms: float | None,
         connection: ServerConnection,
         left: "asyncio.Future[None]",
-    ) -> bytes | None:
-        """Return the encoded reply, or None if the client left meanwhile.
+    ) -> bytes:
+        """Return the encoded reply.
 
         Raises:
             RequestRefused: there is no (timely) answer.
+            ConnectionClosed: the client left meanwhile.
         """
         adapted, options = self._read(frame)
         if self._live is not None:
@@ -257,8 +289,6 @@ class PolicyServer:
         deadline = arrived + (options.deadline_ms or self.config.deadline_ms) / 1000
         future = self._batcher.submit(adapted.observation, options, client=connection.id, deadline=deadline)
         answer = await self._await(asyncio.wrap_future(future), deadline, left)
-        if answer is None:
-            return None
         timing = {
             "infer_ms": (time.monotonic() - arrived) * 1000,
             "queue_ms": answer.queue_ms,
@@ -296,13 +326,12 @@ class PolicyServer:
             missing_cameras=adapted.missing_cameras,
         )
 
-    async def _await(
-        self, future: "asyncio.Future[Answer]", deadline: float, left: "asyncio.Future[None]"
-    ) -> Answer | None:
-        """Wait for the answer until `deadline`; None if the client `left`.
+    async def _await(self, future: "asyncio.Future[Answer]", deadline: float, left: "asyncio.Future[None]") -> Answer:
+        """Wait for the answer until `deadline`.
 
         Raises:
             RequestRefused: late, or the policy failed.
+            ConnectionClosed: the client `left`.
         """
         timeout_s = max(0.0, deadline - time.monotonic())
         either: set[asyncio.Future[Any]] = {future, left}
@@ -310,7 +339,7 @@ class PolicyServer:
         if left.done():
             future.cancel()
             self.metrics.abandoned.inc()
-            return None
+            raise ConnectionClosedOK(None, None)
         if not future.done() or time.monotonic() > deadline:
             future.cancel()
             raise DeadlineMissed("the answer was not ready in time and will not be sent.")

@@ -67,8 +67,8 @@ function drawBars(canvas, decisions, { lower, total, top, unit }) {
 // The stopping rule's measure by iteration, newest curve in front, log scale (cosine: of its distance from 1).
 function drawCurves(canvas, decisions) {
   const { pen, width, height } = prepare(canvas);
-  const shown = decisions.filter((decision) => decision.convergence.length > 0).slice(-14);
-  if (shown.length === 0) return false;
+  const shown = decisions.slice(-14).filter((decision) => decision.convergence.length > 0);
+  if (decisions[decisions.length - 1].convergence.length === 0) return false;
   const isCosine = (decision) => (decision.rule || "").startsWith("cosine");
   const measure = (decision, value) => Math.max(isCosine(decision) ? 1 - value : value, 1e-12);
   const newest = shown[shown.length - 1];
