@@ -114,9 +114,6 @@ class HeadConfig(Config):
         random_depth: draw the training depth; otherwise always mean_recurrence.
         coda_cross_attention: Coda blocks attend to the conditioning (published); False is an ablation in which
             the Coda sees nothing but the scratchpad.
-        gate_init: initial value of the gates, whose tanh multiplies the vision logits. At the published 0 vision starts
-            with uniform attention, and its keys get no gradient until the gate has moved: harmless for a pretrained
-            language model, but a small network trained from scratch hardly leaves that state (docs/LOG.md).
         init_std: deviation of the initial scratchpad and of the action queries.
     """
 
@@ -132,7 +129,6 @@ class HeadConfig(Config):
     backprop_depth: PositiveInt = 8
     random_depth: bool = True
     coda_cross_attention: bool = True
-    gate_init: float = 0.0
     init_std: PositiveFloat = 0.632
     rms_norm_eps: PositiveFloat = 1e-6
     rope_base: PositiveFloat = 1e4
@@ -210,13 +206,6 @@ def rdvla_tiny(vocab_size: int) -> RDVLAConfig:
             rope_theta=1e4,
         ),
         num_latent_tokens=16,
-        head=HeadConfig(
-            hidden_dim=128,
-            num_heads=4,
-            prelude_layers=(1,),
-            recurrent_layers=(2,),
-            coda_layers=(2,),
-            gate_init=1.0,
-        ),
+        head=HeadConfig(hidden_dim=128, num_heads=4, prelude_layers=(1,), recurrent_layers=(2,), coda_layers=(2,)),
         prompt="{instruction}",
     )

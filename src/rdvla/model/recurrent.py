@@ -126,7 +126,7 @@ class Block(nn.Module):
             self.q_cross, self.o_cross = linear(), linear()
             self.k_latents, self.v_latents = linear(), linear()
             self.k_vision, self.v_vision = linear(), linear()
-            self.gate = nn.Parameter(torch.full((1,), config.gate_init))
+            self.gate = nn.Parameter(torch.zeros(1))
         self.norm3 = RMSNorm(dim, config.rms_norm_eps)
         self.ffn_gate, self.ffn_up, self.ffn_down = linear(4 * dim), linear(4 * dim), linear(dim, 4 * dim)
 

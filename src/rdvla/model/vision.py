@@ -217,7 +217,7 @@ class ConvTower(nn.Module):
         self.num_tokens = side * side + 1
         self.keypoints = nn.Linear(2 * previous, previous)
         self.pos_embed = nn.Parameter(torch.randn(1, self.num_tokens, previous) * 0.02)
-        self.temperature = nn.Parameter(torch.full((1,), 3.0))
+        self.temperature = nn.Parameter(torch.ones(1))
         self._side = side
 
     def forward(self, images: Tensor) -> Tensor:
