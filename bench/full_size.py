@@ -42,8 +42,16 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def report(what: str, start: float) -> None:
-    print(f"{what:48} {time.perf_counter() - start:8.1f} s   peak {peak_gib():5.1f} GiB", flush=True)
+class Stopwatch:
+    """Measures wall-clock and processor time from its creation."""
+
+    def __init__(self) -> None:
+        self.wall, self.processor = time.perf_counter(), time.process_time()
+
+    def report(self, what: str) -> None:
+        """Print both times and the peak memory so far."""
+        wall, processor = time.perf_counter() - self.wall, time.process_time() - self.processor
+        print(f"{what:44} {wall:8.1f} s  ({processor:6.1f} s of CPU)  peak {peak_gib():5.1f} GiB", flush=True)
 
 
 def observation() -> Observation:
@@ -75,9 +83,9 @@ def count(model: RDVLA) -> None:
 
 def decide(checkpoint: Checkpoint, depth: int, label: str) -> np.ndarray:
     policy = RDVLAPolicy(checkpoint, name="random weights")
-    start = time.perf_counter()
+    watch = Stopwatch()
     chunk = policy.infer(observation(), stop=StopRule.fixed(depth), seed=7)
-    report(f"one infer, {label}, depth {depth}", start)
+    watch.report(f"one infer, {label}, depth {depth}")
     print("  " + ", ".join(f"{stage} {value / 1e3:.2f} s" for stage, value in chunk.timings.items()))
     return chunk.actions
 
@@ -110,24 +118,24 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    start = time.perf_counter()
+    watch = Stopwatch()
     checkpoint = build()
-    report("built with random weights, float32", start)
+    watch.report("built with random weights, float32")
     count(checkpoint.model)
     decide(checkpoint, arguments.depth, "float32")
     checkpoint.model.bfloat16()
     actions = decide(checkpoint, arguments.depth, "bfloat16")
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "released"
-        start = time.perf_counter()
+        watch = Stopwatch()
         save_official(directory, checkpoint)
-        report("written in the released layout", start)
+        watch.report("written in the released layout")
         if arguments.layout:
             compare_layout(directory, arguments.layout)
         del checkpoint
-        start = time.perf_counter()
+        watch = Stopwatch()
         loaded = load(directory)
-        report("loaded again, every tensor checked", start)
+        watch.report("loaded again, every tensor checked")
         again = decide(loaded, arguments.depth, "bfloat16, loaded")
         print(f"same actions after loading: {np.array_equal(actions, again)}")
 
