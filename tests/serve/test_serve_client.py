@@ -159,7 +159,7 @@ def test_a_server_that_stops_reading_holds_no_call_beyond_its_deadline() -> None
         policy = RemotePolicy(f"ws://127.0.0.1:{listener.getsockname()[1]}", deadline_s=1.0)
         started = time.monotonic()
         with pytest.raises(ServeError):
-            policy.infer(observation(side=4000))
+            policy.infer(observation(side=1500))
         assert time.monotonic() - started < 10
         greeted.join()
 
@@ -198,7 +198,7 @@ def test_the_client_is_thin() -> None:
     code = (
         "import sys, rdvla.client\n"
         "heavy = {'torch', 'transformers', 'pydantic', 'yaml', 'PIL', 'simplejpeg', 'prometheus_client', 'mujoco'}\n"
-        "sys.exit(', '.join(heavy & set(sys.modules)))\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
