@@ -27,4 +27,4 @@ format: .venv/.installed
 	scripts/setup.sh
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -42,6 +42,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no configuration file at '{path}'.") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read '{path}': {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{path}' is not valid YAML: {error}") from None
     if not isinstance(values, dict):

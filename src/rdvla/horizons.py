@@ -2,10 +2,11 @@
 
 Formulas and numbers: the RD-VLA paper (arXiv 2602.07845) and its released evaluation code. To the paper, many
 iterations mean an uncertain policy and so a short horizon; the released binary and dynamic rules point the other way.
-Both directions are here under names that say which.
+Both directions are here under names that say which; without a suffix, `binary` and `dynamic` are the paper's.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -104,8 +105,10 @@ class DynamicBuckets:
 
 HORIZONS: Mapping[str, Callable[[], Horizon]] = {
     "binary_paper": lambda: Binary(confident=8, uncertain=4),
+    "binary": lambda: Binary(confident=8, uncertain=4),
     "binary_released": lambda: Binary(confident=4, uncertain=8),
     "linear_decay": LinearDecay,
+    "dynamic": lambda: DynamicBuckets((8, 6, 4, 2)),
     "dynamic_paper": lambda: DynamicBuckets((8, 6, 4, 2)),
     "dynamic_released": lambda: DynamicBuckets((2, 4, 6, 8)),
 }
@@ -117,7 +120,7 @@ def make_horizon(name: str) -> Horizon:
     Raises:
         ConfigError: neither a whole number of at least 1 nor a known name.
     """
-    if name.lstrip("-").isdigit():
+    if re.fullmatch(r"-?[0-9]+", name):
         return Fixed(int(name))
     if name not in HORIZONS:
         raise ConfigError(f"unknown horizon '{name}' (a number of actions, or a name).{suggest(name, HORIZONS)}")

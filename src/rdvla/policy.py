@@ -31,7 +31,7 @@ class StopRule:
             the threshold), `latent` (relative change of the scratchpad below the threshold; no Coda needed).
         threshold: the rule's threshold; None takes the default of `DEFAULT_THRESHOLDS`.
         min_depth: never stop before this many iterations.
-        max_depth: never go beyond this many iterations.
+        max_depth: never go beyond this many iterations; for `fixed`, how many there are.
         check_every: evaluate the rule every n-th iteration.
 
     Raises:
@@ -41,7 +41,7 @@ class StopRule:
     name: StopRuleName = "fixed"
     threshold: float | None = None
     min_depth: int = 1
-    max_depth: int = 12
+    max_depth: int = 32
     check_every: int = 1
 
     def __post_init__(self) -> None:

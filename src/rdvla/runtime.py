@@ -45,7 +45,12 @@ def load_policy(
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or incomplete.
+        ConfigError: torch has no such device here.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device '{device}' cannot be used here: {error}") from None
     checkpoint = checkpoints.load(source, revision=revision, base=base)
     return RDVLAPolicy(checkpoint, name=str(source), statistics=statistics, device=device, dtype=dtype)
 
@@ -181,7 +186,7 @@ class RDVLAPolicy:
         expected = self._metadata.state_dim
         if observation.state.shape != (expected,):
             raise ObservationError(f"state must have {expected} values, found {len(observation.state)}.")
-        return self._statistics.state.normalise_proprio(observation.state)
+        return self._statistics.state.normalise(observation.state)
 
 
 def _generator(seed: int | None) -> torch.Generator | None:

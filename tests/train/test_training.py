@@ -185,6 +185,21 @@ def test_weights_of_another_robot_are_refused(dataset, tmp_path):
     wide = record(tmp_path / "wide", action_dim=9, episodes=2, length=3)
     with pytest.raises(CheckpointError, match="action size 9"):
         run(wide, tmp_path / "run", model={"init_from": str(start)})
+    with pytest.raises(ConfigError, match=r"model\.head"):
+        run(dataset, tmp_path / "run", model={"init_from": str(start), "head": {"chunk_size": 4}})
+
+
+def test_max_steps_below_what_is_done_is_refused(dataset, tmp_path):
+    run(dataset, tmp_path / "run", max_steps=2)
+    with pytest.raises(TrainingError, match="step 2 already"):
+        run(dataset, tmp_path / "run", max_steps=1)
+
+
+def test_a_damaged_state_is_said(dataset, tmp_path):
+    run(dataset, tmp_path / "run", max_steps=1)
+    (tmp_path / "run" / "checkpoints" / "000001" / "state.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="damaged"):
+        run(dataset, tmp_path / "run", max_steps=2)
 
 
 def test_a_loss_that_is_not_finite_names_the_frames(dataset, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """`rdvla collect`: have the scripted experts demonstrate tasks, and write a LeRobotDataset v3.0."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -10,9 +10,9 @@ from rich.table import Table
 
 from rdvla.envs import make_env
 from rdvla.eval.protocol import parse_indices, parse_names
-from rdvla.experts import make_demonstrator
-from rdvla.experts.collect import CollectConfig, CollectSummary, Status
-from rdvla.experts.collect import collect as run_collection
+
+if TYPE_CHECKING:
+    from rdvla.experts.collect import CollectSummary, Status
 
 EXIT_INCOMPLETE = 1
 
@@ -37,6 +37,10 @@ def collect(
 
     Failed episodes are dropped and counted. The same command again continues where it stopped, even after a kill.
     """
+    from rdvla.experts import make_demonstrator
+    from rdvla.experts.collect import CollectConfig
+    from rdvla.experts.collect import collect as run_collection
+
     config = CollectConfig(
         output=output,
         suites=tuple(parse_names(suite, field="suite")),
@@ -53,7 +57,7 @@ def collect(
     with _progress(console) as progress:
         bar = progress.add_task("starting", total=None, details="")
 
-        def show(status: Status) -> None:
+        def show(status: "Status") -> None:
             dropped = f"failed {status.failures}  simulator errors {status.errors}  {status.now}"
             details = dropped if status.stage == "collecting" else ""
             progress.update(bar, description=status.stage, completed=status.done, total=status.total, details=details)
@@ -77,7 +81,7 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _print_summary(console: Console, summary: CollectSummary) -> None:
+def _print_summary(console: Console, summary: "CollectSummary") -> None:
     table = Table("task", "episodes", "failed", "sim. errors", "mean steps", "s / episode")
     for task in summary.tasks:
         numbers = (task.episodes, task.failures, task.errors, task.mean_steps, task.seconds_per_episode)

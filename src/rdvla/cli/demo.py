@@ -8,7 +8,7 @@ import typer
 
 from rdvla.cli.eval import eval_command
 from rdvla.cli.report import report_command
-from rdvla.errors import CheckpointError
+from rdvla.errors import CheckpointError, ConfigError
 
 SHIPPED = Path("checkpoints/rdvla_tiny_libero")
 
@@ -23,7 +23,10 @@ def demo_command(
     """Watch the policy think: four LIBERO tasks at depth 1, 4 and 12 and with adaptive stopping; ends with a report."""
     if not (checkpoint / "config.json").is_file():
         raise CheckpointError(f"no checkpoint at '{checkpoint}'; run this in the repository or pass --checkpoint.")
-    shutil.rmtree(output, ignore_errors=True)
+    if output.exists() and any(output.iterdir()):
+        if not (output / "episodes.jsonl").is_file():
+            raise ConfigError(f"'{output}' holds something other than an earlier demo; choose another --output.")
+        shutil.rmtree(output)
     print(
         "Four tasks, one unseen placement each, at three depths and with adaptive stopping; a few minutes on 2 cores."
     )

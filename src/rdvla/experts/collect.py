@@ -284,7 +284,11 @@ def _is_complete(config: CollectConfig, specs: Sequence[TaskSpec], staging: Stag
     Raises:
         ConfigError: another dataset is in place.
     """
-    if staging.exists or not (config.output / INFO_PATH).exists():
+    if staging.exists:
+        return False
+    if not (config.output / INFO_PATH).exists():
+        if config.output.is_dir() and any(config.output.iterdir()):
+            raise ConfigError(f"'{config.output}' is not empty and holds no dataset; choose another folder.")
         return False
     with suppress(OSError, ValueError, KeyError):
         found = json.loads((config.output / SUMMARY).read_text(encoding="utf-8"))

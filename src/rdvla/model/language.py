@@ -7,7 +7,6 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2Config, Qwen2Model
 
 from rdvla.model.config import LanguageConfig
@@ -20,7 +19,6 @@ class LanguageModel(nn.Module):
         """Build the model with random weights."""
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
         self.model = Qwen2Model(
             Qwen2Config(
                 vocab_size=config.vocab_size,
@@ -52,10 +50,7 @@ class LanguageModel(nn.Module):
         x_BTD = embeddings_BTD
         states = {0: x_BTD}
         for index, layer in enumerate(self.model.layers[: max(wanted)], start=1):
-            if self.gradient_checkpointing and self.training:
-                x_BTD = checkpoint(layer, x_BTD, position_embeddings=rope, use_reentrant=False)
-            else:
-                x_BTD = layer(x_BTD, position_embeddings=rope)
+            x_BTD = layer(x_BTD, position_embeddings=rope)
             states[index] = self.model.norm(x_BTD) if index == self.config.num_layers else x_BTD
         return {index: states[index] for index in wanted}
 

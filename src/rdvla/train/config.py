@@ -53,7 +53,7 @@ class ModelConfig(Config):
 
     Attributes:
         preset: `tiny` trains every weight from scratch, with a tokenizer made from the dataset's instructions.
-        init_from: a native checkpoint to start from instead of random weights.
+        init_from: a native checkpoint whose network, tokenizer and weights to start from.
         vocab_size: largest size of the tokenizer.
         head: departures from the preset.
     """
@@ -62,6 +62,12 @@ class ModelConfig(Config):
     init_from: Path | None = None
     vocab_size: PositiveInt = 512
     head: HeadOverrides = HeadOverrides()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.init_from is not None and self.head != HeadOverrides():
+            raise ValueError("model.head cannot be changed when the weights come from model.init_from")
+        return self
 
 
 class OptimizerConfig(Config):
@@ -106,7 +112,7 @@ class TrainConfig(Config):
     data: DataConfig
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     batch_size: PositiveInt = 64
     grad_accumulation_steps: PositiveInt = 1
     max_steps: PositiveInt

@@ -13,7 +13,7 @@ from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.native import load_native, save_native
 from rdvla.data.frame_cache import FrameTransform
 from rdvla.data.lerobot_v3 import LeRobotDataset
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, TrainingError
 from rdvla.model.config import HeadConfig, RDVLAConfig, rdvla_tiny
 from rdvla.model.prompt import Prompt, train_tokenizer
 from rdvla.model.rdvla import RDVLA
@@ -60,13 +60,15 @@ def train(config: TrainConfig, *, report: Report, decoding: Callable[[int, int],
 
 
 def _train(config: TrainConfig, ranks: Ranks, report: Report, decoding: Callable[[int, int], None] | None) -> Path:
-    run = RunFolder(config, write=ranks.is_first)
     if not ranks.is_first:
-        ranks.wait()  # for the first rank's image cache
-    split = open_split(config, decoding)
+        ranks.wait()  # for the first rank's run folder and image cache
+    run = RunFolder(config, write=ranks.is_first)
+    origin = None if config.model.init_from is None else load_native(config.model.init_from)
+    chunk_size = origin.model.config.head.chunk_size if origin else config.model.head.chunk_size
+    split = open_split(config, chunk_size or HeadConfig().chunk_size, decoding)
     if ranks.is_first:
         ranks.wait()
-    checkpoint = new_checkpoint(config, split)
+    checkpoint = new_checkpoint(config, split, origin)
     model = checkpoint.model.train()
     optimizer = make_optimizer(model, config.optimizer)
     average = Average(model, config.ema_decay)
@@ -74,6 +76,8 @@ def _train(config: TrainConfig, ranks: Ranks, report: Report, decoding: Callable
     start = 0
     if (state := run.load_latest()) is not None:
         start = state["step"]
+        if start > config.max_steps:
+            raise TrainingError(f"'{run.path}' is at step {start} already, beyond max_steps {config.max_steps}.")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average.weights, average.updates = state["average"], state["updates"]
@@ -135,7 +139,7 @@ def _train(config: TrainConfig, ranks: Ranks, report: Report, decoding: Callable
     return final
 
 
-def open_split(config: TrainConfig, decoding: Callable[[int, int], None] | None) -> Split:
+def open_split(config: TrainConfig, chunk_size: int, decoding: Callable[[int, int], None] | None) -> Split:
     """Open the dataset and hold out every n-th episode.
 
     Raises:
@@ -145,7 +149,7 @@ def open_split(config: TrainConfig, decoding: Callable[[int, int], None] | None)
     images = config.data.images
     dataset = LeRobotDataset.open(
         config.data.root,
-        chunk_size=config.model.head.chunk_size or HeadConfig().chunk_size,
+        chunk_size=chunk_size,
         cameras=config.data.cameras,
         transform=FrameTransform(str(images), images.shrink),
         sampling=config.data.sampling,
@@ -164,14 +168,22 @@ def open_split(config: TrainConfig, decoding: Callable[[int, int], None] | None)
     return Split(dataset.select(training), dataset.select(sorted(validation)))
 
 
-def new_checkpoint(config: TrainConfig, split: Split) -> Checkpoint:
-    """Return the policy at step 0: random weights from the seed, or those of `model.init_from`."""
+def new_checkpoint(config: TrainConfig, split: Split, origin: Checkpoint | None) -> Checkpoint:
+    """Return the policy at step 0: random weights from the seed, or those of `origin`.
+
+    Raises:
+        ConfigError: `origin` has other cameras than the dataset's mapping.
+        CheckpointError: `origin` has another state or action size than the dataset.
+    """
     convention = ActionConvention(config.data.gripper)
     statistics = {config.data.root.name: split.training.statistics(convention)}
     notes = {"recipe": config.model_dump(mode="json", exclude={"output"}), "rdvla": __version__}
-    if config.model.init_from is not None:
-        loaded = load_native(config.model.init_from)
-        model, tokenizer = loaded.model, loaded.tokenizer
+    if origin is not None:
+        model, tokenizer = origin.model, origin.tokenizer
+        if set(model.config.cameras) != set(config.data.cameras):
+            raise ConfigError(
+                f"data.cameras names {sorted(config.data.cameras)}, the weights expect {sorted(model.config.cameras)}."
+            )
     else:
         tokenizer = train_tokenizer(split.training.instructions, vocab_size=config.model.vocab_size)
         torch.manual_seed(config.seed)

@@ -9,6 +9,7 @@ OUTPUT/policy/                      the last checkpoint's policy, once training 
 """
 
 import json
+import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ class RunFolder:
         settings = config.model_dump(mode="json", exclude={"output", *_CONTINUABLE})
         file = self.path / "config.json"
         if file.exists():
-            previous = json.loads(file.read_text(encoding="utf-8"))
+            previous = _read_settings(file)
             different = sorted(key for key in settings if previous.get(key) != settings[key])
             if different:
                 raise TrainingError(
@@ -49,9 +50,11 @@ class RunFolder:
             return
         if not write:
             return
+        draft = file.with_suffix(".part")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            draft.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            draft.replace(file)
         except OSError as error:
             raise StorageError(f"cannot write '{self.path}': {error}.") from error
 
@@ -59,7 +62,10 @@ class RunFolder:
         """Write the checkpoint of `step` and drop the oldest beyond `keep`."""
         with atomic_directory(self._directory(step), replace=True) as draft:
             save_native(draft / "policy", checkpoint)
-            torch.save(dict(state), draft / "state.pt")
+            try:
+                torch.save(dict(state), draft / "state.pt")
+            except RuntimeError as error:  # torch's writer says so when the disk is full
+                raise OSError(str(error)) from error
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self._directory(old))
 
@@ -80,23 +86,27 @@ class RunFolder:
         path = self._directory(steps[-1]) / "state.pt"
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        except (OSError, RuntimeError, EOFError, ValueError) as error:
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"'{path}' is damaged ({error}); remove its folder to continue before it.") from error
         return state
 
-    def policy(self, step: int) -> Path:
-        """Return the policy directory of a saved step."""
-        return self._directory(step) / "policy"
-
     def _directory(self, step: int) -> Path:
         return self.path / "checkpoints" / f"{step:06d}"
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"'{file}' is damaged ({error}); choose another output folder.") from None
+    return settings
 
 
 class MetricsLog:
     """Numbers over steps, as JSON lines and for TensorBoard."""
 
     def __init__(self, folder: Path, *, from_step: int) -> None:
-        """Append to `folder`; lines at or beyond `from_step` (from before an interruption) are dropped first."""
+        """Append to `folder`; lines beyond `from_step` (from before an interruption) are dropped first."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -109,11 +119,18 @@ class MetricsLog:
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step or None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record `values` at `step`."""
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        """Record `values` at `step`.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        try:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+        except OSError as error:
+            raise StorageError(f"cannot write '{self._file}': {error}.") from error
 
     def close(self) -> None:
         """Flush TensorBoard's file."""
