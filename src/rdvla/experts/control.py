@@ -25,9 +25,7 @@ def downward_rotation(yaw: float) -> Array:
 
 def rotation_vector(rotation: Array) -> Array:
     """Return the axis times the angle `[3]`, in radians, of a rotation matrix `[3, 3]`."""
-    skew = np.array(
-        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
-    )
+    skew = np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
     sine, cosine = np.linalg.norm(skew) / 2, (np.trace(rotation) - 1) / 2
     if sine > 1e-6:
         return np.asarray(skew / (2 * sine) * np.arctan2(sine, cosine))

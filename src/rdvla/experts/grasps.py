@@ -3,7 +3,7 @@
 Two families of candidates: around the whole object (fingers on two opposite sides) and, for what is too wide,
 across its rim (one finger inside, one outside). What stands in the way of fingers or hand lifts the grasp;
 a grasp that would be lifted off the object is the last resort. Preferences are smooth in the object's pose, with one
-fixed side preferred among equals, so similar scenes get the same grasp.
+side preferred among equals, so similar scenes get the same grasp.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,10 +19,18 @@ HAND_ABOVE = 0.030  # m from the grip site up to the hand
 FINGER_SPAN = (0.037, 0.062)  # m from the grip site to the open finger's inner and outer side, closing direction
 FINGER_HALF_DEPTH = 0.011
 HAND_HALF_SPAN = (0.105, 0.032)
-REACH = 0.74  # m, horizontally from the robot's base
+SHOULDER = 0.333  # m above the base
+ARM_REACH = 0.66  # m from the shoulder to the wrist, short of a stretched elbow
+WRIST_ABOVE = 0.204  # m from the grip site up to the wrist of a hand that points down
+WRIST_OFFSET = 0.088  # m from the wrist to the grip site, horizontally outward
+APPROACH_HEIGHT = 0.10  # m above grasp and release that must be in reach too
+REACH_COST = 40.0  # per metre beyond
 SOLID_DEPTH = 0.030  # m below the top: grip sites of grasps around an object
 RIM_DEPTH = 0.022
 MIN_HEIGHT = 0.014  # m above the object's lowest point
+SIDE_COST = 0.4  # for taking a rim on the side away from the robot's middle, so that one side wins wherever it is free
+FAR_RIGHT = -0.2  # m beside the base: where that changes; in the middle, a rim is taken on its right
+STRADDLE_COST = 1.0  # for having something else between the fingers
 BLOCKED_COST = 5.0
 END_SHIFT = 0.02  # m from the middle of a long object to the grasps beside it
 END_MARGIN = 0.012  # m of object that must remain beyond such a grasp
@@ -59,10 +67,16 @@ def wrap_half_turn(angle: float) -> float:
     return float(-((-angle + np.pi / 2) % np.pi - np.pi / 2))
 
 
+def horizontal_reach(height: float) -> float:
+    """Return how far (m) from the base's axis the grip site works well, `height` metres above the base."""
+    rise = height + WRIST_ABOVE - SHOULDER
+    return WRIST_OFFSET + float(np.sqrt(max(0.0, ARM_REACH**2 - rise**2)))
+
+
 def plan_grasps(
     boxes: Boxes,
     obstacles: Array,
-    base_xy: Array,
+    base: Array,
     *,
     place_offset: Array | None = None,
     keep: str | None = None,
@@ -73,26 +87,28 @@ def plan_grasps(
     Args:
         boxes: the object's collision boxes.
         obstacles: points `[M, 3]` of everything else that can be hit.
-        base_xy: the robot base `[2]`, for the reach.
-        place_offset: `[2]`, where the object will go relative to where it is; the reach counts there too.
+        base: the robot base's position `[3]`, for the reach.
+        place_offset: `[3]`, where the object will go relative to where it is; the reach counts there too.
         keep: label of the grasp planned before, preferred so that a small change does not flip the choice.
         excluded: labels of grasps that failed.
     """
     points = boxes.points(0.006)
-    candidates = list(_around(points, boxes.heading())) or list(_across_rim(points))
+    candidates = list(_around(points, boxes.heading())) or list(_across_rim(points, float(base[1])))
     dropped = set(excluded)
     grasps = []
     for candidate in candidates:
         if candidate.label in dropped:
             continue
-        raised, margin = _clearance(candidate, points, obstacles)
+        raised, margin, straddles = _clearance(candidate, points, obstacles)
         room = float(points[:, 2].max()) - MIN_OVERLAP - float(candidate.position[2])
         blocked = max(0.0, raised - room)
         position = candidate.position + np.array([0.0, 0.0, min(raised, room)])
         cost = candidate.cost + 60.0 * min(raised, room) + 12.0 * margin
         cost += BLOCKED_COST + 20.0 * blocked if blocked > 0 else 0.0
-        for target in [position[:2]] + ([position[:2] + place_offset] if place_offset is not None else []):
-            cost += 10.0 * max(0.0, float(np.linalg.norm(target - base_xy)) - REACH)
+        cost += STRADDLE_COST if straddles else 0.0
+        cost += REACH_COST * _beyond_reach(position - base)
+        if place_offset is not None:
+            cost += REACH_COST * _beyond_reach(position + place_offset - base)
         if candidate.label == keep:
             cost -= 0.5
         grasps.append(Grasp(position, candidate.yaw, cost, candidate.label))
@@ -122,12 +138,13 @@ def _around(points: Array, box_yaw: float) -> Iterator[Grasp]:
             yield Grasp(position, yaw, cost + 10.0 * abs(shift) + (0.05 if shift > 0 else 0.0), label)
 
 
-def _across_rim(points: Array) -> Iterator[Grasp]:
+def _across_rim(points: Array, base_y: float) -> Iterator[Grasp]:
     """Yield grasps with one wall of a hollow object between the fingers, one per direction from its centre."""
     top, bottom = points[:, 2].max(), points[:, 2].min()
     height = max(top - RIM_DEPTH, bottom + MIN_HEIGHT)
     wall = points[points[:, 2] >= min(height - 0.006, top - 0.004)]
     center = (wall[:, :2].max(0) + wall[:, :2].min(0)) / 2
+    near_side = -1.0 if center[1] - base_y > FAR_RIGHT else 1.0
     offsets = wall[:, :2] - center
     directions = np.arctan2(offsets[:, 1], offsets[:, 0])
     for angle in np.arange(-np.pi, np.pi - 1e-6, ANGLE_STEP):
@@ -141,28 +158,44 @@ def _across_rim(points: Array) -> Iterator[Grasp]:
             continue
         outward = np.array([np.cos(angle), np.sin(angle)])
         yaw = wrap_half_turn(angle - np.pi / 2)
-        cost = abs(yaw) / (np.pi / 2) + (0.4 if outward[1] > 1e-6 else 0.0)
+        cost = 1.5 * (yaw / (np.pi / 2)) ** 2 + (SIDE_COST if outward[1] * near_side < -1e-6 else 0.0)
         yield Grasp(np.array([*(center + radius * outward), height]), yaw, cost, f"rim {round(np.rad2deg(angle))}")
 
 
-def _clearance(grasp: Grasp, own: Array, others: Array) -> tuple[float, float]:
-    """Return how far (m) the grasp must be lifted to be free, and how much more for a centimetre of side margin."""
-    own_free = _required_height(grasp, own, 0.0) + 0.002
-    free = max(own_free, _required_height(grasp, others, 0.003) + 0.004)
-    roomy = max(free, _required_height(grasp, others, 0.010))
+def _beyond_reach(position: Array) -> float:
+    """Return how far (m) the approach to a grip site at `position` `[3]`, seen from the base, is out of reach."""
+    limit = horizontal_reach(float(position[2]) + APPROACH_HEIGHT)
+    return max(0.0, float(np.linalg.norm(position[:2])) - limit)
+
+
+def _clearance(grasp: Grasp, own: Array, others: Array) -> tuple[float, float, bool]:
+    """Return how far (m) the grasp must be lifted to be free, and how it stands to its neighbourhood.
+
+    The second value is how much more lift a centimetre of side margin would take, the third whether something
+    else comes between the fingers.
+    """
+    own_free = _required_height(grasp, own, FINGER_SPAN[0], 0.0) + 0.002
+    free = max(own_free, _required_height(grasp, others, FINGER_SPAN[0], 0.003) + 0.004)
+    roomy = max(free, _required_height(grasp, others, FINGER_SPAN[0], 0.010))
     height = float(grasp.position[2])
-    return max(0.0, free - height), min(0.05, max(0.0, roomy - max(free, height)))
+    straddles = _required_height(grasp, others, 0.0, 0.0) > max(free, height)
+    return max(0.0, free - height), min(0.05, max(0.0, roomy - max(free, height))), straddles
 
 
-def _required_height(grasp: Grasp, points: Array, margin: float) -> float:
-    """Return the lowest grip site height at which fingers and hand stay above every point below them."""
+def _required_height(grasp: Grasp, points: Array, inner: float, margin: float) -> float:
+    """Return the lowest grip site height at which fingers and hand stay above every point below them.
+
+    Args:
+        grasp: the grasp.
+        points: what may be below, `[M, 3]`.
+        inner: m from the grip site to where the fingers begin; 0 counts what is between them too.
+        margin: m around fingers and hand that must be free as well.
+    """
     axis = closing_axis(grasp.yaw)
     offset = points[:, :2] - grasp.position[:2]
     closing, across = np.abs(offset @ axis), np.abs(offset @ np.array([axis[1], -axis[0]]))
-    in_finger = (closing > FINGER_SPAN[0] - margin) & (closing < FINGER_SPAN[1] + margin)
+    in_finger = (closing > inner - margin) & (closing < FINGER_SPAN[1] + margin)
     in_finger &= across < FINGER_HALF_DEPTH + margin
     in_hand = (closing < HAND_HALF_SPAN[0] + margin) & (across < HAND_HALF_SPAN[1] + margin)
-    heights = np.concatenate(
-        [[-np.inf], points[in_finger, 2] + TIP_BELOW, points[in_hand, 2] - HAND_ABOVE]  # one sentinel: none in the way
-    )
-    return float(heights.max())
+    below = [points[in_finger, 2] + TIP_BELOW, points[in_hand, 2] - HAND_ABOVE]
+    return float(np.concatenate(below).max(initial=-np.inf))

@@ -10,7 +10,7 @@ from rdvla.errors import ConfigError, SimulatorError
 from rdvla.experts.boxes import Array, corridor_height
 from rdvla.experts.control import CLOSED, OPEN, action_towards, downward_rotation
 from rdvla.experts.grasps import TIP_BELOW, Grasp, plan_grasps
-from rdvla.experts.placing import Place, find_place
+from rdvla.experts.placing import find_place
 from rdvla.experts.scene import Goal, LiberoScene
 
 HOVER_HEIGHT = 0.10  # m above the grasp
@@ -23,10 +23,10 @@ OPEN_STEPS = 20  # at most; the gripper needs about 6 to begin
 OPEN_ENOUGH = 0.012  # m between the fingers more than while holding
 RETREAT_STEPS = 8
 PICKED_RISE = 0.02  # m that a held object must have risen
-LOST_SHIFT = 0.04  # m that an object may shift in the hand
+LOST_SHIFT = 0.06  # m that an object may shift in the hand
 STUCK_MOVE = 0.0012  # m per step below which a lowered gripper counts as standing still
 STUCK_STEPS = 4
-PATIENCE = 60  # steps after which a phase ends whatever the error
+PATIENCE = 100  # steps after which a phase ends whatever the error
 
 
 class Phase(Enum):
@@ -49,6 +49,14 @@ class PickAndPlace:
         ConfigError: (on `reset`) the goal has a predicate other than `in` and `on`.
         SimulatorError: (on `reset`) no grasp of the object is free.
     """
+
+    _hover: Array
+    _hold: Array
+    _lifted: Array
+    _above_place: Array
+    _release: Array
+    _offset: Array
+    _hang: float
 
     def __init__(self) -> None:
         self.phase = Phase.HOVER
@@ -100,14 +108,16 @@ class PickAndPlace:
 
     def _plan(self) -> None:
         scene = self._scene
-        self._place: Place = find_place(scene, self._goal)
+        self._place = find_place(scene, self._goal)
         self._obstacles: Array = scene.obstacle_points(self._object)
         self._origin = scene.position(self._object)
+        boxes = scene.boxes(self._object)
+        rise = self._place.support - float(boxes.points()[:, 2].min())
         found = plan_grasps(
-            scene.boxes(self._object),
+            boxes,
             self._obstacles,
-            scene.base_xy,
-            place_offset=self._place.xy - self._origin[:2],
+            scene.base,
+            place_offset=np.array([*(self._place.xy - self._origin[:2]), rise]),
             keep=None if self.grasp is None else self.grasp.label,
             excluded=self._excluded,
         )
@@ -191,18 +201,22 @@ class PickAndPlace:
         return np.array([*target[:2], max(target[2], way + CARRY_CLEARANCE + hang)])
 
     def _begin_lift(self, position: Array) -> None:
-        """Latch what is held, how high it must go, and where the gripper releases it."""
-        scene = self._scene
-        held = scene.position(self._object)
-        self._offset = position - held
-        hang = self._hang = float(position[2] - scene.boxes(self._object).points()[:, 2].min())
-        release_xy = self._place.xy + self._offset[:2]
-        release = self._place.release_height(hang)
-        self._release = np.array([*release_xy, release])
-        self._above_place = np.array([*release_xy, max(self._place.rim + CARRY_CLEARANCE + hang, release)])
-        travel = self._over_obstacles(held, self._above_place, hang)[2]
+        """Latch how high what is held must go to get out and over everything on its way."""
+        self._aim(position)
+        travel = self._over_obstacles(position - self._offset, self._above_place, self._hang)[2]
         self._lifted = np.array([*self._hold[:2], max(travel, position[2] + PICKED_RISE + 0.02)])
         self._enter(Phase.LIFT)
+
+    def _aim(self, position: Array) -> None:
+        """Latch how the object sits in the hand, and from that where the gripper must be to release it."""
+        scene = self._scene
+        self._place = find_place(scene, self._goal)
+        self._offset = position - scene.position(self._object)
+        self._hang = float(position[2] - scene.boxes(self._object).points()[:, 2].min())
+        release_xy = self._place.xy + self._offset[:2]
+        release = self._place.release_height(self._hang)
+        self._release = np.array([*release_xy, release])
+        self._above_place = np.array([*release_xy, max(self._place.rim + CARRY_CLEARANCE + self._hang, release)])
 
     def _check_lift(self, position: Array, late: bool) -> None:
         if self._lost(position):
@@ -210,16 +224,8 @@ class PickAndPlace:
             self._hover = position + np.array([0.0, 0.0, HOVER_HEIGHT])
             self._enter(Phase.RETREAT)
         elif late or position[2] > self._lifted[2] - 0.02:
-            self._refresh_offset(position)
+            self._aim(position)
             self._enter(Phase.CARRY)
-
-    def _refresh_offset(self, position: Array) -> None:
-        """Place by how the object sits in the hand after lifting, which closing and lifting may have changed."""
-        offset = position - self._scene.position(self._object)
-        shift = offset[:2] - self._offset[:2]
-        self._above_place = self._above_place + np.array([*shift, 0.0])
-        self._release = self._release + np.array([*shift, 0.0])
-        self._offset = offset
 
     def _replan_if_moved(self, shift: float) -> bool:
         moved = float(np.linalg.norm(self._scene.position(self._object) - self._origin))

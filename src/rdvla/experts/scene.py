@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError
 from rdvla.experts.boxes import Array, Boxes
@@ -32,7 +33,7 @@ class LiberoScene:
         self._data = problem.sim.data._data
         self._site = problem.sim.model.site_name2id("gripper0_grip_site")
         self._base = problem.sim.model.body_name2id("robot0_base")
-        self._geoms: dict[str, Array] = {}
+        self._geoms: dict[str, NDArray[np.intp]] = {}
 
     @property
     def goals(self) -> tuple[Goal, ...]:
@@ -65,9 +66,9 @@ class LiberoScene:
         return float(abs(joints[0]) + abs(joints[1]))
 
     @property
-    def base_xy(self) -> Array:
-        """The robot's base: `[2]`."""
-        return np.array(self._data.xpos[self._base][:2])
+    def base(self) -> Array:
+        """The robot's base: `[3]`."""
+        return np.array(self._data.xpos[self._base])
 
     def position(self, name: str) -> Array:
         """Return where an object's body or a region's site is: `[3]`."""
@@ -112,7 +113,7 @@ class LiberoScene:
         clouds = [self.boxes(name).points(0.015) for name in self.names if name != target]
         return np.concatenate([np.empty((0, 3)), *clouds])
 
-    def _collision_geoms(self, root: int) -> Array:
+    def _collision_geoms(self, root: int) -> NDArray[np.intp]:
         bodies = {root}
         for body in range(root + 1, self._model.nbody):
             if int(self._model.body_parentid[body]) in bodies:
