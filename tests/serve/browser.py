@@ -1,6 +1,7 @@
 """Debian's Chromium, headless, through Playwright."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -31,6 +32,14 @@ def browser_page(width: int = 1280, height: int = 860) -> Iterator["Page"]:
         finally:
             browser.close()
         assert faults == []
+
+
+def until(page: "Page", condition: str, timeout_s: float = 60.0) -> None:
+    """Wait until a JavaScript expression is true; Playwright's own waiting takes eval, which the page forbids."""
+    deadline = time.monotonic() + timeout_s
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, f"never true: {condition}"
+        page.wait_for_timeout(50)
 
 
 def _is_local(url: str) -> bool:

@@ -40,6 +40,8 @@ def expected_actions(seen: Observation, depth: int, seed: int | None) -> np.ndar
 class FakePolicy:
     """Answers at once, or after `delay_s`; one observation at a time."""
 
+    default_depth = 12
+
     def __init__(self, delay_s: float = 0.0, *, cameras: Sequence[str] = CAMERAS) -> None:
         self.metadata = metadata(cameras)
         self.delay_s = delay_s
@@ -60,7 +62,7 @@ class FakePolicy:
         self.seen.append(observation)
         if observation.instruction == "fail" and self.failure is not None:
             raise self.failure
-        depth = stop.max_depth if stop else 12
+        depth = stop.max_depth if stop else self.default_depth
         if budget_ms is not None:
             depth = min(depth, max(1, int(budget_ms)))
         trace = () if stop is None or stop.name == "fixed" else tuple(1.0 / 2**k for k in range(depth))

@@ -77,7 +77,8 @@ def test_a_served_process_becomes_ready_and_stops_at_a_signal(sent: signal.Signa
     address = line.split()[1].replace("ws", "http", 1)
     with urllib.request.urlopen(address + "/healthz", timeout=5) as answer:
         assert answer.read() == b"OK\n"
+    assert process.stdout.readline() == f"live page: {address}\n"
     process.send_signal(sent)
     rest, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
-    assert rest == f"live page: {address}\n"
+    assert rest == ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import browser_page
+from browser import browser_page, until
 from test_serve_openpi import stock_client
 
 from rdvla.envs import Env, make_env
@@ -121,18 +121,18 @@ def test_watching_the_simulator_in_a_browser(policy: Policy, tmp_path: Path) -> 
         thread.start()
         try:
             page.goto(server.url.replace("ws", "http", 1))
-            page.wait_for_function("Number(document.querySelector('#count').textContent) >= 5")
+            until(page, "Number(document.querySelector('#count').textContent) >= 5")
             assert page.evaluate("document.querySelector('#camera-wrist').naturalWidth") == 256
             page.locator("label", has_text="Depth").first.click()
             page.locator("#depth").fill("2")
-            page.wait_for_function("document.querySelector('#iterations').textContent === '2'")
+            until(page, "document.querySelector('#iterations').textContent === '2'")
             page.locator("#words").fill("pick up the milk and place it in the basket")
             page.get_by_text("Say it").click()
-            page.wait_for_function("document.querySelector('#instruction').textContent.includes('the milk')")
+            until(page, "document.querySelector('#instruction').textContent.includes('the milk')")
             page.get_by_text("New episode").click()
-            page.wait_for_function("document.querySelector('#tally').textContent.startsWith('episode 2')")
+            until(page, "document.querySelector('#tally').textContent.startsWith('episode 2')")
             page.get_by_text("Pause").click()
-            page.wait_for_function("document.querySelector('#status').textContent === 'paused'")
+            until(page, "document.querySelector('#status').textContent === 'paused'")
             page.screenshot(path=tmp_path / "play.png")
         finally:
             over.set()

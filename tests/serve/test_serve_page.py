@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from browser import browser_page
+from browser import browser_page, until
 from serve_fakes import QUICK, FakePolicy, observation, open_socket
 
 from rdvla.policy import StopRule
@@ -120,7 +120,7 @@ def test_watching_and_steering_in_a_browser(tmp_path: Path) -> None:
     rule = StopRule("action_l2", max_depth=9)
     with serving(policy, WEB) as server, browser_page() as page, asking(server, rule):
         page.goto(address(server))
-        page.wait_for_function("document.querySelector('#iterations').textContent === '9'")
+        until(page, "document.querySelector('#iterations').textContent === '9'")
         assert page.inner_text("#instruction") == "pick up the bowl"
         assert page.inner_text("#connection") == "connected"
         assert page.locator("#cameras img").count() == 2
@@ -130,24 +130,24 @@ def test_watching_and_steering_in_a_browser(tmp_path: Path) -> None:
 
         page.locator("label", has_text="Depth").first.click()
         page.locator("#depth").fill("5")
-        page.wait_for_function("document.querySelector('#iterations').textContent === '5'")
+        until(page, "document.querySelector('#iterations').textContent === '5'")
         assert page.inner_text("#rule-used") == "fixed(5)"
 
         page.locator("label", has_text="Adaptive").click()
         page.locator("#rule").select_option("latent")
-        page.wait_for_function("document.querySelector('#rule-used').textContent.startsWith('latent')")
+        until(page, "document.querySelector('#rule-used').textContent.startsWith('latent')")
 
         page.locator("#budget").fill("5")  # 3 ms; the fake policy takes an iteration per millisecond
-        page.wait_for_function("document.querySelector('#iterations').textContent === '3'")
+        until(page, "document.querySelector('#iterations').textContent === '3'")
 
         page.locator("#words").fill("<img src=x onerror=document.title=1> stack the plates")
         page.get_by_text("Say it").click()
-        page.wait_for_function("document.querySelector('#instruction').textContent.includes('stack the plates')")
+        until(page, "document.querySelector('#instruction').textContent.includes('stack the plates')")
         assert policy.seen[-1].instruction == "<img src=x onerror=document.title=1> stack the plates"
         assert page.title() == "rdvla live"
 
         page.locator("label", has_text="As asked").click()
-        page.wait_for_function("document.querySelector('#iterations').textContent === '9'")
+        until(page, "document.querySelector('#iterations').textContent === '9'")
         page.screenshot(path=tmp_path / "page.png")
 
 
@@ -156,8 +156,8 @@ def test_the_page_comes_back_after_the_server_did() -> None:
     with browser_page() as page:
         with serving(FakePolicy(), WEB) as server:
             page.goto(address(server))
-            page.wait_for_function("document.querySelector('#connection').textContent === 'connected'")
+            until(page, "document.querySelector('#connection').textContent === 'connected'")
             port = server.port
-        page.wait_for_function("document.querySelector('#connection').textContent === 'reconnecting'")
+        until(page, "document.querySelector('#connection').textContent === 'reconnecting'")
         with serving(FakePolicy(), WEB.model_copy(update={"port": port})) as server, asking(server):
-            page.wait_for_function("document.querySelector('#iterations').textContent === '12'")
+            until(page, "document.querySelector('#iterations').textContent === '12'")

@@ -16,7 +16,6 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from rdvla.errors import ServeError
-from rdvla.policy import StopRule
 from rdvla.serve.adapters import to_message
 from rdvla.serve.background import serving
 from rdvla.serve.codec import decode, encode
@@ -383,5 +382,5 @@ def test_shutdown_answers_what_was_accepted() -> None:
 def test_a_default_rule_of_the_policy_is_left_alone(server: PolicyServer) -> None:
     connection, _ = open_client(server)
     assert json.dumps(ask(connection, to_message(observation()))["convergence"]) == "[]"
-    assert StopRule().max_depth == ask(connection, to_message(observation()))["num_recurrences"]
+    assert ask(connection, to_message(observation()))["num_recurrences"] == FakePolicy.default_depth
     connection.close()
