@@ -32,7 +32,7 @@ def demo_command(
     )
     eval_command(
         suite="libero_object,libero_spatial",
-        task_ids="2,7",
+        task_ids="5,7",
         init_states="10",
         depth="1,4,12",
         stop="action_mse",
