@@ -56,10 +56,10 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
 
 SERVE = """
 import sys
+import types
 sys.path.insert(0, {folder!r})
-import rdvla.runtime
 from serve_fakes import FakePolicy
-rdvla.runtime.load_policy = lambda *args, **options: FakePolicy(delay_s=0.2)
+sys.modules["rdvla.runtime"] = types.SimpleNamespace(load_policy=lambda *args, **options: FakePolicy())
 import typer
 from rdvla.cli.serve import serve_command
 typer.run(serve_command)

@@ -257,13 +257,13 @@ def test_an_occupied_port_is_named(server: PolicyServer) -> None:
 
 
 def test_slow_inference_blocks_neither_health_nor_other_connections() -> None:
-    with serving(FakePolicy(delay_s=0.3), QUICK) as server, ThreadPoolExecutor() as pool:
+    with serving(FakePolicy(delay_s=1.5), QUICK) as server, ThreadPoolExecutor() as pool:
         connection, _ = open_client(server)
         waiting = pool.submit(ask, connection, to_message(observation()))
         time.sleep(0.1)
         started = time.monotonic()
         assert get(server, "/healthz")[0] == 200
-        assert time.monotonic() - started < 0.15
+        assert time.monotonic() - started < 1.0
         assert not waiting.done()
         waiting.result()
         connection.close()
@@ -316,14 +316,14 @@ def test_a_bad_request_in_a_batch_spoils_no_other() -> None:
 
 def test_a_full_queue_is_busy_and_the_connection_stays() -> None:
     config = QUICK.model_copy(update={"max_queue": 1})
-    with serving(FakePolicy(delay_s=0.3), config) as server:
+    with serving(FakePolicy(delay_s=1.0), config) as server:
         connections = [open_client(server)[0] for _ in range(3)]
         for connection in connections:
             connection.send(encode(to_message(observation())))
             time.sleep(0.05)
-        assert "busy: 1 requests are waiting" in connections[2].recv(timeout=1)
+        assert "busy: 1 requests are waiting" in connections[2].recv(timeout=5)
         for connection in connections[:2]:
-            assert isinstance(connection.recv(timeout=2), bytes)
+            assert isinstance(connection.recv(timeout=10), bytes)
         ask(connections[2], to_message(observation()))
         assert metric(server, 'rdvla_errors_total{code="busy"}') == 1
         for connection in connections:
@@ -331,32 +331,32 @@ def test_a_full_queue_is_busy_and_the_connection_stays() -> None:
 
 
 def test_a_late_answer_is_not_sent_and_the_connection_stays() -> None:
-    policy = FakePolicy(delay_s=0.2)
+    policy = FakePolicy(delay_s=1.0)
     with serving(policy, QUICK) as server:
         connection, _ = open_client(server)
         started = time.monotonic()
-        connection.send(encode(to_message(observation(1)) | {"deadline_ms": 50}))
-        text = connection.recv(timeout=2)
+        connection.send(encode(to_message(observation(1)) | {"deadline_ms": 100}))
+        text = connection.recv(timeout=10)
         assert isinstance(text, str)
         assert text.startswith("deadline: ")
-        assert 0.04 < time.monotonic() - started < 0.15
+        assert 0.09 < time.monotonic() - started < 0.9
         reply = ask(connection, to_message(observation(2)))
         np.testing.assert_array_equal(reply["actions"], expected_actions(observation(2), 12, None))
         connection.close()
 
 
 def test_expired_and_abandoned_requests_never_reach_the_policy() -> None:
-    policy = FakePolicy(delay_s=0.2)
+    policy = FakePolicy(delay_s=1.0)
     with serving(policy, QUICK) as server:
         first, second, third = (open_client(server)[0] for _ in range(3))
         first.send(encode(to_message(observation(1))))
         time.sleep(0.05)
-        second.send(encode(to_message(observation(2)) | {"deadline_ms": 20}))
+        second.send(encode(to_message(observation(2)) | {"deadline_ms": 100}))
         third.send(encode(to_message(observation(3))))
-        time.sleep(0.05)
+        time.sleep(0.2)
         third.close()
-        assert isinstance(first.recv(timeout=2), bytes)
-        time.sleep(0.3)
+        assert isinstance(first.recv(timeout=10), bytes)
+        time.sleep(1.5)
         states = [seen.state.tolist() for seen in policy.seen[1:]]
         assert states == [observation(1).state.tolist()]
         assert metric(server, "rdvla_abandoned_total") == 1
@@ -365,16 +365,16 @@ def test_expired_and_abandoned_requests_never_reach_the_policy() -> None:
 
 
 def test_shutdown_answers_what_was_accepted() -> None:
-    policy = FakePolicy(delay_s=0.2)
+    policy = FakePolicy(delay_s=0.4)
     with serving(policy, QUICK) as server:
         connections = [open_client(server)[0] for _ in range(3)]
         for connection in connections:
             connection.send(encode(to_message(observation())))
-        time.sleep(0.1)
+        time.sleep(0.2)
     for connection in connections:
-        assert isinstance(connection.recv(timeout=1), bytes)
+        assert isinstance(connection.recv(timeout=5), bytes)
         with pytest.raises(ConnectionClosed) as closed:
-            connection.recv(timeout=2)
+            connection.recv(timeout=5)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1001
 
