@@ -293,22 +293,20 @@ def test_requests_that_arrive_together_are_batched_and_not_mixed_up() -> None:
 
 
 def test_a_bad_request_in_a_batch_spoils_no_other() -> None:
-    policy = BatchingPolicy(delay_s=0.1)
+    """The batch as a whole is refused by the policy; then each of its requests is decided alone."""
+    policy = BatchingPolicy(delay_s=0.2)
+    words = ["good", "bad", "fine", "nice"]
     with serving(policy, QUICK) as server, ThreadPoolExecutor(4) as pool:
-        connections = [open_client(server)[0] for _ in range(4)]
-        words = ["good", "bad", "fine", "nice"]
-        pool.map(
-            lambda pair: ask(pair[0], to_message(observation(instruction=pair[1]))),
-            zip(connections, words, strict=True),
-        )
-        replies = list(
-            pool.map(
-                lambda pair: ask(pair[0], to_message(observation(instruction=pair[1]))),
-                zip(connections, words, strict=True),
-            )
-        )
-        for word, reply in zip(words, replies, strict=True):
-            np.testing.assert_array_equal(reply["actions"], expected_actions(observation(instruction=word), 12, None))
+        connections = [open_client(server)[0] for _ in words]
+
+        def run(index: int) -> list[dict[str, Any]]:
+            message = to_message(observation(instruction=words[index]))
+            return [ask(connections[index], message) for _ in range(2)]
+
+        for word, replies in zip(words, pool.map(run, range(4)), strict=True):
+            for reply in replies:
+                expected = expected_actions(observation(instruction=word), 12, None)
+                np.testing.assert_array_equal(reply["actions"], expected)
         assert max(policy.batches) > 1
         for connection in connections:
             connection.close()
@@ -331,7 +329,7 @@ def test_a_full_queue_is_busy_and_the_connection_stays() -> None:
 
 
 def test_a_late_answer_is_not_sent_and_the_connection_stays() -> None:
-    policy = FakePolicy(delay_s=1.0)
+    policy = FakePolicy(delay_s=2.0)
     with serving(policy, QUICK) as server:
         connection, _ = open_client(server)
         started = time.monotonic()
@@ -339,7 +337,7 @@ def test_a_late_answer_is_not_sent_and_the_connection_stays() -> None:
         text = connection.recv(timeout=10)
         assert isinstance(text, str)
         assert text.startswith("deadline: ")
-        assert 0.09 < time.monotonic() - started < 0.9
+        assert 0.09 < time.monotonic() - started < 1.9
         reply = ask(connection, to_message(observation(2)))
         np.testing.assert_array_equal(reply["actions"], expected_actions(observation(2), 12, None))
         connection.close()
