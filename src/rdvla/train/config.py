@@ -79,6 +79,7 @@ class OptimizerConfig(Config):
         warmup_steps: steps of linear warm-up.
         schedule: `cosine` decays to `final_fraction` of the peak at max_steps.
         clip_grad_norm: largest global norm of the gradient.
+        muon: Muon instead of AdamW for the weights of hidden linear layers.
     """
 
     learning_rate: PositiveFloat = 6e-4
@@ -87,6 +88,7 @@ class OptimizerConfig(Config):
     schedule: Literal["cosine", "constant"] = "cosine"
     final_fraction: float = Field(default=0.02, ge=0.0, le=1.0)
     clip_grad_norm: PositiveFloat = 1.0
+    muon: bool = False
 
 
 class TrainConfig(Config):

@@ -1,6 +1,8 @@
 """The optimiser and its schedule."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,19 +10,66 @@ from torch import nn
 from rdvla.train.config import OptimizerConfig
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Build AdamW; only matrices and kernels decay, not norms, gates, biases, embeddings or learned tokens."""
+class Optimizers:
+    """Several optimisers over disjoint parameters that act as one."""
+
+    def __init__(self, *members: torch.optim.Optimizer) -> None:
+        """Act for `members`, in this order."""
+        self.members = members
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all members."""
+        return [group for member in self.members for group in member.param_groups]
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for member in self.members:
+            member.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """Take one step."""
+        for member in self.members:
+            member.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return what `load_state_dict` needs to continue."""
+        return [member.state_dict() for member in self.members]
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Continue from `state_dict`'s result."""
+        for member, state in zip(self.members, states, strict=True):
+            member.load_state_dict(state)
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizers:
+    """Build AdamW, with Muon for the hidden matrices if asked.
+
+    Only matrices and kernels decay, not norms, gates, biases, embeddings or learned tokens. Muon (Jordan et al., 2024)
+    takes the weights of linear layers but the one that outputs actions, its step scaled to the size of AdamW's so that
+    one learning rate serves both (Liu et al., Muon is Scalable, 2025).
+    """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     tokens = ("latent_tokens", "action_queries", "pos_embed")
+    hidden: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings and not name.endswith(tokens)
-        (decayed if is_matrix else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        if parameter.ndim < 2 or id(parameter) in embeddings or name.endswith(tokens):
+            plain.append(parameter)
+        elif config.muon and parameter.ndim == 2 and not name.endswith("output_proj.weight"):
+            hidden.append(parameter)
+        else:
+            decayed.append(parameter)
+    rate, decay = config.learning_rate, config.weight_decay
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=rate, fused=True)
+    if not config.muon:
+        return Optimizers(adamw)
+    muon = torch.optim.Muon(hidden, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    return Optimizers(muon, adamw)
 
 
 def learning_rate(config: OptimizerConfig, step: int, max_steps: int) -> float:

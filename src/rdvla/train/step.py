@@ -10,6 +10,7 @@ from rdvla.errors import TrainingError
 from rdvla.model.rdvla import RDVLA, absolute_error, masked_l1
 from rdvla.train.batches import TrainBatch
 from rdvla.train.distributed import Ranks
+from rdvla.train.optim import Optimizers
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -19,7 +20,7 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 def train_step(
     model: RDVLA,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
     batches: Sequence[TrainBatch],
     *,
     ranks: Ranks,
@@ -49,7 +50,7 @@ def train_step(
     latents = model.head.init_latents(size * len(batches) * ranks.count, generator).split(size)
     valid = sum(int((~batch.action_is_pad).sum()) for batch in batches) * batches[0].actions.shape[-1]
     count = max(ranks.total(float(valid)), 1.0)
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     error = 0.0
     for index, batch in enumerate(batches):
         start = latents[index * ranks.count + ranks.index]
