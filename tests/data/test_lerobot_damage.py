@@ -51,7 +51,7 @@ def rewrite(path, edit):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(DatasetError, match="no dataset folder"):
+    with pytest.raises(DatasetError, match="no dataset directory"):
         open_dataset(tmp_path / "nothing")
 
 

@@ -16,15 +16,16 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from rdvla.errors import ConfigError, ObservationError, suggest
+from rdvla.errors import ConfigError, DatasetError, ObservationError, suggest
 
 ResizeKernel = Literal["lanczos3", "box"]
 
 JPEG_QUALITY = 95
 LANCZOS_RADIUS = 3.0
 _BLOCK = 28
+_JPEG_START = b"\xff\xd8"
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,20 @@ def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
     except ValueError as error:
         raise ObservationError(f"the bytes are not a readable JPEG image: {error}") from error
     return cast(NDArray[np.uint8], decoded)
+
+
+def decode_image(content: bytes) -> NDArray[np.uint8]:
+    """Decode an image file to uint8 `[H, W, 3]`: JPEG like `decode_jpeg`, every other format with Pillow.
+
+    Raises:
+        DatasetError: the bytes are not a readable image.
+    """
+    try:
+        if content.startswith(_JPEG_START):
+            return decode_jpeg(content)
+        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    except (OSError, UnidentifiedImageError, ObservationError) as error:
+        raise DatasetError(f"the bytes are not a readable image: {error}") from None
 
 
 def resize_box(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

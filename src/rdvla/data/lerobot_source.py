@@ -1,7 +1,6 @@
 """Loads what a LeRobotDataset v3.0 holds: small columns into memory, images on demand."""
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,9 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from rdvla.data import lerobot_tables as tables
+from rdvla.data.images import decode_image
 from rdvla.data.lerobot_meta import FRESH_KEY, INDEX_FEATURES, STATS_PATH, TASKS_PATH, DatasetInfo
 from rdvla.data.lerobot_video import decode_frames
 from rdvla.errors import DatasetError
@@ -133,8 +132,8 @@ class LeRobotSource:
     def _decode_cell(self, cell: Any, path: Path, where: str) -> NDArray[np.uint8]:
         try:
             content = cell["bytes"] if cell["bytes"] is not None else (self.root / cell["path"]).read_bytes()
-            return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-        except (TypeError, OSError, UnidentifiedImageError) as error:
+            return decode_image(content)
+        except (TypeError, OSError, DatasetError) as error:
             raise DatasetError(f"'{path}': the image at {where} cannot be read ({error}); record it again.") from None
 
     def _check(self) -> None:

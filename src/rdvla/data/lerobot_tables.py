@@ -197,8 +197,8 @@ def numeric_column(table: Any, key: str, feature: Feature, path: Path) -> NDArra
     column = table[key].combine_chunks()
     if column.null_count:
         raise DatasetError(f"'{path}': column '{key}' has {column.null_count} empty cells; record the dataset again.")
-    if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        column = column.flatten()
+    while not pa.types.is_primitive(column.type):  # extension arrays and lists of lists, as the Hub's tools write them
+        column = column.storage if isinstance(column, pa.ExtensionArray) else _flatten(column, key, path)
     values = column.to_numpy(zero_copy_only=False)
     size = int(np.prod(feature.shape))
     if len(values) != size * len(table):
@@ -207,6 +207,12 @@ def numeric_column(table: Any, key: str, feature: Feature, path: Path) -> NDArra
             f"but meta/info.json declares shape {list(feature.shape)}; the two do not belong together."
         )
     return np.asarray(values.reshape(len(table), size).astype(feature.dtype))
+
+
+def _flatten(column: Any, key: str, path: Path) -> Any:
+    if not hasattr(column, "flatten") or pa.types.is_struct(column.type):
+        raise DatasetError(f"'{path}': column '{key}' holds {column.type}, not numbers; name another feature.")
+    return column.flatten()
 
 
 def episode_table(rows: Sequence[Mapping[str, Any]]) -> Any:

@@ -23,6 +23,7 @@ from rdvla.data.frame_cache import (
     cache_key,
     open_cache,
 )
+from rdvla.data.hub import resolve
 from rdvla.data.lerobot_meta import DatasetInfo, name_cameras
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.stats import DatasetStatistics, NormStats
@@ -38,8 +39,8 @@ class LeRobotDataset:
         source: the files.
         chunk_size: actions per sample, T.
         sampling: how episode ends are treated.
-        state_key: feature that becomes `state`.
-        action_key: feature that becomes `actions`.
+        state_keys: features that become `state`, one after the other.
+        action_keys: features that become `actions`, one after the other.
         frames: camera name -> the cached frames, uint8 `[F, h, w, 3]`, one per fresh row.
         frame_slot: int64 `[N]`, which of the F frames a row shows; -1 for rows that are not fresh.
         episodes: the episodes of this view, ascending.
@@ -49,8 +50,8 @@ class LeRobotDataset:
     source: LeRobotSource
     chunk_size: int
     sampling: Sampling
-    state_key: str
-    action_key: str
+    state_keys: tuple[str, ...]
+    action_keys: tuple[str, ...]
     frames: Mapping[str, MappedFrames]
     frame_slot: NDArray[np.int64]
     episodes: tuple[int, ...]
@@ -59,27 +60,27 @@ class LeRobotDataset:
     @classmethod
     def open(
         cls,
-        root: Path,
+        root: Path | str,
         *,
         chunk_size: int,
         cameras: Mapping[str, str] | None = None,
         transform: FrameTransform = KEEP_SIZE,
         sampling: Sampling = "padded",
-        state_key: str = "observation.state",
-        action_key: str = "action",
+        state_key: str | Sequence[str] = "observation.state",
+        action_key: str | Sequence[str] = "action",
         cache_dir: Path | None = None,
         progress: Progress | None = None,
     ) -> Self:
         """Open the dataset at `root`, decoding its images into the cache unless they are there already.
 
         Args:
-            root: folder of the dataset.
+            root: folder of the dataset, or `owner/name` or `owner/name@revision` on the Hugging Face hub.
             chunk_size: actions per sample.
             cameras: camera name -> feature key; default all cameras, LIBERO's as `primary` and `wrist`.
             transform: brings stored frames to the policy's resolution; see `frame_cache.resize_to`.
             sampling: `padded` or `published`.
-            state_key: feature that becomes `state`.
-            action_key: feature that becomes `actions`.
+            state_key: feature that becomes `state`; of several, the vectors are joined in the order given.
+            action_key: feature that becomes `actions`, or several, likewise.
             cache_dir: where decoded frames are kept; default the user's cache folder.
             progress: called with (done, total) while frames are decoded.
 
@@ -89,17 +90,17 @@ class LeRobotDataset:
             StorageError: no room for the cache.
         """
         chunk_starts(1, chunk_size, sampling)
-        info = DatasetInfo.load(root)
+        folder = resolve(root)
+        info = DatasetInfo.load(folder)
         chosen = _choose_cameras(info, cameras)
-        for key, role in ((state_key, "state"), (action_key, "action")):
-            info.require(key, role)
-        source = LeRobotSource.load(root, [state_key, action_key])
+        state_keys, action_keys = _choose_columns(info, state_key, "state"), _choose_columns(info, action_key, "action")
+        source = LeRobotSource.load(folder, list(dict.fromkeys(state_keys + action_keys)))
         slots = np.where(source.fresh, np.cumsum(source.fresh) - 1, -1)
         jobs = [job for name, key in chosen.items() for job in _cache_jobs(source, name, key)]
         key = cache_key(source.fingerprint(), chosen, transform, int(source.fresh.sum()))
         frames = open_cache(cache_dir, key, jobs, transform, progress)
         everything = cls(
-            source, chunk_size, sampling, state_key, action_key, frames, slots, (), np.zeros(0, dtype=np.int64)
+            source, chunk_size, sampling, state_keys, action_keys, frames, slots, (), np.zeros(0, dtype=np.int64)
         )
         return everything.select(range(len(source.episodes)))
 
@@ -116,12 +117,12 @@ class LeRobotDataset:
     @property
     def state_size(self) -> int:
         """Number of state dimensions S."""
-        return int(self.source.columns[self.state_key].shape[1])
+        return sum(self.source.columns[key].shape[1] for key in self.state_keys)
 
     @property
     def action_size(self) -> int:
         """Number of action dimensions A."""
-        return int(self.source.columns[self.action_key].shape[1])
+        return sum(self.source.columns[key].shape[1] for key in self.action_keys)
 
     @property
     def instructions(self) -> tuple[str, ...]:
@@ -150,11 +151,11 @@ class LeRobotDataset:
         """
         convention = convention or ActionConvention()
         rows = np.concatenate([np.arange(self.source.episode_start[-1])[self.source.rows(e)] for e in self.episodes])
-        actions = convention.from_env(self._column(self.action_key)[rows])
+        actions = convention.from_env(self._gather(self.action_keys, rows))
         mask = [True] * (self.action_size - 1) + [convention.gripper == "none"]
         return DatasetStatistics(
             action=NormStats.compute(actions, mask),
-            state=NormStats.compute(self._column(self.state_key)[rows]),
+            state=NormStats.compute(self._gather(self.state_keys, rows)),
             num_transitions=len(rows),
             num_trajectories=len(self.episodes),
         )
@@ -193,16 +194,18 @@ class LeRobotDataset:
         slots_B = self.frame_slot[rows_B]
         return ChunkBatch(
             images={camera: frames[slots_B] for camera, frames in self.frames.items()},
-            state=self._column(self.state_key)[rows_B],
-            actions=self._column(self.action_key)[start_B[:, None] + frames_BT],
+            state=self._gather(self.state_keys, rows_B),
+            actions=self._gather(self.action_keys, start_B[:, None] + frames_BT),
             action_is_pad=is_pad_BT,
             instructions=tuple(self.source.instruction(row) for row in rows_B),
             episode_index=episodes_B,
             frame_index=rows_B - start_B,
         )
 
-    def _column(self, key: str) -> NDArray[np.float32]:
-        return self.source.columns[key].astype(np.float32, copy=False)
+    def _gather(self, keys: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return float32 `[*rows.shape, D]`, the columns `keys` joined."""
+        columns = [self.source.columns[key][rows].astype(np.float32, copy=False) for key in keys]
+        return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=-1)
 
     def _anchors(self, episode: int) -> NDArray[np.int64]:
         rows = self.source.rows(episode)
@@ -226,6 +229,16 @@ def _choose_cameras(info: DatasetInfo, cameras: Mapping[str, str] | None) -> dic
         if key not in info.cameras:
             raise DatasetError(f"camera '{name}': the dataset has no images '{key}'.{suggest(key, info.cameras)}")
     return dict(cameras)
+
+
+def _choose_columns(info: DatasetInfo, keys: str | Sequence[str], role: str) -> tuple[str, ...]:
+    chosen = (keys,) if isinstance(keys, str) else tuple(keys)
+    if not chosen:
+        raise ConfigError(f"the {role} needs at least one feature of the dataset.")
+    for key in chosen:
+        if info.require(key, role).dtype in ("image", "video", "string", "language"):
+            raise DatasetError(f"{role} '{key}' is of dtype '{info.features[key].dtype}'; name a numeric feature.")
+    return chosen
 
 
 def _cache_jobs(source: LeRobotSource, name: str, key: str) -> list[EpisodeFrames]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from rdvla.data import lerobot_tables as tables
 from rdvla.data.files import write_atomically, writing
+from rdvla.data.images import decode_image
 from rdvla.data.lerobot_meta import (
     DATA_FILE_MB,
     DATA_PATH,
@@ -33,6 +34,8 @@ from rdvla.data.lerobot_stats import Histogram, column_statistics, image_histogr
 from rdvla.data.lerobot_video import VideoSink, VideoSpan, seconds
 from rdvla.errors import DatasetError, suggest
 
+Pixels = NDArray[np.uint8]
+
 _EPISODE_ROWS_PER_GROUP = 100
 _STAGING = ".writing"
 
@@ -44,13 +47,14 @@ class RecordedEpisode:
     Attributes:
         task: the instruction.
         columns: feature key -> `[N, *shape]`, or `[N]` for shape (1,), in the feature's exact dtype.
-        images: camera key -> the distinct images, uint8 `[H, W, 3]` each.
+        images: camera key -> the distinct images, uint8 `[H, W, 3]` or an encoded file (PNG, JPEG) each. Features of
+            dtype `image` keep such a file as it is.
         image_index: int `[N]`, which image each row shows; default one image per row.
     """
 
     task: str
     columns: Mapping[str, NDArray[Any]]
-    images: Mapping[str, Sequence[NDArray[np.uint8]]]
+    images: Mapping[str, Sequence[Pixels | bytes]]
     image_index: NDArray[np.int64] | None = None
 
     @property
@@ -132,15 +136,17 @@ class LeRobotWriter:
             DatasetError: a feature is missing, unknown, or has another dtype, shape or length.
             StorageError: the disk refuses.
         """
-        self._check(episode)
+        self._check_keys(episode)
+        pixels = {key: [_pixels(image) for image in images] for key, images in episode.images.items()}
+        self._check_values(episode, pixels)
         shown = np.arange(episode.length) if episode.image_index is None else episode.image_index
         index = len(self._done.episode_rows)
         columns = self._with_indices(episode, index)
         encoding = {
-            key: self._encoders.submit(sink.append, [episode.images[key][i] for i in shown])
+            key: self._encoders.submit(sink.append, [pixels[key][i] for i in shown])
             for key, sink in self._videos.items()
         }
-        statistics = self._account(episode, columns, shown)
+        statistics = self._account(episode.length, columns, pixels, shown)
         chunk, file = self._data.location
         self._data.append(self._rows(episode, columns, shown))
         spans = {key: future.result() for key, future in encoding.items()}
@@ -195,8 +201,7 @@ class LeRobotWriter:
                     (self._staging / part).rename(self.root / part)
             self._staging.rmdir()
 
-    def _check(self, episode: RecordedEpisode) -> None:
-        cameras = {key for key, feature in self._features.items() if feature.is_camera}
+    def _check_keys(self, episode: RecordedEpisode) -> None:
         given = set(episode.columns) | set(episode.images)
         for key in sorted(given - set(self._features)):
             raise DatasetError(
@@ -208,10 +213,12 @@ class LeRobotWriter:
             raise DatasetError("the episode has no task; give the instruction as a sentence.")
         if episode.length == 0:
             raise DatasetError("the episode has no rows; drop it.")
-        for key in set(self._features) - cameras:
+
+    def _check_values(self, episode: RecordedEpisode, pixels: Mapping[str, Sequence[Pixels]]) -> None:
+        for key in set(self._features) - set(pixels):
             _check_column(key, episode.columns[key], self._features[key], episode.length)
-        for key in cameras:
-            _check_images(key, episode, self._features[key])
+        for key in pixels:
+            _check_images(key, episode, pixels[key], self._features[key])
 
     def _with_indices(self, episode: RecordedEpisode, index: int) -> dict[str, NDArray[Any]]:
         if episode.task not in self._done.tasks:
@@ -228,26 +235,30 @@ class LeRobotWriter:
         }
 
     def _account(
-        self, episode: RecordedEpisode, columns: Mapping[str, NDArray[Any]], shown: NDArray[np.int64]
+        self,
+        length: int,
+        columns: Mapping[str, NDArray[Any]],
+        pixels: Mapping[str, Sequence[Pixels]],
+        shown: NDArray[np.int64],
     ) -> dict[str, dict[str, NDArray[Any]]]:
         statistics = {}
         for key, values in columns.items():
-            matrix = values.reshape(episode.length, -1)
+            matrix = values.reshape(length, -1)
             self._done.columns.setdefault(key, []).append(matrix)
             statistics[key] = column_statistics(matrix)
-        for key, images in episode.images.items():
+        for key, images in pixels.items():
             repeats = np.bincount(shown, minlength=len(images))
             total = sum((image_histogram(image) * n for image, n in zip(images, repeats, strict=True) if n), start=0)
             histogram = np.asarray(total, dtype=np.int64)
             self._done.histograms[key] = self._done.histograms.get(key, np.zeros((3, 256), np.int64)) + histogram
-            statistics[key] = image_statistics(histogram, episode.length)
+            statistics[key] = image_statistics(histogram, length)
         return statistics
 
     def _rows(self, episode: RecordedEpisode, columns: Mapping[str, NDArray[Any]], shown: NDArray[np.int64]) -> Any:
         arrays = {}
         for key, feature in self._all_features().items():
             if feature.dtype == "image":
-                encoded = [_png(image) for image in episode.images[key]]
+                encoded = [_file(image) for image in episode.images[key]]
                 arrays[key] = tables.image_array([encoded[i] for i in shown])
             elif feature.dtype != "video":
                 arrays[key] = tables.column_array(columns[key], feature)
@@ -314,8 +325,7 @@ def _check_column(key: str, values: NDArray[Any], feature: Feature, length: int)
         raise DatasetError(f"feature '{key}' has a non-finite value in row {row}; drop the episode.")
 
 
-def _check_images(key: str, episode: RecordedEpisode, feature: Feature) -> None:
-    images = episode.images[key]
+def _check_images(key: str, episode: RecordedEpisode, images: Sequence[Pixels], feature: Feature) -> None:
     for number, image in enumerate(images):
         if image.dtype != np.uint8 or image.shape != (*feature.image_size, 3):
             raise DatasetError(
@@ -327,7 +337,15 @@ def _check_images(key: str, episode: RecordedEpisode, feature: Feature) -> None:
         raise DatasetError(f"'{key}' has {len(images)} images for {episode.length} rows that point to {len(shown)}.")
 
 
-def _png(image: NDArray[np.uint8]) -> bytes:
+def _pixels(image: Pixels | bytes) -> Pixels:
+    return decode_image(image) if isinstance(image, bytes) else image
+
+
+def _file(image: Pixels | bytes) -> bytes:
+    return image if isinstance(image, bytes) else _png(image)
+
+
+def _png(image: Pixels) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

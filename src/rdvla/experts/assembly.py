@@ -4,7 +4,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rdvla.data.lerobot_meta import FRESH_KEY, STANDARD_CAMERAS, Feature, camera_feature, vector_feature
+from rdvla.data.lerobot_meta import (
+    FRESH_KEY,
+    LIBERO_ACTION_NAMES,
+    LIBERO_STATE_NAMES,
+    STANDARD_CAMERAS,
+    Feature,
+    camera_feature,
+    vector_feature,
+)
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 from rdvla.experts.recording import Attempt, Demonstration
 from rdvla.experts.staging import Staging
@@ -14,9 +22,6 @@ ROBOT_TYPE = "panda"
 STATE_KEY = "observation.state"
 ACTION_KEY = "action"
 
-_POSE_NAMES = ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z"]
-_STATE_NAMES = [*_POSE_NAMES, "finger_left", "finger_right"]
-_ACTION_NAMES = ["delta_x", "delta_y", "delta_z", "delta_rx", "delta_ry", "delta_rz", "gripper"]
 
 Storage = Literal["video", "image"]
 
@@ -75,14 +80,14 @@ def _features(demonstration: Demonstration, storage: Storage) -> dict[str, Featu
     }
     return {
         **cameras,
-        STATE_KEY: vector_feature(_names(demonstration.states.shape[1], _STATE_NAMES, "state")),
-        ACTION_KEY: vector_feature(_names(demonstration.actions.shape[1], _ACTION_NAMES, "action")),
+        STATE_KEY: vector_feature(_names(demonstration.states.shape[1], LIBERO_STATE_NAMES, "state")),
+        ACTION_KEY: vector_feature(_names(demonstration.actions.shape[1], LIBERO_ACTION_NAMES, "action")),
         FRESH_KEY: Feature("bool", (1,)),
     }
 
 
-def _names(size: int, usual: list[str], prefix: str) -> list[str]:
-    return usual if size == len(usual) else [f"{prefix}_{index}" for index in range(size)]
+def _names(size: int, usual: tuple[str, ...], prefix: str) -> list[str]:
+    return list(usual) if size == len(usual) else [f"{prefix}_{index}" for index in range(size)]
 
 
 def _episode(demonstration: Demonstration) -> RecordedEpisode:
