@@ -5,8 +5,9 @@
 Needs numpy, msgpack and websockets; importing it loads no network and no simulator.
 """
 
-from rdvla.serve.client import Connection, ConnectionLost, RemotePolicy
+from rdvla.serve.client import RemotePolicy
 from rdvla.serve.clock import Clock, SystemClock
+from rdvla.serve.connection import Connection, ConnectionLost
 from rdvla.serve.guard import ActionGuard, ActionLimits, Intervention
 from rdvla.serve.loop import ControlLoop, Decider, Outcome, Pacer, RequestEvent, ThreadedDecider
 from rdvla.serve.protocol import BadRequest, Busy, DeadlineMissed, RateLimited, RequestRefused, ShuttingDown

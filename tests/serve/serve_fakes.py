@@ -19,7 +19,7 @@ QUICK = ServeConfig(port=0, connections_per_minute=1_000_000, requests_per_secon
 
 
 def metadata(cameras: Sequence[str] = CAMERAS, **extra: Any) -> PolicyMetadata:
-    return PolicyMetadata("fake", tuple(cameras), STATE_DIM, ACTION_DIM, CHUNK, {"image_size": 32, **extra})
+    return PolicyMetadata("fake", tuple(cameras), STATE_DIM, ACTION_DIM, CHUNK, {"images": {"size": 32}, **extra})
 
 
 def observation(value: int = 7, *, side: int = 32, instruction: str = "pick up the bowl") -> Observation:

@@ -14,8 +14,8 @@ from serve_fakes import ACTION_DIM, CHUNK, metadata, observation
 
 from rdvla.errors import RDVLAError
 from rdvla.policy import Policy, PolicyMetadata, StopRule
-from rdvla.serve.client import Connection, ConnectionLost
 from rdvla.serve.codec import decode, encode
+from rdvla.serve.connection import Connection, ConnectionLost
 from rdvla.serve.loop import Outcome
 from rdvla.serve.protocol import metadata_message, reply_message
 from rdvla.types import ActionChunk, Observation

@@ -89,6 +89,19 @@ def test_wrong_wishes_are_explained_and_change_nothing() -> None:
         connection.close()
 
 
+def test_the_page_cannot_ask_for_more_than_the_server_allows() -> None:
+    with serving(FakePolicy(), WEB.model_copy(update={"max_depth": 9})) as server:
+        connection = open_socket(server.url + "/live")
+        hello = json.loads(connection.recv(timeout=5))
+        assert (hello["hello"]["max_depth"], hello["controls"]["depth"]) == (9, 9)
+        connection.send('{"mode": "depth", "depth": 10}')
+        while "error" not in (answer := json.loads(connection.recv(timeout=5))):
+            pass
+        assert "at most 9 iterations" in answer["error"]
+        assert answer["controls"] == hello["controls"]
+        connection.close()
+
+
 def test_a_late_viewer_gets_the_history_and_the_newest_images() -> None:
     with serving(FakePolicy(), WEB) as server, RemotePolicy(server.url) as policy:
         for number in range(300):
@@ -145,6 +158,17 @@ def test_watching_and_steering_in_a_browser(tmp_path: Path) -> None:
         until(page, "document.querySelector('#instruction').textContent.includes('stack the plates')")
         assert policy.seen[-1].instruction == "<img src=x onerror=document.title=1> stack the plates"
         assert page.title() == "rdvla live"
+
+        page.locator("#words").fill("   ")  # nothing but spaces: the robot's own sentence
+        page.get_by_text("Say it").click()
+        until(page, "document.querySelector('#instruction').textContent === 'pick up the bowl'")
+
+        page.evaluate("document.querySelector('#depth').max = 999")
+        page.locator("#depth").fill("500")
+        until(page, "!document.querySelector('#error').hidden")
+        page.wait_for_timeout(300)  # the refusal stays readable although decisions go on coming
+        assert "'depth' = 500" in page.inner_text("#error")
+        assert page.inner_text("#depth-value") == "5"
 
         page.locator("label", has_text="As asked").click()
         until(page, "document.querySelector('#iterations').textContent === '9'")

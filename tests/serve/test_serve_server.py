@@ -58,7 +58,7 @@ def test_metadata_come_first(server: PolicyServer) -> None:
     connection, metadata = open_client(server)
     assert metadata["cameras"] == ["primary", "wrist"]
     assert (metadata["state_dim"], metadata["action_dim"], metadata["chunk_size"]) == (8, 7, 8)
-    assert metadata["image_size"] == 32
+    assert metadata["extra"] == {"images": {"size": 32}}
     assert not any(isinstance(value, np.ndarray) for value in metadata.values())
     connection.close()
 

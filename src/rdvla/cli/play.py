@@ -51,6 +51,7 @@ def play_command(
     steps = make_horizon(horizon)
     _, _, make_policy = choose_policy(checkpoint, policy, device)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("rdvla.serve.loop").setLevel(logging.ERROR)  # a simulator may be slower than --rate
     feed = LiveFeed(simulator=True)
     env = make_env(suite, task_id)
     try:

@@ -31,6 +31,8 @@ def serve_command(
     instruction: Annotated[str | None, typer.Option(help="Sentence for requests without one.")] = None,
     max_batch: Annotated[int | None, typer.Option(help="Requests decided together, at most [default: 8].")] = None,
     statistics: Annotated[str | None, typer.Option(help="Which of the checkpoint's statistics, e.g. a suite.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    base: Annotated[str | None, typer.Option(help="Of an un-merged lora_adapter: the VLM it was trained on.")] = None,
     device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
 ) -> None:
     """Serve a policy with openpi's websocket protocol; GET /healthz and /metrics on the same port."""
@@ -55,7 +57,7 @@ def serve_command(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     from rdvla.runtime import load_policy
 
-    policy = load_policy(checkpoint, statistics=statistics, device=device)
+    policy = load_policy(checkpoint, revision=revision, base=base, statistics=statistics, device=device)
     server = PolicyServer(policy, settings, api_key=api_key, default_stop=rule)
 
     def announce() -> None:

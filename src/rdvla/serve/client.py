@@ -5,20 +5,17 @@ Needs numpy, msgpack and websockets only.
 
 import logging
 import os
-import socket
-import ssl
-import struct
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from rdvla.errors import MissingExtraError, ObservationError, ServeError
+from rdvla.errors import ObservationError, ServeError
 from rdvla.policy import PolicyMetadata, StopRule
 from rdvla.serve.adapters import to_message
 from rdvla.serve.clock import Clock, SystemClock
 from rdvla.serve.codec import CodecError, Limits, decode, encode
+from rdvla.serve.connection import Connection, ConnectionLost, websocket_connector
 from rdvla.serve.protocol import (
     API_KEY_VARIABLE,
     Busy,
@@ -33,38 +30,11 @@ from rdvla.serve.protocol import (
 )
 from rdvla.types import ActionChunk, Observation
 
-try:
-    from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
-    from websockets.sync.client import ClientConnection
-    from websockets.sync.client import connect as websocket_connect
-except ModuleNotFoundError:
-    raise MissingExtraError("websockets", "serve") from None
-
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 1.0
 REPLY_LIMITS = Limits(max_items=65_536, max_text=1_000_000)
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class ConnectionLost(ServeError):  # noqa: N818 - says what happened
-    """The server cannot be reached just now."""
-
-
-class Connection(Protocol):
-    """One open connection to a policy server."""
-
-    def send(self, frame: bytes) -> None:
-        """Send one message; ConnectionLost if that is impossible."""
-        ...
-
-    def receive(self, timeout_s: float) -> bytes | str:
-        """Return the next message; TimeoutError after `timeout_s`, ConnectionLost if there will be none."""
-        ...
-
-    def close(self) -> None:
-        """Close without waiting."""
-        ...
 
 
 class RemotePolicy:
@@ -113,7 +83,7 @@ class RemotePolicy:
         self._deadline_s = deadline_s
         self._fallback = fallback
         self._clock = clock or SystemClock()
-        self._connect = connect or _websocket_connector(url, key, tls_ca, deadline_s)
+        self._connect = connect or websocket_connector(url, key, tls_ca, deadline_s)
         self._connection: Connection | None = None
         self._metadata: PolicyMetadata | None = None
         self._retrying(self._clock.now() + deadline_s, lambda connection, remaining_s: None)
@@ -237,81 +207,3 @@ def _require_same(known: PolicyMetadata, found: PolicyMetadata, url: str) -> Non
         before, now = getattr(known, field), getattr(found, field)
         if before != now:
             raise ServeError(f"the server at {url} came back with another policy: {field} was {before}, is {now}.")
-
-
-class _WebSocket:
-    """`Connection` over a real websocket."""
-
-    def __init__(self, connection: ClientConnection, closing: ExitStack) -> None:
-        self._connection = connection
-        self._closing = closing
-
-    def send(self, frame: bytes) -> None:
-        try:
-            self._connection.send(frame)
-        except ConnectionClosed as error:
-            raise ConnectionLost(f"connection lost: {error}") from None
-
-    def receive(self, timeout_s: float) -> bytes | str:
-        try:
-            return self._connection.recv(timeout=timeout_s)
-        except ConnectionClosed as error:
-            raise ConnectionLost(f"connection lost: {error}") from None
-
-    def close(self) -> None:
-        self._connection.close_timeout = 0.1
-        self._closing.close()
-
-
-def _limit_sending(connection: ClientConnection, seconds: float) -> None:
-    """Make a send fail after `seconds` if the server takes nothing; the library itself would wait for its pings."""
-    whole = int(seconds)
-    timeout = struct.pack("ll", whole, int((seconds - whole) * 1e6))
-    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
-
-
-def _websocket_connector(
-    url: str, api_key: str | None, tls_ca: Path | None, deadline_s: float
-) -> Callable[[float], Connection]:
-    headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
-    context = None
-    if url.startswith("wss://"):
-        try:
-            context = ssl.create_default_context(cafile=tls_ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ServeError(f"cannot read the certificates in tls_ca '{tls_ca}': {error}") from None
-
-    def connect(timeout_s: float) -> Connection:
-        closing = ExitStack()
-        try:
-            opening = websocket_connect(
-                url,
-                ssl=context,
-                compression=None,
-                max_size=64 * 2**20,
-                additional_headers=headers,
-                open_timeout=max(0.001, timeout_s),
-                close_timeout=1.0,
-                proxy=None,
-            )
-            connection = closing.enter_context(opening)
-            _limit_sending(connection, deadline_s)
-        except InvalidURI:
-            raise ServeError(f"'{url}' is not a server's address; use ws://HOST:PORT or wss://HOST:PORT.") from None
-        except InvalidStatus as error:
-            body = (error.response.body or b"").decode("utf-8", "replace").strip()
-            explanation = f"{url} refused the connection with HTTP {error.response.status_code}: {body}"
-            if error.response.status_code in (429, 502, 503):
-                raise ConnectionLost(explanation) from None
-            raise ServeError(explanation) from None
-        except ssl.SSLCertVerificationError as error:
-            raise ServeError(f"the certificate of {url} is not trusted ({error.verify_message}); see tls_ca.") from None
-        except (OSError, InvalidMessage, EOFError, TimeoutError) as error:
-            raise ConnectionLost(
-                f"no policy server answers at {url} ({error}); start one with 'rdvla serve'."
-            ) from None
-        except InvalidHandshake as error:
-            raise ServeError(f"{url} does not speak websocket: {error}") from None
-        return _WebSocket(connection, closing)
-
-    return connect

@@ -34,6 +34,7 @@ HISTORY = 240
 MAX_VIEWERS = 8
 FRAME_S = 0.04
 SHOWN_SIDE = 512
+MAX_DEPTH = 64
 
 
 class LiveControls(Config):
@@ -51,7 +52,7 @@ class LiveControls(Config):
     """
 
     mode: Literal["client", "depth", "adaptive", "budget"] = "client"
-    depth: int = Field(12, ge=1, le=64)
+    depth: int = Field(12, ge=1, le=MAX_DEPTH)
     rule: StopRuleName = "action_l2"
     budget_ms: float = Field(100.0, gt=0, le=60_000)
     instruction: str = Field("", max_length=MAX_INSTRUCTION)
@@ -82,6 +83,7 @@ class LiveFeed:
         self._scene: dict[str, Any] = {}
         self._viewers: set[_Viewer] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._max_depth = MAX_DEPTH
         self._count = 0
         self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self._images: Mapping[str, NDArray[np.uint8]] = {}
@@ -91,9 +93,11 @@ class LiveFeed:
         """Whether anybody is watching."""
         return bool(self._viewers)
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tell the feed which event loop its viewers live in."""
+    def attach(self, loop: asyncio.AbstractEventLoop, *, max_depth: int) -> None:
+        """Tell the feed which event loop its viewers live in, and how many iterations its server allows."""
         self._loop = loop
+        self._max_depth = min(MAX_DEPTH, max_depth)
+        self.controls = self.controls.model_copy(update={"depth": min(self.controls.depth, self._max_depth)})
 
     def override(self, adapted: Adapted, options: RequestOptions) -> tuple[Adapted, RequestOptions]:
         """Return the request as the person at the page wants it."""
@@ -160,6 +164,7 @@ class LiveFeed:
             "cameras": list(metadata.cameras),
             "action_dim": metadata.action_dim,
             "chunk_size": metadata.chunk_size,
+            "max_depth": self._max_depth,
             "simulator": self._simulator,
         }
 
@@ -179,9 +184,11 @@ class LiveFeed:
             values = json.loads(text)
             if not isinstance(values, dict):
                 raise ConfigError("the controls must be a JSON object.")
-            controls = LiveControls.build({**self.controls.model_dump(), **values}, source="live controls")
+            controls = LiveControls.build({**self.controls.model_dump(), **values}, source="not accepted")
+            if controls.depth > self._max_depth:
+                raise ConfigError(f"not accepted: this server allows at most {self._max_depth} iterations.")
         except (ConfigError, ValueError) as error:
-            await connection.send(json.dumps({"error": str(error)}))
+            await connection.send(json.dumps({"error": str(error), "controls": self.controls.model_dump()}))
             return
         self.controls = controls
         for viewer in self._viewers:
@@ -229,6 +236,7 @@ def _decision(record: LiveRecord) -> dict[str, Any]:
         "threshold": None if stop is None else stop.threshold,
         "rule": None if stop is None else str(stop),
         "budget_ms": record.options.budget_ms,
+        "budget_used": reply["budget_used"],
         "n_action_steps": reply["n_action_steps"],
         "actions": np.round(np.nan_to_num(reply["actions"]), 3).tolist(),
         "policy_ms": round(reply["policy_timing"]["infer_ms"], 2),

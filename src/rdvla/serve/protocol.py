@@ -18,7 +18,6 @@ API_KEY_VARIABLE = "RDVLA_API_KEY"
 CLOSE_ERROR = 1011
 MAX_SEED = 2**63 - 1
 MAX_MS = 3_600_000.0
-PROMOTED = ("image_size", "action_convention", "checkpoint")
 
 
 class RequestRefused(ServeError):  # noqa: N818 - a refusal is an answer, and each kind is named after its code
@@ -179,8 +178,12 @@ def _milliseconds(message: Mapping[str, Any], key: str) -> float | None:
 
 
 def metadata_message(metadata: PolicyMetadata, *, server_version: str) -> dict[str, Any]:
-    """Return the first message of a connection: what the policy needs and returns, as plain values."""
-    message: dict[str, Any] = {
+    """Return the first message of a connection: what the policy needs and returns, as plain values.
+
+    `extra` is the policy's own; a network says there, for one, its `gripper` convention and under `images` the size
+    it works at (images of any size are accepted).
+    """
+    return {
         "name": metadata.name,
         "cameras": list(metadata.cameras),
         "state_dim": metadata.state_dim,
@@ -189,7 +192,6 @@ def metadata_message(metadata: PolicyMetadata, *, server_version: str) -> dict[s
         "extra": dict(metadata.extra),
         "server": f"rdvla {server_version}",
     }
-    return message | {key: metadata.extra[key] for key in PROMOTED if key in metadata.extra}
 
 
 def metadata_from_message(message: Mapping[str, Any]) -> PolicyMetadata:

@@ -65,10 +65,12 @@ function drawBars(canvas, decisions, { lower, total, top, unit }) {
 }
 
 // The stopping rule's measure by iteration, newest curve in front, log scale (cosine: of its distance from 1).
+// While nothing is measured, the last curves stay, dimmed.
 function drawCurves(canvas, decisions) {
   const { pen, width, height } = prepare(canvas);
-  const shown = decisions.slice(-14).filter((decision) => decision.convergence.length > 0);
-  if (decisions[decisions.length - 1].convergence.length === 0) return false;
+  const shown = decisions.filter((decision) => decision.convergence.length > 0).slice(-14);
+  if (shown.length === 0) return;
+  const isOld = decisions[decisions.length - 1].convergence.length === 0;
   const isCosine = (decision) => (decision.rule || "").startsWith("cosine");
   const measure = (decision, value) => Math.max(isCosine(decision) ? 1 - value : value, 1e-12);
   const newest = shown[shown.length - 1];
@@ -85,7 +87,8 @@ function drawCurves(canvas, decisions) {
     rule(pen, left, y(10 ** power), right);
     label(pen, power === 0 ? "1" : `1e${power}`, left - 6, y(10 ** power), "right");
   }
-  for (let iteration = 1; iteration <= longest; iteration += longest > 16 ? 4 : longest > 10 ? 2 : 1) {
+  const every = longest > 16 ? 4 : longest > 10 ? 2 : 1;
+  for (let iteration = every; iteration <= longest; iteration += every) {
     label(pen, String(iteration), x(iteration), height - 7, "center");
   }
   if (threshold !== null) {
@@ -96,10 +99,10 @@ function drawCurves(canvas, decisions) {
     pen.lineTo(right, y(threshold));
     pen.stroke();
     pen.setLineDash([]);
-    label(pen, "stop below", right, y(threshold) - 8, "right", COLOUR.warm);
+    label(pen, "stop below", left + 6, y(threshold) - 8, "left", COLOUR.warm);
   }
   shown.forEach((decision, index) => {
-    const isNewest = decision === newest;
+    const isNewest = decision === newest && !isOld;
     const first = decision.num_recurrences - decision.convergence.length + 1;
     pen.globalAlpha = isNewest ? 1 : 0.1 + (0.35 * index) / shown.length;
     pen.strokeStyle = pen.fillStyle = COLOUR.think;
@@ -117,26 +120,32 @@ function drawCurves(canvas, decisions) {
     }
   });
   pen.globalAlpha = 1;
-  return true;
 }
 
 const ARM = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"];
 
-// One row per dimension, one column per planned step; bars up and down from zero; unexecuted steps dimmed.
-function drawChunk(canvas, actions, executed) {
+// One row per dimension, one column per planned step; bars up and down from zero; unexecuted steps dimmed. The arm's
+// scale is its largest action of late, the gripper's is 1.
+function drawChunk(canvas, decisions) {
   const { pen, width, height } = prepare(canvas);
-  const dims = actions[0].length, names = dims === 7 ? ARM : actions[0].map((_, index) => `a${index}`);
-  const left = 58, foot = 18, row = (height - foot) / dims, column = (width - left) / actions.length;
-  const full = Math.max(1, ...actions.flat().map(Math.abs));
+  const { actions, n_action_steps: executed } = decisions[decisions.length - 1];
+  const dims = actions[0].length, hasGripper = dims === ARM.length;
+  const names = hasGripper ? ARM : actions[0].map((_, index) => `a${index}`);
+  const left = 104, foot = 18, row = (height - foot) / dims, column = (width - left) / actions.length;
+  const isGripper = (dim) => hasGripper && dim === dims - 1;
+  const full = Math.max(0.05, ...decisions.slice(-60).flatMap(
+    (decision) => decision.actions.flatMap((action) => action.filter((_, dim) => !isGripper(dim)).map(Math.abs)),
+  ));
   names.forEach((name, dim) => {
     const middle = row * (dim + 0.5);
     rule(pen, left, middle, width);
-    label(pen, name, left - 10, middle, "right");
+    label(pen, name, 44, middle, "right");
+    label(pen, actions[0][dim].toFixed(2).replace("-", "−"), left - 12, middle, "right", COLOUR.text);
     actions.forEach((action, step) => {
-      const extent = (action[dim] / full) * row * 0.42;
-      pen.globalAlpha = step < executed ? 0.95 : 0.25;
-      pen.fillStyle = dim === dims - 1 && dims === 7 ? COLOUR.warm : COLOUR.think;
-      const size = Math.max(1.5, Math.abs(extent));
+      const extent = (action[dim] / (isGripper(dim) ? 1 : full)) * row * 0.44;
+      pen.globalAlpha = step < executed ? 0.95 : 0.3;
+      pen.fillStyle = isGripper(dim) ? COLOUR.warm : COLOUR.think;
+      const size = Math.max(1.5, Math.min(Math.abs(extent), row * 0.44));
       pen.fillRect(left + column * step + column * 0.14, extent > 0 ? middle - size : middle, column * 0.72, size);
     });
     pen.globalAlpha = 1;
@@ -145,11 +154,13 @@ function drawChunk(canvas, actions, executed) {
   actions.forEach((_, step) => {
     if (step % every === 0) label(pen, String(step + 1), left + column * (step + 0.5), height - 7, "center");
   });
-  pen.strokeStyle = COLOUR.quiet;
-  pen.setLineDash([2, 3]);
-  pen.beginPath();
-  pen.moveTo(left + column * executed, 2);
-  pen.lineTo(left + column * executed, height - foot);
-  pen.stroke();
-  pen.setLineDash([]);
+  if (executed < actions.length) {
+    pen.strokeStyle = COLOUR.quiet;
+    pen.setLineDash([2, 3]);
+    pen.beginPath();
+    pen.moveTo(left + column * executed, 2);
+    pen.lineTo(left + column * executed, height - foot);
+    pen.stroke();
+    pen.setLineDash([]);
+  }
 }

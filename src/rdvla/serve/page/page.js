@@ -15,6 +15,7 @@ let controls = null;
 let socket = null;
 let retry = 500;
 let stale = true;
+let complaint = 0;
 
 function connect() {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
@@ -38,13 +39,22 @@ function receive(message) {
   if (message.images) showImages(message.images);
   if (message.scene) showScene(message.scene);
   if (message.decisions) decide(message.decisions);
-  $("error").hidden = !message.error;
-  if (message.error) $("error").textContent = message.error;
+  if (message.error) complain(message.error);
+}
+
+// Says what was refused, for long enough to be read.
+function complain(words) {
+  $("error").textContent = words;
+  $("error").hidden = false;
+  clearTimeout(complaint);
+  complaint = setTimeout(() => { $("error").hidden = true; }, 8000);
 }
 
 function greet(hello) {
   $("policy").textContent = hello.name;
+  $("depth").max = Math.min(32, hello.max_depth);
   $("simulator").hidden = !hello.simulator;
+  if (decisions.length === 0) $("instruction").textContent = `Waiting for the first request at ${socket.url.replace("/live", "")}`;
   $("instruction").classList.toggle("idle", decisions.length === 0);
 }
 
@@ -126,14 +136,15 @@ function draw() {
   const newest = decisions[decisions.length - 1];
   $("count").textContent = newest.number.toLocaleString("en");
   $("iterations").textContent = newest.num_recurrences;
-  $("rule-used").textContent = newest.budget_ms ? `${newest.rule || "policy's rule"}, within ${newest.budget_ms.toFixed(0)} ms`
-    : newest.rule || "by the policy's own rule";
+  $("rule-used").textContent = (newest.rule || "by the policy's own rule") + (newest.budget_ms
+    ? `, within ${Math.round(newest.budget_ms)} ms (took ${Math.round(100 * newest.budget_used)} %)` : "");
   $("instruction").textContent = newest.instruction;
   $("instruction").classList.remove("idle");
-  $("horizon").textContent = `${newest.n_action_steps} of ${newest.actions.length} steps suggested before deciding again`;
+  $("horizon").textContent = `${newest.n_action_steps} of ${newest.actions.length} steps suggested before deciding again; `
+    + "numbers are the first step's";
   $("latency").textContent = newest.total_ms < 10 ? newest.total_ms.toFixed(1) : Math.round(newest.total_ms);
   const totals = decisions.map((decision) => decision.total_ms);
-  $("percentiles").textContent = `p50 ${percentile(totals, 0.5).toFixed(0)} · p95 ${percentile(totals, 0.95).toFixed(0)} ms`;
+  $("percentiles").textContent = `; half within ${percentile(totals, 0.5).toFixed(0)}, 95 % within ${percentile(totals, 0.95).toFixed(0)} ms`;
   const most = Math.max(...decisions.map((decision) => decision.num_recurrences));
   drawBars($("depths"), decisions, {
     lower: (decision) => decision.num_recurrences, total: () => 0, top: Math.max(4, 4 * Math.ceil(most / 4)), unit: "",
@@ -142,10 +153,10 @@ function draw() {
     lower: (decision) => decision.policy_ms, total: (decision) => decision.total_ms,
     top: niceCeiling(percentile(totals, 0.98)), unit: "",
   });
-  const measured = drawCurves($("curves"), decisions);
-  $("convergence-note").textContent = measured ? "how far each iteration still moves the answer"
+  $("convergence-note").textContent = newest.convergence.length ? "how far each iteration still moves the answer"
     : "a fixed depth measures none; choose Adaptive to see it";
-  drawChunk($("chunk"), newest.actions, newest.n_action_steps);
+  drawCurves($("curves"), decisions);
+  drawChunk($("chunk"), decisions);
 }
 
 document.querySelectorAll("input[name=mode]").forEach((input) => {
