@@ -75,6 +75,16 @@ class Breaking(ToyEnv):
                 raise SimulatorError("the physics diverged")
 
 
+class Hanging(ToyEnv):
+    def step(self, action):
+        time.sleep(600)
+        return super().step(action)
+
+
+def make_hanging(suite, task_id, *, camera_size):
+    return Hanging(task_id, camera_size=camera_size)
+
+
 def make_breaking(suite, task_id, *, camera_size):
     return Breaking(task_id, camera_size=camera_size)
 

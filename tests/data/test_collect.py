@@ -14,6 +14,7 @@ from rdvla.data.files import write_atomically, writing
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.envs.toy import ToyEnv
 from rdvla.errors import ConfigError, SimulatorError, StorageError
+from rdvla.experts import collect as collection
 from rdvla.experts.collect import CollectConfig, collect
 from rdvla.experts.recording import Attempt, Demonstration, play
 from rdvla.experts.schedule import Schedule, TaskPlan
@@ -153,6 +154,13 @@ def test_a_dying_and_a_raising_simulator_are_errors_not_failures(reference, tmp_
     assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
 
 
+def test_a_hung_simulator_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "_TRIES_PER_ATTEMPT", 1)
+    monkeypatch.setattr(collection, "_BROKEN_IN_A_ROW", 1)
+    with pytest.raises(SimulatorError, match=r"still running after 0\.5 s"):
+        run(tmp_path / "d", make_env=fakes.make_hanging, workers=1, episode_timeout_s=0.5)
+
+
 def test_a_simulator_that_never_starts_stops_the_run(tmp_path):
     with pytest.raises(SimulatorError, match="no GL library"):
         run(tmp_path / "d", make_env=fakes.make_broken)
@@ -242,6 +250,7 @@ def test_no_permission_leaves_nothing(tmp_path):
         ({"storage": "video", "camera_size": 33}, "even"),
         ({"storage": "jpeg"}, "storage"),
         ({"seed": -1}, "seed"),
+        ({"episode_timeout_s": 0.0}, "episode_timeout_s"),
     ],
 )
 def test_wrong_arguments(tmp_path, changes, message):

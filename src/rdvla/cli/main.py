@@ -4,8 +4,10 @@ import sys
 
 import typer
 
+from rdvla.cli.bench import bench_command
 from rdvla.cli.collect import collect
 from rdvla.cli.convert import convert_command
+from rdvla.cli.dataset import dataset_app
 from rdvla.cli.demo import demo_command
 from rdvla.cli.doctor import doctor_command
 from rdvla.cli.eval import eval_command
@@ -26,12 +28,14 @@ app = typer.Typer(
 app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train_command)
 app.command("demo")(demo_command)
 app.command("collect")(collect)
+app.add_typer(dataset_app, name="dataset")
 app.command("eval")(eval_command)
 app.command("report")(report_command)
 app.command("serve")(serve_command)
 app.command("play")(play_command)
 app.command("convert")(convert_command)
 app.command("doctor")(doctor_command)
+app.command("bench")(bench_command)
 
 
 def main() -> None:

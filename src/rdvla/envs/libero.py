@@ -109,8 +109,28 @@ class LiberoEnv:
                 self._reset_to_bundled(init_state)
             else:
                 self._reset_to_sampled(seed)
-            for _ in range(SETTLING_STEPS):
-                self.unwrapped.step(SETTLING_ACTION)
+            self._settle()
+        self._ready = True
+
+    def restore(self, state: NDArray[np.float64], *, episode: int = 0) -> None:
+        """Start an episode from a recorded state of the simulator, and let the scene settle as `reset` does.
+
+        Args:
+            state: float64 `[1 + nq + nv]`: time, positions, velocities.
+            episode: which episode of the published loop to repeat; it decides where fixtures stand, which `state` does
+                not cover.
+
+        Raises:
+            ConfigError: the state has another size than this task's simulation.
+            SimulatorError: the simulator broke.
+        """
+        expected = len(self._env.get_sim_state())
+        if state.shape != (expected,):
+            raise ConfigError(f"{self.task.name} has states of {expected} numbers, found shape {list(state.shape)}.")
+        with self._guard("restore"):
+            self._resets.published(episode)
+            self._env.set_init_state(state)
+            self._settle()
         self._ready = True
 
     def observe(self) -> Observation:
@@ -234,6 +254,10 @@ class LiberoEnv:
                 observable.set_active(False)
         env.add_observable(Observable(_SNAPSHOT, sensor=snapshot, sampling_rate=env.control_freq))
         return copy
+
+    def _settle(self) -> None:
+        for _ in range(SETTLING_STEPS):
+            self.unwrapped.step(SETTLING_ACTION)
 
     def _load_init_states(self) -> NDArray[np.float64]:
         if self._init_states is None:

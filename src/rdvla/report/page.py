@@ -5,17 +5,15 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from rdvla.errors import MissingExtraError, StorageError
 from rdvla.eval.intervals import Rate
 from rdvla.eval.records import EpisodeRecord, ErrorRecord
 from rdvla.eval.summary import group_by, summarise_group
 from rdvla.report import figures, findings
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs
+from rdvla.report.template import render_template, write_page
 
 WIDE, NARROW, HALF = 900, 340, 430
 MAX_COMPARED = 3
@@ -43,16 +41,7 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
         MissingExtraError: Jinja2 is not installed.
         StorageError: `output` cannot be written; nothing is left half-written.
     """
-    page = render(load_runs(folders))
-    unfinished = output.with_name(output.name + ".unfinished")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(output)
-    except OSError as error:
-        if output.parent.is_dir():
-            unfinished.unlink(missing_ok=True)
-        raise StorageError(f"cannot write '{output}': {error.strerror}.") from None
+    write_page(render(load_runs(folders)), output)
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -62,33 +51,16 @@ def render(runs: Sequence[Run]) -> str:
         MissingExtraError: Jinja2 is not installed.
     """
     series = group_runs(runs)
-    package = resources.files("rdvla.report")
-    environment = _jinja().Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=_jinja().StrictUndefined
+    return render_template(
+        "page.html",
+        headline=findings.headline(series),
+        lede=_lede(series),
+        depth=_depth_section(series),
+        policies=[_policy_section(one, several=len(series) > 1) for one in series],
+        films=_films(series),
+        errors=[record for one in series for record in one.records if isinstance(record, ErrorRecord)],
+        runs=[_provenance(run) for run in runs],
     )
-    environment.filters["pct"] = lambda share: f"{share * 100:.0f}"
-    template = environment.from_string((package / "page.html").read_text(encoding="utf-8"))
-    return str(
-        template.render(
-            style=(package / "page.css").read_text(encoding="utf-8"),
-            headline=findings.headline(series),
-            lede=_lede(series),
-            depth=_depth_section(series),
-            policies=[_policy_section(one, several=len(series) > 1) for one in series],
-            films=_films(series),
-            errors=[record for one in series for record in one.records if isinstance(record, ErrorRecord)],
-            runs=[_provenance(run) for run in runs],
-        )
-    )
-
-
-def _jinja() -> ModuleType:
-    try:
-        import jinja2
-    except ImportError:
-        raise MissingExtraError("jinja2", "report") from None
-    module: ModuleType = jinja2
-    return module
 
 
 def _lede(series: Sequence[Series]) -> str:

@@ -1,0 +1,127 @@
+"""`rdvla dataset`: convert other formats to LeRobotDataset v3.0, and look at what a dataset holds."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rdvla.errors import ConfigError, DatasetError
+
+if TYPE_CHECKING:
+    from rdvla.data.convert import EpisodeSource
+    from rdvla.data.libero_hdf5 import LiberoDemonstrations
+    from rdvla.data.summary import DatasetSummary
+
+_COLUMNS = ("mean", "std", "min", "q01", "q99", "max")
+
+dataset_app = typer.Typer(help="Convert and inspect datasets.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@dataset_app.command("convert")
+def convert_dataset(
+    source: Annotated[Path, typer.Argument(help="RLDS folder, or folder of LIBERO's *_demo.hdf5 files.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the new LeRobotDataset v3.0.")],
+    storage: Annotated[
+        Literal["image", "video"], typer.Option(help="Encoded images kept bit for bit, or small videos.")
+    ] = "image",
+    split: Annotated[str, typer.Option(help="RLDS: the split to read.")] = "train",
+    fps: Annotated[float | None, typer.Option(help="RLDS: steps per second, unless LIBERO or CALVIN.")] = None,
+    regenerate: Annotated[
+        bool, typer.Option("--regenerate", help="HDF5: repeat the demonstrations in the simulator.")
+    ] = False,
+    camera_size: Annotated[int, typer.Option(help="With --regenerate: height and width in pixels.")] = 256,
+) -> None:
+    """Write an RLDS dataset, or the original LIBERO demonstrations without no-ops, as LeRobotDataset v3.0."""
+    from rdvla.data.convert import convert
+
+    console = Console()
+    episodes = _open_source(source, split, fps, camera_size if regenerate else None)
+    with _progress(console, "episodes") as progress:
+        info = convert(episodes, output, storage=storage, progress=progress)
+    dropped = getattr(episodes, "dropped", 0)
+    console.print(f"{output}: {info.total_episodes} episodes, {info.total_frames} frames", highlight=False)
+    if dropped:
+        console.print(f"{dropped} replays did not solve their task and were dropped", highlight=False)
+
+
+@dataset_app.command("inspect")
+def inspect_dataset(
+    dataset: Annotated[str, typer.Argument(help="LeRobotDataset v3.0: a folder, or owner/name[@revision] on the hub.")],
+    output: Annotated[Path | None, typer.Option(help="Also write one self-contained HTML page.")] = None,
+    samples: Annotated[int, typer.Option(help="Episodes whose first frames the page shows.")] = 6,
+) -> None:
+    """Say what a dataset holds: episodes, lengths, tasks, states and actions, first frames, and what looks wrong."""
+    from rdvla.data.summary import summarise
+
+    console = Console()
+    if samples < 1:
+        raise ConfigError(f"--samples must be at least 1, found {samples}.")
+    with console.status("reading the dataset"):
+        summary = summarise(dataset, num_samples=samples if output is not None else 0)
+    _print_summary(console, summary)
+    if output is not None:
+        from rdvla.report.dataset import write_dataset_page
+
+        write_dataset_page(summary, output)
+        console.print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)", highlight=False)
+
+
+def _open_source(root: Path, split: str, fps: float | None, camera_size: int | None) -> "EpisodeSource":
+    """Recognise what `root` holds; with a camera size, LIBERO's demonstrations are repeated in the simulator."""
+    if root.is_file() or any(root.glob("*_demo.hdf5")):
+        from rdvla.data.libero_hdf5 import LiberoDemonstrations
+
+        demonstrations = LiberoDemonstrations.open(root)
+        return demonstrations if camera_size is None else _regeneration(demonstrations, camera_size)
+    if camera_size is not None:
+        raise ConfigError("--regenerate repeats LIBERO's HDF5 demonstrations; the source has no *_demo.hdf5 files.")
+    if not root.is_dir():
+        raise DatasetError(f"there is no folder '{root}'.")
+    from rdvla.data.rlds import RldsDataset
+
+    return RldsDataset.open(root, split=split, fps=fps)
+
+
+def _regeneration(demonstrations: "LiberoDemonstrations", camera_size: int) -> "EpisodeSource":
+    from rdvla.envs.libero import LiberoEnv
+    from rdvla.experts.replay import Regeneration
+
+    return Regeneration(demonstrations, partial(LiberoEnv, camera_size=camera_size), camera_size=camera_size)
+
+
+@contextmanager
+def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_summary(console: Console, summary: "DatasetSummary") -> None:
+    info, lengths = summary.info, summary.lengths
+    console.print(
+        f"{summary.root}: {len(lengths)} episodes, {lengths.sum()} frames at {info.fps:g} per second, "
+        f"robot {info.robot_type or 'unknown'}; lengths {lengths.min()} to {lengths.max()}, mean {lengths.mean():.1f}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for key in info.cameras:
+        feature = info.features[key]
+        console.print(f"{key}: {feature.dtype}, {feature.image_size[0]}x{feature.image_size[1]}", highlight=False)
+    tasks = Table("task", "episodes", "frames")
+    for task in summary.tasks:
+        tasks.add_row(task.instruction, str(task.episodes), str(task.frames))
+    console.print(tasks)
+    for vector in summary.vectors:
+        table = Table(vector.key, *_COLUMNS)
+        for index, name in enumerate(vector.names):
+            table.add_row(name, *(f"{getattr(vector.stats, column)[index]:.3g}" for column in _COLUMNS))
+        console.print(table)
+    for remark in summary.remarks:
+        console.print(f"note: {remark}", highlight=False, soft_wrap=True)

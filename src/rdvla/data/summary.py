@@ -1,0 +1,204 @@
+"""What a LeRobotDataset v3.0 holds, in numbers and first frames, and what in it deserves a second look."""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rdvla.data.hub import resolve
+from rdvla.data.lerobot_meta import FRESH_KEY, INDEX_FEATURES, STATS_PATH, DatasetInfo, Feature
+from rdvla.data.lerobot_source import LeRobotSource
+from rdvla.data.stats import NormStats
+
+_BINS = 32
+_FRAME_SIZE = 256
+_TOLERANCE = 0.01
+"""A stored percentile is called wrong if it is further than this from the data's, in units of the range."""
+
+
+@dataclass(frozen=True)
+class VectorSummary:
+    """One numeric feature of D entries.
+
+    Attributes:
+        key: the feature.
+        names: D names.
+        stats: exact statistics.
+        histograms: int64 `[D, bins]`, equal bins from the smallest to the largest value of each entry.
+    """
+
+    key: str
+    names: tuple[str, ...]
+    stats: NormStats
+    histograms: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """One instruction, with its episodes and rows."""
+
+    instruction: str
+    episodes: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class FirstFrames:
+    """How an episode begins.
+
+    Attributes:
+        episode: index of the episode.
+        instruction: its task.
+        images: camera key -> JPEG file of the first frame, at most 256 pixels high.
+    """
+
+    episode: int
+    instruction: str
+    images: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """A dataset at a glance.
+
+    Attributes:
+        root: its folder.
+        info: `meta/info.json`.
+        lengths: int64 `[E]`, rows of each episode.
+        tasks: by number of episodes, descending.
+        vectors: the numeric features, index columns left out.
+        samples: first frames of some episodes.
+        remarks: sentences about what is unusual.
+    """
+
+    root: Path
+    info: DatasetInfo
+    lengths: NDArray[np.int64]
+    tasks: tuple[TaskSummary, ...]
+    vectors: tuple[VectorSummary, ...]
+    samples: tuple[FirstFrames, ...]
+    remarks: tuple[str, ...]
+
+
+def summarise(root: Path | str, *, num_samples: int = 0) -> DatasetSummary:
+    """Read a dataset and sum it up.
+
+    Args:
+        root: folder, or `owner/name[@revision]` on the Hugging Face hub.
+        num_samples: episodes, evenly spread, whose first frames are decoded.
+
+    Raises:
+        DatasetError: missing or damaged, or with values that are not finite.
+    """
+    folder = resolve(root)
+    info = DatasetInfo.load(folder)
+    known = {*INDEX_FEATURES, FRESH_KEY}
+    keys = [key for key, feature in info.features.items() if _is_vector(feature) and key not in known]
+    source = LeRobotSource.load(folder, keys)
+    vectors = tuple(_vector(key, info.features[key], source.columns[key]) for key in keys)
+    return DatasetSummary(
+        root=folder,
+        info=info,
+        lengths=np.diff(source.episode_start),
+        tasks=_tasks(source),
+        vectors=vectors,
+        samples=_samples(source, num_samples),
+        remarks=(*_about_percentiles(folder, vectors), *_about_values(vectors), *_about_images(source)),
+    )
+
+
+def _is_vector(feature: Feature) -> bool:
+    return feature.dtype == "bool" or feature.dtype.startswith(("float", "int", "uint"))
+
+
+def _vector(key: str, feature: Feature, values_ND: NDArray[Any]) -> VectorSummary:
+    values_ND = values_ND.astype(np.float32)
+    stats = NormStats.compute(values_ND)
+    size = values_ND.shape[1]
+    names = _flat_names(feature.names)
+    if len(names) != size:
+        names = [key] if size == 1 else [f"{key}[{index}]" for index in range(size)]
+    return VectorSummary(key, tuple(names), stats, np.stack([_histogram(column) for column in values_ND.T]))
+
+
+def _histogram(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    counts, _ = np.histogram(values, bins=_BINS)
+    return counts.astype(np.int64)
+
+
+def _flat_names(names: Any) -> list[str]:
+    """Return the entries' names; LeRobot nests them in a mapping such as {"motors": [...]} at times."""
+    if isinstance(names, dict):
+        return [name for value in names.values() for name in _flat_names(value)]
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _tasks(source: LeRobotSource) -> tuple[TaskSummary, ...]:
+    episodes, frames = Counter[str](), Counter[str]()
+    for episode in range(len(source.episodes)):
+        rows = source.rows(episode)
+        instruction = source.instruction(rows.start)
+        episodes[instruction] += 1
+        frames[instruction] += rows.stop - rows.start
+    return tuple(TaskSummary(task, count, frames[task]) for task, count in episodes.most_common())
+
+
+def _samples(source: LeRobotSource, count: int) -> tuple[FirstFrames, ...]:
+    chosen = np.unique(np.linspace(0, len(source.episodes) - 1, count).round().astype(int)).tolist()
+    first = np.zeros(1, dtype=np.int64)
+    return tuple(
+        FirstFrames(
+            episode,
+            source.instruction(source.rows(episode).start),
+            {key: _jpeg(next(iter(source.decode(episode, key, first)))) for key in source.info.cameras},
+        )
+        for episode in chosen
+    )
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    picture, buffer = Image.fromarray(image), io.BytesIO()
+    picture.thumbnail((4 * _FRAME_SIZE, _FRAME_SIZE))
+    picture.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _about_percentiles(root: Path, vectors: Sequence[VectorSummary]) -> list[str]:
+    """Compare with `meta/stats.json`, whose percentiles are not the data's if LeRobot merged those of episodes."""
+    stored = json.loads((root / STATS_PATH).read_text(encoding="utf-8"))
+    remarks = []
+    for vector in vectors:
+        levels = [(stored.get(vector.key, {}).get(name), getattr(vector.stats, name)) for name in ("q01", "q99")]
+        span = np.maximum(vector.stats.max - vector.stats.min, 1e-9)
+        if any(
+            given is not None and np.any(np.abs(np.reshape(given, -1) - exact) > _TOLERANCE * span)
+            for given, exact in levels
+        ):
+            remarks.append(
+                f"meta/stats.json: q01 or q99 of '{vector.key}' are not the data's percentiles, as in datasets that "
+                "were recorded or merged episode by episode. rdvla computes its own; other programs may not."
+            )
+    return remarks
+
+
+def _about_values(vectors: Sequence[VectorSummary]) -> list[str]:
+    remarks = []
+    for vector in vectors:
+        constant = [name for name, same in zip(vector.names, vector.stats.min == vector.stats.max, strict=True) if same]
+        if constant:
+            remarks.append(f"'{vector.key}' never changes in {', '.join(constant)}; a policy sees 0 there.")
+    return remarks
+
+
+def _about_images(source: LeRobotSource) -> list[str]:
+    share = float(source.fresh.mean())
+    if share == 1.0:
+        return []
+    return [f"{share:.0%} of the rows have images of their own (images_fresh); the others repeat the image before."]
