@@ -9,10 +9,12 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from rdvla.envs.libero import LiberoEnv
 from rdvla.envs.suites import list_tasks
 from rdvla.errors import RDVLAError
+from rdvla.eval.intervals import wilson
 from rdvla.experts import make_demonstrator
 
 
@@ -39,7 +41,7 @@ def measure(suite: str, task_id: int, seeds: range) -> TaskResult:
                 env.reset(seed=seed)
                 expert = make_demonstrator(env.task)
                 expert.reset(env, seed=seed)
-                grasps[getattr(getattr(expert.expert, "grasp", None), "label", "-")] += 1
+                grasps[_first_grasp(expert.expert)] += 1
                 solved_at = next((n for n in range(1, env.task.max_steps + 1) if env.step(expert.act(env).executed)), 0)
             except RDVLAError as error:
                 failures.append(f"{seed}: {error}")
@@ -59,6 +61,10 @@ def measure(suite: str, task_id: int, seeds: range) -> TaskResult:
         )
 
 
+def _first_grasp(expert: Any) -> str:
+    return getattr(getattr(expert.skill, "grasp", None), "label", "-")
+
+
 def print_result(result: TaskResult) -> None:
     count = len(result.lengths) + len(result.failures)
     mean = sum(result.lengths) / len(result.lengths) if result.lengths else float("nan")
@@ -70,6 +76,24 @@ def print_result(result: TaskResult) -> None:
         *(f"\n    {failure}" for failure in result.failures),
         flush=True,
     )
+
+
+def print_table(results: list[TaskResult]) -> None:
+    """Print the Markdown table of the documentation, with a line for every suite."""
+    print("\n| suite | task | | n | solved | 95 % interval | mean steps |\n|---|---|---|---|---|---|---|")
+    for suite in dict.fromkeys(result.suite for result in results):
+        own = [result for result in results if result.suite == suite]
+        for result in own:
+            print(_row(suite, str(result.task_id), result.name.replace("_", " "), [result]))
+        print(_row(f"**{suite}**", "all", "", own))
+
+
+def _row(suite: str, task: str, name: str, results: list[TaskResult]) -> str:
+    lengths = [length for result in results for length in result.lengths]
+    rate = wilson(len(lengths), len(lengths) + sum(len(result.failures) for result in results))
+    mean = f"{sum(lengths) / len(lengths):.0f}" if lengths else "-"
+    interval = f"{rate.low:.0%} - {rate.high:.0%}"
+    return f"| {suite} | {task} | {name} | {rate.n} | {rate.successes} | {interval} | {mean} |"
 
 
 def main() -> None:
@@ -95,10 +119,7 @@ def main() -> None:
         for future in futures:
             results.append(future.result())
             print_result(results[-1])
-    for suite in args.suites.split(","):
-        solved = sum(len(result.lengths) for result in results if result.suite == suite)
-        count = solved + sum(len(result.failures) for result in results if result.suite == suite)
-        print(f"{suite}: {solved}/{count}")
+    print_table(results)
 
 
 if __name__ == "__main__":

@@ -89,11 +89,20 @@ def test_small_shifts_give_the_same_grasp() -> None:
     assert len(labels) == 1
 
 
-def test_the_grasp_planned_before_is_kept_and_a_failed_one_is_not() -> None:
+def test_the_grasp_planned_before_is_kept_unless_it_fails() -> None:
     grasps = plan_grasps(bowl(-0.1, 0.0), NOTHING, BASE)
     second = next(grasp.label for grasp in grasps[1:] if grasp.cost < grasps[0].cost + 0.45)
     assert best(bowl(-0.1, 0.0), keep=second).label == second
-    assert best(bowl(-0.1, 0.0), excluded=[grasps[0].label]).label == grasps[1].label
+    assert best(bowl(-0.1, 0.0), keep=second, failures={second: 1}).label == grasps[0].label
+
+
+def test_a_failed_grasp_is_tried_again_when_all_others_are_much_worse() -> None:
+    can = box((0.0, 0.0, 0.05), (0.05, 0.05, 0.1))
+    walls = [box((0.0, y, 0.1), (0.2, 0.02, 0.2)).points() for y in (-0.075, 0.075)]
+    only = best(can, np.concatenate(walls))
+    assert best(can, np.concatenate(walls), failures={only.label: 1}).label == only.label
+    free = best(can)
+    assert best(can, failures={free.label: 2}).label != free.label
 
 
 def test_a_blocked_grasp_is_the_last_resort() -> None:

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rdvla.cli.policies import EXPERT, choose_policy
-from rdvla.envs import list_tasks, make_env
+from rdvla.envs import list_tasks, make_env, num_init_states
 from rdvla.errors import ConfigError, suggest
 from rdvla.eval.protocol import (
     EvalConfig,
+    check_init_states,
     choose_init_states,
     parse_depths,
     parse_indices,
@@ -77,13 +78,15 @@ def eval_command(
         seed=seed,
         videos=video,
     )
+    tasks = {name: list_tasks(name) for name in config.suites}
+    check_init_states(config, tasks, num_init_states)
     if video:
         require_av()
     resources = Resources(workers=workers, command=("rdvla", *sys.argv[1:]))
     with _Reporter() as reporter:
         records = evaluate(
             config,
-            tasks={name: list_tasks(name) for name in config.suites},
+            tasks=tasks,
             policy_factory=policy_factory,
             env_factory=make_env,
             output=output,

@@ -21,6 +21,22 @@ def list_tasks(suite: str) -> list[TaskSpec]:
     return suites.list_tasks(suite)
 
 
+def num_init_states(suite: str, task_id: int) -> int:
+    """Return how many bundled initial states a task has, without starting a simulator.
+
+    Raises:
+        ConfigError: unknown suite or task, or a task whose states cannot be read.
+        MissingExtraError: a LIBERO suite, and LIBERO is not installed.
+    """
+    if suite == TOY_SUITE:
+        from rdvla.envs import toy
+
+        return toy.NUM_INIT_STATES
+    from rdvla.envs import suites
+
+    return len(suites.load_init_states(suites.load_task(suite, task_id)))
+
+
 def make_env(suite: str, task_id: int, *, camera_size: int | None = None) -> Env:
     """Start the environment of one task.
 

@@ -5,7 +5,7 @@ simulator or loads a policy.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Self
@@ -167,6 +167,30 @@ def select_tasks(tasks: Sequence[TaskSpec], task_ids: Sequence[int] | None) -> l
                 f"suite '{tasks[0].suite}' has no task {task_id}: its task ids are {min(by_id)}-{max(by_id)}."
             )
     return [by_id[task_id] for task_id in task_ids]
+
+
+def check_init_states(
+    config: EvalConfig, tasks: Mapping[str, Sequence[TaskSpec]], count: Callable[[str, int], int]
+) -> None:
+    """Check that every chosen task has the initial states that `config` names.
+
+    Args:
+        config: the evaluation.
+        tasks: all tasks of its suites.
+        count: `(suite, task_id) -> number of bundled initial states`.
+
+    Raises:
+        ConfigError: a task has fewer, or there is no such task.
+    """
+    highest = max(config.init_states)
+    for suite in config.suites:
+        for task in select_tasks(tasks[suite], config.task_ids):
+            available = count(suite, task.task_id)
+            if highest >= available:
+                raise ConfigError(
+                    f"init-states names {highest}, but {suite} task {task.task_id} ({task.name}) has {available} "
+                    f"initial states: 0-{available - 1}."
+                )
 
 
 def parse_indices(text: str, *, field: str) -> tuple[int, ...]:

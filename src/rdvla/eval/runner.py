@@ -8,26 +8,18 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rdvla import errors
 from rdvla.envs.base import TaskSpec
+from rdvla.envs.workers import EPISODE_TIMEOUT_S, Broken, Played, Worker, wait_for_any
 from rdvla.errors import ConfigError, RecordError, SimulatorError, StorageError
-from rdvla.eval.pool import Died, Worker, wait_for_any
 from rdvla.eval.protocol import EvalConfig, Job, plan
 from rdvla.eval.records import EpisodeLog, EpisodeRecord, ErrorRecord, Key, latest
-from rdvla.eval.schedule import Schedule
+from rdvla.eval.schedule import Schedule, task_key
 from rdvla.eval.summary import summarise
-from rdvla.eval.worker import (
-    EnvFactory,
-    Failed,
-    Finished,
-    PolicyFactory,
-    SimulatorBroke,
-    WorkerSettings,
-    versions,
-)
+from rdvla.eval.worker import EnvFactory, EpisodePlayer, Finished, PolicyFactory, Try, WorkerSettings, versions
 
 RUN_FILE, POLICY_FILE, SUMMARY_FILE = "run.json", "policy.json", "summary.json"
 
@@ -38,10 +30,6 @@ MAX_ERRORS_IN_A_ROW = 3
 """Episodes lost one after the other before the evaluation gives up on the simulator."""
 
 OnRecord = Callable[[EpisodeRecord | ErrorRecord, int, int], None]
-
-
-class WorkerError(Exception):
-    """Something that is not the user's fault was raised in a worker; the message holds its traceback."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +43,7 @@ class Resources:
     """
 
     workers: int = 1
-    episode_timeout_s: float = 1800.0
+    episode_timeout_s: float = EPISODE_TIMEOUT_S
     command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -130,7 +118,8 @@ class _Run:
     ) -> None:
         self._log, self._settings, self._resources = log, settings, resources
         self._schedule = Schedule(todo)
-        self._workers = [Worker(settings) for _ in range(min(resources.workers, len(todo)))]
+        make_player = partial(EpisodePlayer, settings)
+        self._workers = [Worker[Try, Finished](make_player) for _ in range(min(resources.workers, len(todo)))]
         self._attempts: dict[Key, int] = {}
         self._total, self._done, self._on_record = total, done, on_record
         self._errors_in_a_row = 0
@@ -150,31 +139,29 @@ class _Run:
             for worker in self._workers:
                 worker.kill()
 
-    def _assign(self) -> list[Worker]:
+    def _assign(self) -> list[Worker[Try, Finished]]:
         for worker in self._workers:
             if worker.job is None:
                 held = {other.task for other in self._workers if other.job is not None and other.task is not None}
                 job = self._schedule.next(worker.task, held)
                 if job is not None:
                     attempt = self._attempts[job.key] = self._attempts.get(job.key, 0) + 1
-                    worker.send(job, attempt)
+                    worker.send(Try(job, attempt), task_key(job))
         return [worker for worker in self._workers if worker.job is not None]
 
-    def _listen(self, worker: Worker) -> None:
-        job = worker.job
-        assert job is not None
+    def _listen(self, worker: Worker[Try, Finished]) -> None:
+        assert worker.job is not None
+        job = worker.job.job
         match worker.receive(self._resources.episode_timeout_s):
             case None:
                 return
-            case Finished(record, policy):
+            case Played(Finished(record, policy)):
                 self._errors_in_a_row = 0
                 if not self._policy_written:
                     write_json(self._settings.output / POLICY_FILE, policy)
                     self._policy_written = True
                 self._record(record)
-            case Failed(error, message, trace):
-                _raise_again(error, message, trace)
-            case SimulatorBroke(message) | Died(message):
+            case Broken(message):
                 self._repeat(job, message)
 
     def _repeat(self, job: Job, message: str) -> None:
@@ -215,14 +202,6 @@ def _error_record(job: Job, message: str, attempts: int, policy_digest: str) -> 
         versions=versions(policy_digest),
         error=message,
     )
-
-
-def _raise_again(error: str | None, message: str, trace: str) -> None:
-    kind = getattr(errors, error, None) if error else None
-    if kind is None:
-        raise WorkerError(f"{message}\n\n{trace}")
-    raised: BaseException = kind.__new__(kind, message)  # some constructors want more than the message
-    raise raised
 
 
 def _claim_folder(

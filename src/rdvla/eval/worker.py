@@ -1,25 +1,19 @@
-"""A worker process: holds one policy and one environment at a time, plays the episodes it is sent.
-
-It lives in a process of its own because simulators crash: a dead worker is replaced, the evaluation goes on.
-"""
+"""What a worker process of an evaluation does: plays episodes and makes their records."""
 
 import platform
 import re
-import signal
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rdvla.envs.base import Env
-from rdvla.errors import RDVLAError, SimulatorError
+from rdvla.envs.workers import TaskKey
 from rdvla.eval.protocol import Job
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.rollout import EnvBound, run_episode
-from rdvla.eval.schedule import TaskKey, task_key
+from rdvla.eval.schedule import task_key
 from rdvla.eval.video import Film
 from rdvla.policy import Policy
 
@@ -57,37 +51,19 @@ class WorkerSettings:
     output: Path
 
 
+class Try(NamedTuple):
+    """An episode to play, and how often it has been started, this time included."""
+
+    job: Job
+    attempt: int
+
+
 @dataclass(frozen=True)
 class Finished:
     """An episode was played; `policy` describes who played it (fields of `PolicyMetadata`)."""
 
     record: EpisodeRecord
     policy: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class SimulatorBroke:
-    """The simulator raised; the episode may be repeated in a new process."""
-
-    message: str
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Something else raised: the evaluation must stop.
-
-    Attributes:
-        error: name of the exception's class in `rdvla.errors`, or None if it is not one of them.
-        message: what it said.
-        trace: the traceback in the worker.
-    """
-
-    error: str | None
-    message: str
-    trace: str
-
-
-Reply = Finished | SimulatorBroke | Failed
 
 
 def versions(policy_digest: str) -> dict[str, str]:
@@ -103,21 +79,11 @@ def versions(policy_digest: str) -> dict[str, str]:
     return found
 
 
-def worker_main(connection: Connection, settings: WorkerSettings) -> None:
-    """Play the jobs that arrive on `connection` until None arrives or the other end is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    player = _Player(settings)
-    try:
-        while (job := connection.recv()) is not None:
-            connection.send(player.play(job, attempt=connection.recv()))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent was killed; there is nobody to report to
-    finally:
-        player.close()
+class EpisodePlayer:
+    """Holds one policy and one environment at a time, and plays the episodes it is given."""
 
-
-class _Player:
     def __init__(self, settings: WorkerSettings) -> None:
+        """Play as `settings` say; the policy is built for the first episode."""
         self._settings = settings
         self._versions = versions(settings.policy_digest)
         self._policy: Policy | None = None
@@ -125,15 +91,19 @@ class _Player:
         self._env_key: TaskKey | None = None
         self._env_versions: dict[str, str] = {}
 
-    def play(self, job: Job, *, attempt: int) -> Reply:
-        try:
-            return self._play(job, attempt)
-        except SimulatorError as error:
-            return SimulatorBroke(str(error))
-        except Exception as error:  # noqa: BLE001 - sent to the parent, which raises it again
-            name = type(error).__name__ if isinstance(error, RDVLAError) else None
-            message = str(error) if name else f"{type(error).__name__}: {error}"
-            return Failed(name, message, traceback.format_exc())
+    def play(self, job: Try) -> Finished:
+        """Play one episode, film it if asked, and return its record.
+
+        Raises:
+            SimulatorError: the simulator broke. Whatever the policy raises passes through.
+        """
+        return self._play(*job)
+
+    def close(self) -> None:
+        """Release the environment."""
+        env, self._env, self._env_key = self._env, None, None
+        if env is not None:
+            env.close()
 
     def _play(self, job: Job, attempt: int) -> Finished:
         if self._policy is None:
@@ -174,11 +144,6 @@ class _Player:
             if isinstance(policy, EnvBound):
                 policy.bind(self._env)
         return self._env
-
-    def close(self) -> None:
-        if self._env is not None:
-            self._env.close()
-        self._env, self._env_key = None, None
 
 
 def video_name(job: Job) -> str:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from rdvla.data.files import write_atomically
 from rdvla.data.lerobot_meta import INFO_PATH
 from rdvla.envs import list_tasks
 from rdvla.envs.base import TaskSpec
+from rdvla.envs.workers import EPISODE_TIMEOUT_S, Broken, Played, Worker, wait_for_any
 from rdvla.errors import ConfigError, SimulatorError
 from rdvla.experts.assembly import Storage, assemble
 from rdvla.experts.card import dataset_card
 from rdvla.experts.recording import Attempt
 from rdvla.experts.schedule import Schedule, TaskPlan
-from rdvla.experts.staging import Staging
-from rdvla.experts.worker import EnvFactory, ExpertFactory, Reply, Worker, WorkerSettings, wait_for_any
+from rdvla.experts.staging import Outcome, Staging
+from rdvla.experts.worker import AttemptPlayer, EnvFactory, ExpertFactory, WorkerSettings
 
 SUMMARY = "collect.json"
 
@@ -47,6 +49,7 @@ class CollectConfig:
         camera_size: height and width of the images in pixels.
         storage: how images are stored, `video` or `image` (PNG).
         keep_staging: keep the staged demonstrations, so that the same folder can be extended later.
+        episode_timeout_s: an attempt that takes longer than this many seconds is taken for hung and repeated.
 
     Raises:
         ConfigError: a value out of range.
@@ -62,6 +65,7 @@ class CollectConfig:
     camera_size: int = 256
     storage: Storage = "video"
     keep_staging: bool = False
+    episode_timeout_s: float = EPISODE_TIMEOUT_S
 
     def __post_init__(self) -> None:
         if not self.suites:
@@ -71,6 +75,8 @@ class CollectConfig:
                 raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}.")
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, found {self.seed}.")
+        if not self.episode_timeout_s > 0:
+            raise ConfigError(f"episode_timeout_s must be greater than 0, found {self.episode_timeout_s}.")
         if self.storage not in ("video", "image"):
             raise ConfigError(f"storage must be 'video' or 'image', found {self.storage!r}.")
         if self.camera_size < 1 or (self.storage == "video" and self.camera_size % 2):
@@ -167,6 +173,7 @@ def collect(
         DatasetError: a staged file is damaged.
         SimulatorError: the simulator broke again and again.
         StorageError: the disk refuses.
+        WorkerError: a defect in an environment or an expert.
     """
     began = time.monotonic()
     specs = _specs(config)
@@ -184,7 +191,9 @@ def collect(
         settings = WorkerSettings(
             config.output, make_env, make_expert, camera_size=config.camera_size, render_every=config.render_every
         )
-        _Collection(staging, schedule, on_status).run([Worker(settings) for _ in range(config.workers)])
+        make_player = partial(AttemptPlayer, settings)
+        workers = [Worker[Attempt, Outcome](make_player) for _ in range(config.workers)]
+        _Collection(staging, schedule, workers, config.episode_timeout_s, on_status).run()
         summary = _write(config, specs, staging, schedule, on_status, began)
         if not config.keep_staging:
             staging.delete()
@@ -194,49 +203,59 @@ def collect(
 class _Collection:
     """The loop that feeds the workers and notes what they reply."""
 
-    def __init__(self, staging: Staging, schedule: Schedule, on_status: Callable[[Status], None]) -> None:
+    def __init__(
+        self,
+        staging: Staging,
+        schedule: Schedule,
+        workers: Sequence[Worker[Attempt, Outcome]],
+        timeout_s: float,
+        on_status: Callable[[Status], None],
+    ) -> None:
         self._staging = staging
         self._schedule = schedule
+        self._workers = workers
+        self._timeout_s = timeout_s
         self._on_status = on_status
         self._tries: Counter[Attempt] = Counter()
         self._broken_in_a_row = 0
 
-    def run(self, workers: Sequence[Worker]) -> None:
-        """Play until every task has its demonstrations or was given up."""
+    def run(self) -> None:
+        """Play until every task has its demonstrations or was given up; end the workers in any case."""
         try:
-            while busy := self._feed(workers):
+            while busy := self._feed():
                 self._report(busy)
                 wait_for_any(busy, _POLL_S)
                 for worker in busy:
-                    attempt, reply = worker.attempt, worker.receive()
-                    if attempt is not None and reply is not None:
-                        self._note(attempt, reply)
+                    self._listen(worker)
             self._report([])
-        except BaseException:
-            for worker in workers:
+            for worker in self._workers:
+                worker.stop()
+        finally:
+            for worker in self._workers:
                 worker.kill()
-            raise
-        for worker in workers:
-            worker.stop()
 
-    def _feed(self, workers: Sequence[Worker]) -> list[Worker]:
-        for worker in workers:
-            if worker.attempt is None:
-                held = [other.task for other in workers if other is not worker and other.task is not None]
+    def _feed(self) -> list[Worker[Attempt, Outcome]]:
+        for worker in self._workers:
+            if worker.job is None:
+                held = [other.task for other in self._workers if other is not worker and other.task is not None]
                 attempt = self._schedule.next(worker.task, held)
                 if attempt is not None:
-                    worker.send(attempt)
-        return [worker for worker in workers if worker.attempt is not None]
+                    worker.send(attempt, attempt.task)
+        return [worker for worker in self._workers if worker.job is not None]
 
-    def _note(self, attempt: Attempt, reply: Reply) -> None:
-        plan = self._schedule.plans[attempt.suite, attempt.task_id]
-        if reply.outcome == "fatal":
-            raise reply.error(reply.message) if reply.error else RuntimeError(f"in a worker:\n{reply.message}")
-        if reply.outcome != "error":
-            self._broken_in_a_row = 0
-            plan.settle(attempt.number, reply.outcome)
-            return
-        self._staging.add_error(attempt, reply.message)
+    def _listen(self, worker: Worker[Attempt, Outcome]) -> None:
+        attempt = worker.job
+        assert attempt is not None
+        match worker.receive(self._timeout_s):
+            case Played(outcome):
+                self._broken_in_a_row = 0
+                self._schedule.plans[attempt.task].settle(attempt.number, outcome)
+            case Broken(message):
+                self._repeat(attempt, message)
+
+    def _repeat(self, attempt: Attempt, message: str) -> None:
+        plan = self._schedule.plans[attempt.task]
+        self._staging.add_error(attempt, message)
         self._tries[attempt] += 1
         if self._tries[attempt] < _TRIES_PER_ATTEMPT:
             plan.put_back(attempt.number)
@@ -245,14 +264,14 @@ class _Collection:
         if self._broken_in_a_row == _BROKEN_IN_A_ROW:
             raise SimulatorError(
                 f"the simulator broke {_TRIES_PER_ATTEMPT} times in each of {_BROKEN_IN_A_ROW} attempts in a row, last "
-                f"in {attempt.suite} task {attempt.task_id}: {reply.message}"
+                f"in {attempt.suite} task {attempt.task_id}: {message}"
             )
-        self._staging.settle(attempt, "error", {"message": reply.message})
+        self._staging.settle(attempt, "error", {"message": message})
         plan.settle(attempt.number, "error")
 
-    def _report(self, busy: Sequence[Worker]) -> None:
+    def _report(self, busy: Sequence[Worker[Attempt, Outcome]]) -> None:
         plans = self._schedule.plans.values()
-        playing = sorted({f"{worker.attempt.suite}/{worker.attempt.task_id}" for worker in busy if worker.attempt})
+        playing = sorted({f"{worker.job.suite}/{worker.job.task_id}" for worker in busy if worker.job})
         self._on_status(
             Status(
                 stage="collecting",

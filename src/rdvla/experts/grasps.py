@@ -6,7 +6,7 @@ a grasp that would be lifted off the object is the last resort. Preferences are 
 side preferred among equals, so similar scenes get the same grasp.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,8 @@ SIDE_COST = 0.4  # for taking a rim on the side away from the robot's middle, so
 FAR_RIGHT = -0.2  # m beside the base: where that changes; in the middle, a rim is taken on its right
 STRADDLE_COST = 1.0  # for having something else between the fingers
 BLOCKED_COST = 5.0
+KEEP_BONUS = 0.5
+FAILED_COST = 1.2  # per failure: noise can spoil the only good grasp, which deserves another try
 END_SHIFT = 0.02  # m from the middle of a long object to the grasps beside it
 END_MARGIN = 0.012  # m of object that must remain beyond such a grasp
 MIN_OVERLAP = 0.003  # m of object that must remain above the grip site
@@ -80,7 +82,7 @@ def plan_grasps(
     *,
     place_offset: Array | None = None,
     keep: str | None = None,
-    excluded: Iterable[str] = (),
+    failures: Mapping[str, int] | None = None,
 ) -> list[Grasp]:
     """Return the grasps of an object, best first; those that touch an obstacle come last.
 
@@ -90,15 +92,12 @@ def plan_grasps(
         base: the robot base's position `[3]`, for the reach.
         place_offset: `[3]`, where the object will go relative to where it is; the reach counts there too.
         keep: label of the grasp planned before, preferred so that a small change does not flip the choice.
-        excluded: labels of grasps that failed.
+        failures: how often each grasp failed, by label.
     """
     points = boxes.points(0.006)
     candidates = list(_around(points, boxes.heading())) or list(_across_rim(points, float(base[1])))
-    dropped = set(excluded)
     grasps = []
     for candidate in candidates:
-        if candidate.label in dropped:
-            continue
         raised, margin, straddles = _clearance(candidate, points, obstacles)
         room = float(points[:, 2].max()) - MIN_OVERLAP - float(candidate.position[2])
         blocked = max(0.0, raised - room)
@@ -110,7 +109,8 @@ def plan_grasps(
         if place_offset is not None:
             cost += REACH_COST * _beyond_reach(position + place_offset - base)
         if candidate.label == keep:
-            cost -= 0.5
+            cost -= KEEP_BONUS
+        cost += FAILED_COST * (failures or {}).get(candidate.label, 0)
         grasps.append(Grasp(position, candidate.yaw, cost, candidate.label))
     return sorted(grasps, key=lambda grasp: grasp.cost)
 

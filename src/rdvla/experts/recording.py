@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rdvla.envs.base import Env
+from rdvla.envs.workers import TaskKey
 from rdvla.errors import DatasetError
 
 
@@ -43,6 +44,11 @@ class Attempt:
     task_id: int
     number: int
     seed: int
+
+    @property
+    def task(self) -> TaskKey:
+        """Suite and task id."""
+        return (self.suite, self.task_id)
 
     def seeds(self) -> tuple[int, int]:
         """Return the seeds of the placement and of the noise, each below 2**32."""

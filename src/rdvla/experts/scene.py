@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError
 from rdvla.experts.boxes import Array, Boxes
+from rdvla.experts.joints import Joint
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class LiberoScene:
         self._data = problem.sim.data._data
         self._site = problem.sim.model.site_name2id("gripper0_grip_site")
         self._base = problem.sim.model.body_name2id("robot0_base")
-        self._geoms: dict[str, NDArray[np.intp]] = {}
+        self._geoms: dict[int, NDArray[np.intp]] = {}
 
     @property
     def goals(self) -> tuple[Goal, ...]:
@@ -100,18 +101,37 @@ class LiberoScene:
 
     def boxes(self, name: str) -> Boxes:
         """Return an object's collision geometry as it lies now (other shapes as their bounding boxes)."""
-        if name not in self._geoms:
-            self._geoms[name] = self._collision_geoms(self.problem.obj_body_id[name])
-        ids = self._geoms[name]
+        return self.body_boxes(self.problem.obj_body_id[name])
+
+    def body_boxes(self, body: int) -> Boxes:
+        """Return the same for a body of the simulation and everything that hangs on it."""
+        if body not in self._geoms:
+            self._geoms[body] = self._collision_geoms(body)
+        ids = self._geoms[body]
         rotations = np.array(self._data.geom_xmat[ids]).reshape(-1, 3, 3)
         local = np.array(self._model.geom_aabb[ids])
         centers = np.array(self._data.geom_xpos[ids]) + np.einsum("nij,nj->ni", rotations, local[:, :3])
         return Boxes(centers, rotations, local[:, 3:])
 
-    def obstacle_points(self, target: str) -> Array:
+    def obstacle_points(self, target: str | None = None) -> Array:
         """Return points `[M, 3]` of every object and fixture but `target`."""
         clouds = [self.boxes(name).points(0.015) for name in self.names if name != target]
         return np.concatenate([np.empty((0, 3)), *clouds])
+
+    def joint(self, goal: Goal) -> Joint:
+        """Return the joint that decides an `open` or `turnon` predicate.
+
+        Raises:
+            ConfigError: the predicate's argument has no joint.
+        """
+        name = goal.arguments[0]
+        holder = self.problem.object_sites_dict[name] if self.is_region(name) else self.problem.get_object(name)
+        owner = self.problem.get_object(self.parent(name) if self.is_region(name) else name)
+        satisfied = owner.object_properties["articulation"].get(f"default_{goal.predicate}_ranges")
+        if not holder.joints or not satisfied:
+            raise ConfigError(f"the goal wants '{goal.predicate}' of '{name}', which has no joint for that.")
+        index = self.problem.sim.model.joint_name2id(holder.joints[0])
+        return Joint(self._model, self._data, index, (min(satisfied) + max(satisfied)) / 2)
 
     def _collision_geoms(self, root: int) -> NDArray[np.intp]:
         bodies = {root}

@@ -3,10 +3,9 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from rdvla.envs.workers import TaskKey
 from rdvla.experts.recording import Attempt
 from rdvla.experts.staging import Outcome
-
-TaskKey = tuple[str, int]
 
 _SPARE_ATTEMPTS = 10
 _WORTH_ANOTHER_ENV = 3

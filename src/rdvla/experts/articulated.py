@@ -1,0 +1,184 @@
+"""The skill for `open` and `turnon`: take a fixture's handle and move it along its joint."""
+
+from enum import Enum, auto
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.experts.base import NoPlanError
+from rdvla.experts.boxes import Array, Boxes
+from rdvla.experts.control import CLOSED, OPEN, action_towards, downward_rotation, rotation_vector
+from rdvla.experts.grasps import plan_grasps
+from rdvla.experts.joints import Joint
+from rdvla.experts.scene import Goal, LiberoScene
+
+STANDOFF = 0.08  # m from the handle, against the approach
+KNOB_DEPTH = 0.010  # m below its top: parts of a knob that stand up at least this far are taken
+NEARLY_TURNED = 0.4  # rad from the orientation at the handle: turning swings the hand, so that is done in free air
+TURNED = 0.1
+CLOSE_STEPS = 10
+RELEASE_STEPS = 6
+LEAD_SLIDE = 0.05  # m that the commanded pose is ahead of the joint
+LEAD_HINGE = 0.5  # rad
+SLIPPED = 0.03  # m between hand and handle
+PATIENCE = 80  # steps after which a phase ends whatever the error
+
+
+class Phase(Enum):
+    """What the gripper is doing."""
+
+    TURN = auto()
+    APPROACH = auto()
+    REACH = auto()
+    CLOSE = auto()
+    MOVE = auto()
+    RELEASE = auto()
+    RETREAT = auto()
+
+
+class MoveJoint:
+    """Opens a drawer by its bar, or turns a knob about a vertical axis.
+
+    Attributes:
+        phase: what the gripper is doing.
+    """
+
+    _hold: tuple[Array, Array]
+    _held_value: float
+
+    def __init__(self, scene: LiberoScene, goal: Goal) -> None:
+        """Work towards `goal`, an `open` or `turnon` predicate, in `scene`.
+
+        Raises:
+            ConfigError: its argument has no joint.
+        """
+        self._scene = scene
+        self._joint = scene.joint(goal)
+        self.phase = Phase.TURN
+
+    @property
+    def precise(self) -> bool:
+        """Whether the gripper is at the handle."""
+        return self.phase in (Phase.REACH, Phase.CLOSE)
+
+    def start(self) -> None:
+        """Plan from the present state and approach.
+
+        Raises:
+            NoPlanError: the handle cannot be taken.
+        """
+        plan = _knob_grip if self._joint.hinge else _bar_grip
+        self._grip, self._rotation = plan(self._scene, self._joint)
+        self._sign = float(np.sign(self._joint.goal - self._joint.value))
+        self._standoff = self._grip - STANDOFF * self._rotation[:, 2]
+        self._turning_point = self._scene.gripper_position
+        self._enter(Phase.TURN)
+
+    def act(self) -> NDArray[np.float32] | None:
+        """Return the next action `[7]`, or None when the joint is where it should be or the attempt is over."""
+        position, rotation = self._scene.gripper_position, self._scene.gripper_rotation
+        if not self._advance(position, rotation):
+            return None
+        self._steps += 1
+        (target, target_rotation), gripper = self._target()
+        climb_first = self.phase is Phase.APPROACH
+        return action_towards(position, rotation, target, target_rotation, gripper, climb_first=climb_first)
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self._steps = 0
+
+    def _advance(self, position: Array, rotation: Array) -> bool:
+        """Go to the next phase when the present one is over; return False when there is none."""
+        late = self._steps > PATIENCE
+        match self.phase:
+            case Phase.TURN:
+                if late or self._turn_left(rotation) < NEARLY_TURNED:
+                    self._enter(Phase.APPROACH)
+            case Phase.APPROACH:
+                turned = self._turn_left(rotation) < TURNED
+                if late or (turned and np.linalg.norm(position - self._standoff) < 0.015):
+                    self._enter(Phase.REACH)
+            case Phase.REACH:
+                if late or np.linalg.norm(position - self._grip) < 0.008:
+                    self._enter(Phase.CLOSE)
+            case Phase.CLOSE:
+                if self._steps >= CLOSE_STEPS:
+                    self._hold, self._held_value = (position, rotation), self._joint.value
+                    self._enter(Phase.MOVE)
+            case Phase.MOVE:
+                expected, _ = self._joint.moved(*self._hold, self._joint.value - self._held_value)
+                slipped = np.linalg.norm(position - expected) > SLIPPED + self._lead
+                if late or slipped or self._sign * (self._joint.goal - self._joint.value) <= 0:
+                    self._enter(Phase.RELEASE)
+            case Phase.RELEASE:
+                if self._steps >= RELEASE_STEPS:
+                    self._standoff = position - STANDOFF * rotation[:, 2]
+                    self._enter(Phase.RETREAT)
+            case Phase.RETREAT:
+                return not late and bool(np.linalg.norm(position - self._standoff) > 0.015)
+        return True
+
+    def _turn_left(self, rotation: Array) -> float:
+        return float(np.linalg.norm(rotation_vector(self._rotation @ rotation.T)))
+
+    @property
+    def _lead(self) -> float:
+        return LEAD_HINGE if self._joint.hinge else LEAD_SLIDE
+
+    def _target(self) -> tuple[tuple[Array, Array], float]:
+        """Return the pose to go to now, and the gripper command."""
+        match self.phase:
+            case Phase.TURN:
+                return (self._turning_point, self._rotation), OPEN
+            case Phase.APPROACH:
+                return (self._standoff, self._rotation), OPEN
+            case Phase.REACH:
+                return (self._grip, self._rotation), OPEN
+            case Phase.CLOSE:
+                return (self._grip, self._rotation), CLOSED
+            case Phase.MOVE:
+                ahead = self._joint.value + self._sign * self._lead
+                return self._joint.moved(*self._hold, ahead - self._held_value), CLOSED
+            case Phase.RELEASE:
+                return (self._scene.gripper_position, self._rotation), OPEN
+            case Phase.RETREAT:
+                return (self._standoff, self._rotation), OPEN
+
+
+def _bar_grip(scene: LiberoScene, joint: Joint) -> tuple[Array, Array]:
+    """Return position `[3]` and rotation `[3, 3]` of a gripper around the bar that sticks out furthest.
+
+    The hand comes horizontally, halfway between straight on and straight from the robot.
+    """
+    boxes, outward = scene.body_boxes(joint.body), joint.direction
+    reach = [float((Boxes(*_one(boxes, i)).points() @ outward).max()) for i in range(len(boxes.centers))]
+    bar = int(np.argmax(reach))
+    center = boxes.centers[bar]
+    along = boxes.rotations[bar][:, int(np.argmax(boxes.halves[bar]))]
+    away = center - scene.base
+    approach = _unit(_unit(np.array([*away[:2], 0.0])) - outward)
+    closing = _unit(np.cross(approach, along))
+    options = [np.stack([c, np.cross(approach, c), approach], axis=1) for c in (closing, -closing)]
+    return center, max(options, key=lambda option: float(np.trace(option @ scene.gripper_rotation.T)))
+
+
+def _knob_grip(scene: LiberoScene, joint: Joint) -> tuple[Array, Array]:
+    """Return position `[3]` and rotation `[3, 3]` of a gripper around the upper part of a knob, from above."""
+    boxes = scene.body_boxes(joint.body)
+    tops = np.array([float(Boxes(*_one(boxes, i)).points()[:, 2].max()) for i in range(len(boxes.centers))])
+    upper = tops > tops.max() - KNOB_DEPTH
+    ridge = Boxes(boxes.centers[upper], boxes.rotations[upper], boxes.halves[upper])
+    grasps = plan_grasps(ridge, scene.obstacle_points(), scene.base)
+    if not grasps:
+        raise NoPlanError("the knob is too wide for the gripper.")
+    return grasps[0].position, downward_rotation(grasps[0].yaw)
+
+
+def _one(boxes: Boxes, index: int) -> tuple[Array, Array, Array]:
+    part = slice(index, index + 1)
+    return boxes.centers[part], boxes.rotations[part], boxes.halves[part]
+
+
+def _unit(vector: Array) -> Array:
+    return vector / np.linalg.norm(vector)

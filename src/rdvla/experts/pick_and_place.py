@@ -1,0 +1,257 @@
+"""The skill for `in` and `on`: pick an object up and put it where the goal wants it."""
+
+from collections import Counter
+from enum import Enum, auto
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.experts.base import NoPlanError
+from rdvla.experts.boxes import Array, corridor_height
+from rdvla.experts.control import CLOSED, OPEN, action_towards, downward_rotation
+from rdvla.experts.grasps import TIP_BELOW, Grasp, plan_grasps
+from rdvla.experts.placing import find_place
+from rdvla.experts.scene import Goal, LiberoScene
+
+HOVER_HEIGHT = 0.10  # m above the grasp
+CARRY_CLEARANCE = 0.03  # m between what is carried and what it passes over
+CORRIDOR_RADIUS = 0.07  # m beside the straight path that counts as on it
+REPLAN_SHIFT = 0.008  # m that an object may move before the approach is planned anew
+DESCENT_SHIFT = 0.02  # the same while descending, when the fingers may touch it
+CLOSE_STEPS = 10
+OPEN_STEPS = 20  # at most; the gripper needs about 6 to begin
+OPEN_ENOUGH = 0.012  # m between the fingers more than while holding
+RETREAT_STEPS = 8
+PICKED_RISE = 0.02  # m that a held object must have risen
+LOST_SHIFT = 0.06  # m that an object may shift in the hand
+STUCK_MOVE = 0.0012  # m per step below which a lowered gripper counts as standing still
+STUCK_STEPS = 4
+PATIENCE = 100  # steps after which a phase ends whatever the error
+
+
+class Phase(Enum):
+    """What the gripper is doing."""
+
+    HOVER = auto()
+    DESCEND = auto()
+    CLOSE = auto()
+    LIFT = auto()
+    CARRY = auto()
+    LOWER = auto()
+    OPEN = auto()
+    RETREAT = auto()
+
+
+class PickAndPlace:
+    """Brings one object to where one predicate of the goal wants it, trying again where it fails.
+
+    Attributes:
+        phase: what the gripper is doing.
+        grasp: how the object is to be taken, or None before `start`.
+    """
+
+    _hover: Array
+    _hold: Array
+    _lifted: Array
+    _above_place: Array
+    _release: Array
+    _offset: Array
+    _hang: float
+
+    def __init__(self, scene: LiberoScene, goal: Goal) -> None:
+        """Work towards `goal`, an `in` or `on` predicate, in `scene`."""
+        self._scene = scene
+        self._goal = goal
+        self._object = goal.arguments[0]
+        self._failures: Counter[str] = Counter()
+        self.phase = Phase.HOVER
+        self.grasp: Grasp | None = None
+
+    @property
+    def precise(self) -> bool:
+        """Whether the gripper is descending, closing, lowering or opening."""
+        return self.phase in (Phase.DESCEND, Phase.CLOSE, Phase.LOWER, Phase.OPEN)
+
+    def start(self) -> None:
+        """Plan from the present state and approach.
+
+        Raises:
+            NoPlanError: the object cannot be taken.
+        """
+        self._plan()
+        self._enter(Phase.HOVER)
+
+    def act(self) -> NDArray[np.float32] | None:
+        """Return the next action `[7]`, or None when the object was put down or the attempt is over.
+
+        Raises:
+            NoPlanError: the object cannot be taken (any more).
+        """
+        position, rotation = self._scene.gripper_position, self._scene.gripper_rotation
+        if not self._advance(position):
+            return None
+        self._steps += 1
+        target, gripper = self._target(position)
+        self._last_height = float(position[2])
+        return action_towards(
+            position,
+            rotation,
+            target,
+            downward_rotation(self._planned.yaw),
+            gripper,
+            climb_first=self.phase in (Phase.HOVER, Phase.CARRY),
+        )
+
+    @property
+    def _planned(self) -> Grasp:
+        assert self.grasp is not None
+        return self.grasp
+
+    def _plan(self) -> None:
+        scene = self._scene
+        self._place = find_place(scene, self._goal)
+        self._obstacles: Array = scene.obstacle_points(self._object)
+        self._origin = scene.position(self._object)
+        boxes = scene.boxes(self._object)
+        rise = self._place.support - float(boxes.points()[:, 2].min())
+        found = plan_grasps(
+            boxes,
+            self._obstacles,
+            scene.base,
+            place_offset=np.array([*(self._place.xy - self._origin[:2]), rise]),
+            keep=None if self.grasp is None else self.grasp.label,
+            failures=self._failures,
+        )
+        if not found:
+            raise NoPlanError(f"no grasp of '{self._object}' is free of obstacles.")
+        self.grasp = found[0]
+        self._hover = self._planned.position + np.array([0.0, 0.0, HOVER_HEIGHT])
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self._steps = 0
+        self._still = 0
+        self._last_height = np.inf
+
+    def _advance(self, position: Array) -> bool:
+        """Go to the next phase when the present one is over; return False when there is none."""
+        late = self._steps > PATIENCE
+        match self.phase:
+            case Phase.HOVER:
+                self._replan_if_moved(REPLAN_SHIFT)
+                above = self._over_obstacles(position, self._hover, TIP_BELOW)
+                if late or (_near(position, above, 0.012, 0.02) and self._yaw_error() < 0.12):
+                    self._enter(Phase.DESCEND)
+            case Phase.DESCEND:
+                if self._replan_if_moved(DESCENT_SHIFT):
+                    self._enter(Phase.HOVER)
+                elif late or position[2] < self._planned.position[2] + 0.006 or self._stuck(position):
+                    self._hold = np.array([*self._planned.position[:2], position[2]])
+                    self._enter(Phase.CLOSE)
+            case Phase.CLOSE:
+                if self._steps >= CLOSE_STEPS:
+                    self._begin_lift(position)
+            case Phase.LIFT:
+                self._check_lift(position, late)
+            case Phase.CARRY:
+                if self._lost(position):
+                    self._back_off(position)
+                elif late or _near(position, self._carried(position), 0.01, 0.03):
+                    self._enter(Phase.LOWER)
+            case Phase.LOWER:
+                if self._lost(position):
+                    self._back_off(position)
+                elif late or position[2] < self._release[2] + 0.005 or self._stuck(position):
+                    self._release = np.array([*self._release[:2], position[2]])
+                    self._held_opening = self._scene.gripper_opening
+                    self._enter(Phase.OPEN)
+            case Phase.OPEN:
+                if self._steps >= OPEN_STEPS or self._scene.gripper_opening > self._held_opening + OPEN_ENOUGH:
+                    self._back_off(position)
+            case Phase.RETREAT:
+                return self._steps < RETREAT_STEPS
+        return True
+
+    def _target(self, position: Array) -> tuple[Array, float]:
+        """Return where the grip site should go now, and the gripper command."""
+        match self.phase:
+            case Phase.HOVER:
+                return self._over_obstacles(position, self._hover, TIP_BELOW), OPEN
+            case Phase.RETREAT:
+                return self._hover, OPEN
+            case Phase.DESCEND:
+                return self._planned.position, OPEN
+            case Phase.CLOSE:
+                return self._hold, CLOSED
+            case Phase.LIFT:
+                return self._lifted, CLOSED
+            case Phase.CARRY:
+                return self._carried(position), CLOSED
+            case Phase.LOWER:
+                return self._release, CLOSED
+            case Phase.OPEN:
+                return self._release, OPEN
+
+    def _over_obstacles(self, position: Array, target: Array, hang: float) -> Array:
+        """Return `target`, raised so that what is `hang` metres below the gripper clears the rest of the way."""
+        way = corridor_height(self._obstacles, position[:2], target[:2], CORRIDOR_RADIUS, -np.inf)
+        return np.array([*target[:2], max(target[2], way + CARRY_CLEARANCE + hang)])
+
+    def _carried(self, position: Array) -> Array:
+        """Return where the gripper goes next with the object."""
+        return self._over_obstacles(position, self._above_place, self._hang)
+
+    def _begin_lift(self, position: Array) -> None:
+        """Latch how high what is held must go to get out and over everything on its way."""
+        self._aim(position)
+        travel = self._over_obstacles(position - self._offset, self._above_place, self._hang)[2]
+        self._lifted = np.array([*self._hold[:2], max(travel, position[2] + PICKED_RISE + 0.02)])
+        self._enter(Phase.LIFT)
+
+    def _aim(self, position: Array) -> None:
+        """Latch how the object sits in the hand, and from that where the gripper must be to release it."""
+        scene = self._scene
+        self._place = find_place(scene, self._goal)
+        self._offset = position - scene.position(self._object)
+        self._hang = float(position[2] - scene.boxes(self._object).points()[:, 2].min())
+        release_xy = self._place.xy + self._offset[:2]
+        release = self._place.release_height(self._hang)
+        self._release = np.array([*release_xy, release])
+        self._above_place = np.array([*release_xy, max(self._place.rim + CARRY_CLEARANCE + self._hang, release)])
+
+    def _back_off(self, position: Array) -> None:
+        """Let go and rise, so that the next attempt plans for a scene at rest."""
+        self._hover = position + np.array([0.0, 0.0, HOVER_HEIGHT])
+        self._enter(Phase.RETREAT)
+
+    def _check_lift(self, position: Array, late: bool) -> None:
+        if self._lost(position):
+            self._failures[self._planned.label] += 1
+            self._back_off(position)
+        elif late or position[2] > self._lifted[2] - 0.02:
+            self._aim(position)
+            self._enter(Phase.CARRY)
+
+    def _replan_if_moved(self, shift: float) -> bool:
+        moved = float(np.linalg.norm(self._scene.position(self._object) - self._origin))
+        if moved > shift:
+            self._plan()
+        return moved > shift
+
+    def _lost(self, position: Array) -> bool:
+        return float(np.linalg.norm(position - self._scene.position(self._object) - self._offset)) > LOST_SHIFT
+
+    def _stuck(self, position: Array) -> bool:
+        """Say whether a descent has come to rest on something."""
+        resting = self._steps > 3 and self._last_height - position[2] < STUCK_MOVE
+        self._still = self._still + 1 if resting else 0
+        return self._still >= STUCK_STEPS
+
+    def _yaw_error(self) -> float:
+        closing = self._scene.gripper_rotation[:, 0]
+        wanted = downward_rotation(self._planned.yaw)[:, 0]
+        return float(np.arccos(np.clip(closing @ wanted, -1.0, 1.0)))
+
+
+def _near(position: Array, target: Array, xy: float, z: float) -> bool:
+    return float(np.linalg.norm(position[:2] - target[:2])) < xy and abs(float(position[2] - target[2])) < z

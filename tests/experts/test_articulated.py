@@ -1,0 +1,123 @@
+"""Drawers and knobs made of boxes: where they are taken and how they move."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rdvla.experts.articulated import MoveJoint, Phase
+from rdvla.experts.boxes import Boxes
+from rdvla.experts.control import downward_rotation
+from rdvla.experts.joints import Joint
+from rdvla.experts.scene import Goal
+
+SLIDE, HINGE = 2, 3
+
+
+def joint(kind: int, axis: tuple[float, float, float], goal: float, value: float = 0.0) -> Joint:
+    model = SimpleNamespace(jnt_qposadr=[0], jnt_bodyid=[5], jnt_type=[kind])
+    data = SimpleNamespace(qpos=np.array([value]), xaxis=np.array([axis]), xanchor=np.array([[1.0, 0.0, 0.0]]))
+    return Joint(model, data, 0, goal)
+
+
+def upright(*boxes: tuple[tuple[float, float, float], tuple[float, float, float]]) -> Boxes:
+    centers, sizes = (np.array(values, dtype=float) for values in zip(*boxes, strict=True))
+    return Boxes(centers, np.tile(np.eye(3), (len(boxes), 1, 1)), sizes / 2)
+
+
+class FakeScene:
+    """A fixture of boxes with one joint; the gripper goes wherever it is sent."""
+
+    base = np.array([-0.6, 0.0, 0.9])
+    gripper_rotation = downward_rotation(0.0)
+    gripper_position = np.array([-0.2, 0.0, 1.2])
+
+    def __init__(self, the_joint: Joint, boxes: Boxes) -> None:
+        self._joint, self._boxes = the_joint, boxes
+
+    def joint(self, goal: Goal) -> Joint:
+        return self._joint
+
+    def body_boxes(self, body: int) -> Boxes:
+        assert body == 5
+        return self._boxes
+
+    def obstacle_points(self) -> np.ndarray:
+        return np.empty((0, 3))
+
+
+def drawer() -> FakeScene:
+    """A drawer that opens towards +y: its front and, 3 cm before it, a bar along x."""
+    boxes = upright(((0.0, -0.2, 1.0), (0.2, 0.01, 0.06)), ((0.0, -0.165, 1.0), (0.08, 0.015, 0.015)))
+    return FakeScene(joint(SLIDE, (0.0, -1.0, 0.0), goal=-0.15), boxes)
+
+
+def knob() -> FakeScene:
+    """A disc with a ridge along x on top of it, turning about the vertical."""
+    boxes = upright(((0.0, 0.0, 0.91), (0.1, 0.1, 0.01)), ((0.0, 0.0, 0.935), (0.07, 0.02, 0.04)))
+    return FakeScene(joint(HINGE, (0.0, 0.0, 1.0), goal=1.3), boxes)
+
+
+def test_a_slide_moves_poses_along_its_axis() -> None:
+    position, rotation = joint(SLIDE, (0.0, -1.0, 0.0), 0.1).moved(np.zeros(3), np.eye(3), -0.15)
+    assert position == pytest.approx([0.0, 0.15, 0.0])
+    assert rotation == pytest.approx(np.eye(3))
+
+
+def test_a_hinge_turns_poses_about_its_anchor() -> None:
+    position, rotation = joint(HINGE, (0.0, 0.0, 1.0), 0.1).moved(np.array([2.0, 0.0, 0.3]), np.eye(3), np.pi / 2)
+    assert position == pytest.approx([1.0, 1.0, 0.3])
+    assert rotation @ [1.0, 0.0, 0.0] == pytest.approx([0.0, 1.0, 0.0])
+
+
+def test_a_drawer_is_taken_by_the_bar_with_the_fingers_above_and_below() -> None:
+    skill = MoveJoint(drawer(), Goal("open", ("region",)))  # type: ignore[arg-type]
+    skill.start()
+    grip, rotation = skill._grip, skill._rotation
+    assert grip == pytest.approx([0.0, -0.165, 1.0])
+    assert abs(rotation[2, 0]) == pytest.approx(1.0)  # closes along the vertical
+    assert rotation[1, 2] < -0.5  # comes from the front
+    assert rotation[0, 2] > 0.3  # and from the robot's side
+    assert np.linalg.det(rotation) == pytest.approx(1.0)
+
+
+def test_a_knob_is_taken_by_its_ridge_from_above() -> None:
+    skill = MoveJoint(knob(), Goal("turnon", ("stove",)))  # type: ignore[arg-type]
+    skill.start()
+    assert skill._grip[:2] == pytest.approx([0.0, 0.0], abs=0.005)
+    assert 0.915 < skill._grip[2] < 0.95
+    assert skill._rotation[:, 2] == pytest.approx([0.0, 0.0, -1.0])
+    assert abs(skill._rotation[1, 0]) == pytest.approx(1.0)  # across the ridge
+
+
+def test_the_hand_moves_with_the_joint_and_lets_go_at_the_goal() -> None:
+    scene = drawer()
+    skill = MoveJoint(scene, Goal("open", ("region",)))  # type: ignore[arg-type]
+    skill.start()
+    phases = []
+    for _ in range(200):
+        if skill.act() is None:
+            break
+        phases.append(skill.phase)
+        (target, rotation), _ = skill._target()
+        way = target - scene.gripper_position
+        step = way * min(1.0, 0.03 / max(float(np.linalg.norm(way)), 1e-9))
+        scene.gripper_position = scene.gripper_position + step
+        scene.gripper_rotation = rotation
+        if skill.phase is Phase.MOVE:
+            scene._joint._data.qpos[0] -= step[1]  # the drawer follows the hand
+    assert list(dict.fromkeys(phases)) == list(Phase)
+    assert scene._joint.value == pytest.approx(-0.15, abs=0.006)
+
+
+def test_a_hand_that_slips_lets_go() -> None:
+    scene = drawer()
+    skill = MoveJoint(scene, Goal("open", ("region",)))  # type: ignore[arg-type]
+    skill.start()
+    for _ in range(200):
+        if skill.act() is None:
+            break
+        (target, scene.gripper_rotation), _ = skill._target()
+        scene.gripper_position = target + (np.array([0.0, 0.1, 0.0]) if skill.phase is Phase.MOVE else 0.0)
+    assert skill.phase is Phase.RETREAT
+    assert scene._joint.value == 0.0
