@@ -19,8 +19,8 @@ from rdvla.errors import CheckpointError, ConfigError, DatasetError, TrainingErr
 from rdvla.runtime import load_policy
 from rdvla.train.batches import sample_indices
 from rdvla.train.config import OptimizerConfig, TrainConfig
-from rdvla.train.loop import train
-from rdvla.train.optim import learning_rate
+from rdvla.train.loop import Watcher, train
+from rdvla.train.optim import rate_factor
 from rdvla.train.step import Average
 from rdvla.types import Observation
 
@@ -81,7 +81,17 @@ def settings(dataset, output, **changes):
 
 
 def run(dataset, output, **changes):
-    return train(TrainConfig.build(settings(dataset, output, **changes)), report=lambda step, numbers: None)
+    return train(TrainConfig.build(settings(dataset, output, **changes)))
+
+
+class Losses(Watcher):
+    """Keeps the losses of logged steps."""
+
+    def __init__(self):
+        self.seen = []
+
+    def logged(self, step, numbers):
+        self.seen.append(numbers["loss"])
 
 
 def test_an_interrupted_run_continues_bit_for_bit(dataset, tmp_path):
@@ -142,7 +152,7 @@ def test_the_trained_policy_acts(dataset, tmp_path):
 def test_learning_happens(tmp_path):
     """Four frames can be memorised: the loss falls to a fraction."""
     dataset = record(tmp_path / "few", episodes=2, length=3)
-    losses = []
+    losses = Losses()
     config = settings(
         dataset,
         tmp_path / "run",
@@ -153,9 +163,9 @@ def test_learning_happens(tmp_path):
         optimizer={"warmup_steps": 5, "learning_rate": 2e-3},
     )
     first = TrainConfig.build(config | {"log_freq": 1, "max_steps": 1, "output": str(tmp_path / "start")})
-    train(first, report=lambda step, numbers: losses.append(numbers["loss"]))
-    train(TrainConfig.build(config), report=lambda step, numbers: losses.append(numbers["loss"]))
-    assert losses[-1] < 0.6 * losses[0]
+    train(first, losses)
+    train(TrainConfig.build(config), losses)
+    assert losses.seen[-1] < 0.6 * losses.seen[0]
 
 
 def test_a_folder_belongs_to_one_configuration(dataset, tmp_path):
@@ -216,8 +226,8 @@ def test_every_sample_comes_once_per_epoch():
 
 
 def test_schedule_by_hand():
-    config = OptimizerConfig(learning_rate=1.0, warmup_steps=2, final_fraction=0.1)
-    rates = [learning_rate(config, step, 6) for step in range(7)]
+    config = OptimizerConfig(warmup_steps=2, final_fraction=0.1)
+    rates = [rate_factor(config, step, 6) for step in range(7)]
     assert rates == pytest.approx(
         [0.5, 1.0, 1.0, 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi / 4)), 0.55, 0.2318, 0.1], abs=1e-4
     )

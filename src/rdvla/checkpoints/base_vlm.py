@@ -75,6 +75,20 @@ def init_from_base(model: RDVLA, path: Path, *, towers: Mapping[str, Tensor] | N
             parameters[name].copy_(tensor)
 
 
+def copy_vlm(model: RDVLA, source: RDVLA) -> None:
+    """Copy towers, projector, language model and latent tokens; head and state projector of `model` stay as they are.
+
+    Args:
+        model: the network to initialise, any dtype.
+        source: a network with the same sizes up to the head.
+    """
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in source.state_dict().items():
+            if not name.startswith(("head.", "state_projector.")):
+                own[name].copy_(tensor)
+
+
 def _checkpoint_file(path: Path) -> Path:
     if path.is_file():
         return path

@@ -45,3 +45,9 @@ def load(path_or_hub_id: str | Path, *, revision: str | None = None, base: str |
     if merged or not is_adapter(directory / ADAPTER):
         raise CheckpointError(f"a base needs an un-merged {ADAPTER}/ and no model.safetensors in '{directory}'.")
     return load_official(directory, vlm=merge_adapter(read_sharded(resolve(base)), directory / ADAPTER))
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Say whether `path` is a directory that `load` reads, or may be a hub id."""
+    directory = Path(path)
+    return not directory.exists() or is_native(directory) or is_official(directory)

@@ -25,8 +25,6 @@ def is_adapter(directory: Path) -> bool:
 def merge_adapter(base: Mapping[str, Tensor], adapter: Path) -> dict[str, Tensor]:
     """Merge an adapter into a VLM.
 
-    The sum is rounded as the published merge rounds it: the product in float32, then to the weight's dtype, then added.
-
     Args:
         base: the base VLM's tensors by published names, `action_queries.weight` included (no adapter contains it).
         adapter: directory with `adapter_config.json` and `adapter_model.safetensors`.
@@ -39,10 +37,10 @@ def merge_adapter(base: Mapping[str, Tensor], adapter: Path) -> dict[str, Tensor
     """
     scale, rank = _scale_and_rank(adapter / CONFIG)
     pairs = _pairs(read_safetensors(adapter / WEIGHTS), adapter / WEIGHTS)
-    merged = dict(base)
+    result = dict(base)
     problems = []
     for name, (down, up) in pairs.items():
-        weight = merged.get(name)
+        weight = result.get(name)
         if name == _TIED and not up.any():
             continue
         if weight is None:
@@ -54,11 +52,23 @@ def merge_adapter(base: Mapping[str, Tensor], adapter: Path) -> dict[str, Tensor
         elif down.flatten(1).shape[1] != weight.flatten(1).shape[1]:
             problems.append(f"{name}: A {list(down.shape)} does not fit the weight {list(weight.shape)}")
         else:
-            delta = (up.flatten(1).float() @ down.flatten(1).float()) * scale
-            merged[name] = weight + delta.reshape(weight.shape).to(weight.dtype)
+            result[name] = merged(weight, down, up, scale)
     if problems:
         raise CheckpointError(f"'{adapter}' does not fit its base: " + "; ".join(sorted(problems)[:12]) + ".")
-    return merged
+    return result
+
+
+def merged(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """Return W + scale * B @ A, the product rounded to the weight's dtype before it is added, as published.
+
+    Args:
+        weight: W `[out, ...]`, of a linear layer or a convolution.
+        down: A `[rank, ...]`.
+        up: B `[out, rank]`, with two more axes of size 1 for a convolution.
+        scale: alpha / rank.
+    """
+    delta = (up.flatten(1).float() @ down.flatten(1).float()) * scale
+    return weight + delta.reshape(weight.shape).to(weight.dtype)
 
 
 def _scale_and_rank(path: Path) -> tuple[float, int]:

@@ -25,7 +25,7 @@ PROJECTOR_RATIO = 4
 OVERRIDES = "rdvla.json"
 
 # Published name of a head field -> ours.
-_HEAD_FIELDS = {
+HEAD_FIELDS = {
     "hidden_dim": "hidden_dim",
     "num_heads": "num_heads",
     "prelude_vlm_layers": "prelude_layers",
@@ -63,14 +63,14 @@ def head_config(document: Mapping[str, Any], *, state_dim: int, source: str) -> 
     """
     values = {name: value for name, value in document.items() if name != "_type"}
     for name in values:
-        if name not in _HEAD_FIELDS:
-            raise CheckpointError(f"{source}: unknown field '{name}'.{suggest(name, _HEAD_FIELDS)}")
+        if name not in HEAD_FIELDS:
+            raise CheckpointError(f"{source}: unknown field '{name}'.{suggest(name, HEAD_FIELDS)}")
     missing = [name for name in _HEAD_REQUIRED if name not in values]
     if missing:
         raise CheckpointError(f"{source} lacks {', '.join(missing)}; copy the checkpoint again.")
     try:
         return HeadConfig.build(
-            {_HEAD_FIELDS[name]: value for name, value in values.items()} | {"state_dim": state_dim}, source=source
+            {HEAD_FIELDS[name]: value for name, value in values.items()} | {"state_dim": state_dim}, source=source
         )
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
@@ -79,7 +79,7 @@ def head_config(document: Mapping[str, Any], *, state_dim: int, source: str) -> 
 def head_document(config: HeadConfig) -> dict[str, Any]:
     """Return the content of `action_head_config--*.json`."""
     ours = config.model_dump(mode="json")
-    return {published: ours[name] for published, name in _HEAD_FIELDS.items()} | {"_type": "ActionHeadRecurrent"}
+    return {published: ours[name] for published, name in HEAD_FIELDS.items()} | {"_type": "ActionHeadRecurrent"}
 
 
 def read_model_config(

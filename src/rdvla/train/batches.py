@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rdvla.data.augmentation import Augmentation, augment
 from rdvla.data.episodes import ChunkBatch, EpisodeDataset
+from rdvla.data.images import centre_crop
 from rdvla.data.stats import DatasetStatistics
 from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import Inputs
@@ -34,6 +36,13 @@ class TrainBatch:
     action_is_pad: Tensor
     episode_index: NDArray[np.int64]
     frame_index: NDArray[np.int64]
+
+    def to(self, device: torch.device) -> Self:
+        """Return the batch with its tensors on `device`."""
+        tensors = {entry.name: getattr(self.inputs, entry.name) for entry in fields(self.inputs)}
+        inputs = Inputs(**{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        actions, is_pad = self.actions.to(device), self.action_is_pad.to(device)
+        return replace(self, inputs=inputs, actions=actions, action_is_pad=is_pad)
 
 
 @dataclass(frozen=True)
@@ -63,18 +72,27 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class Collator:
-    """Turns stored samples into network inputs: convention, normalisation, prompt, augmentation."""
+    """Turns stored samples into network inputs: convention, normalisation, prompt, augmentation.
+
+    Attributes:
+        cameras: in the network's order.
+        statistics: normalise states and actions.
+        convention: of the stored actions.
+        prompt: turns instructions into ids.
+        crop_area: what the policy's image path cuts from the centre; only of images that are not disturbed.
+    """
 
     cameras: Sequence[str]
     statistics: DatasetStatistics
     convention: ActionConvention
     prompt: Prompt
+    crop_area: float | None = None
 
     def __call__(
         self,
         batch: ChunkBatch,
         *,
-        disturbance: "Disturbance | None" = None,
+        disturbance: Disturbance | None = None,
     ) -> TrainBatch:
         """Collate; with a `disturbance`, images and state are augmented."""
         images = [batch.images[camera] for camera in self.cameras]
@@ -82,6 +100,8 @@ class Collator:
         if disturbance is not None:
             images = [disturbance.images(image) for image in images]
             state = disturbance.state(state)
+        elif self.crop_area is not None:
+            images = [np.stack([centre_crop(image, self.crop_area) for image in each]) for each in images]
         ids, lengths = self.prompt(batch.instructions)
         actions = self.statistics.action.normalise(self.convention.from_env(batch.actions))
         return TrainBatch(

@@ -1,14 +1,16 @@
 """Everything a training run can be told."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rdvla.config import Config
 from rdvla.data.augmentation import LIGHT_AUGMENTATION, Augmentation
 from rdvla.data.episodes import Sampling
-from rdvla.data.images import TINY, ImagePath
+from rdvla.data.images import ImagePath
+from rdvla.errors import ConfigError, suggest
+from rdvla.train.presets import IMAGE_PATHS, LAYERS
 
 LIBERO_CAMERAS = {"primary": "observation.images.image", "wrist": "observation.images.image2"}
 """Policy camera -> dataset feature, as LIBERO datasets name them."""
@@ -20,7 +22,10 @@ class DataConfig(Config):
     Attributes:
         root: LeRobotDataset v3.0 directory.
         cameras: policy camera name -> dataset feature.
-        images: how stored frames become the network's pixels.
+        images: how a camera image becomes the network's pixels; null takes the preset's path, or that of the
+            checkpoint the weights come from.
+        stored_as_jpeg: the frames went through JPEG before they were stored, so the path's own JPEG step is left out
+            in training (the released data are of this kind).
         sampling: `padded` (every frame starts a chunk) or `published` (the last chunk_size - 1 do not).
         gripper: the environment's gripper convention in the dataset's last action dimension.
         augmentation: applied to every training image.
@@ -30,7 +35,8 @@ class DataConfig(Config):
 
     root: Path
     cameras: dict[str, str] = Field(default=LIBERO_CAMERAS)
-    images: ImagePath = TINY
+    images: ImagePath | None = None
+    stored_as_jpeg: bool = False
     sampling: Sampling = "padded"
     gripper: Literal["none", "open_is_negative", "open_is_positive"] = "open_is_negative"
     augmentation: Augmentation = LIGHT_AUGMENTATION
@@ -39,56 +45,162 @@ class DataConfig(Config):
 
 
 class HeadOverrides(Config):
-    """Departures from the preset's head; null keeps the preset's value."""
+    """Departures from the preset's head (fields of `HeadConfig`); null keeps the preset's value.
 
+    The dataset decides `action_dim` and `state_dim`; given here, they must agree with it.
+    """
+
+    hidden_dim: PositiveInt | None = None
+    num_heads: PositiveInt | None = None
+    prelude_layers: tuple[int, ...] | None = None
+    recurrent_layers: tuple[int, ...] | None = None
+    coda_layers: tuple[int, ...] | None = None
+    chunk_size: PositiveInt | None = None
+    action_dim: PositiveInt | None = None
+    state_dim: PositiveInt | None = None
     mean_recurrence: PositiveInt | None = None
     backprop_depth: PositiveInt | None = None
-    chunk_size: PositiveInt | None = None
-    recurrent_layers: tuple[int, ...] | None = None
+    random_depth: bool | None = None
     coda_cross_attention: bool | None = None
+    init_std: PositiveFloat | None = None
+    rms_norm_eps: PositiveFloat | None = None
+    rope_base: PositiveFloat | None = None
+
+
+class LoraConfig(Config):
+    """Low-rank adapters on the language model, both towers and the projector; their own weights stay as they are.
+
+    Attributes:
+        rank: of every adapter.
+        alpha: scale is alpha / rank; null takes twice the rank, as published.
+        targets: `trained` adapts every linear layer (and patch embedding) that gets a gradient; `all_linear` also
+            those that nothing computes, as published.
+    """
+
+    rank: PositiveInt = 64
+    alpha: PositiveInt | None = None
+    targets: Literal["trained", "all_linear"] = "trained"
 
 
 class ModelConfig(Config):
     """Which network to train.
 
     Attributes:
-        preset: `tiny` trains every weight from scratch, with a tokenizer made from the dataset's instructions.
-        init_from: a native checkpoint whose network, tokenizer and weights to start from.
-        vocab_size: largest size of the tokenizer.
-        head: departures from the preset.
+        preset: `tiny` trains every weight from scratch, with a tokenizer made from the dataset's instructions;
+            `rdvla_0_5b` is the released architecture.
+        init_from: a native or released checkpoint (or a hub id) whose network, tokenizer and weights to start from.
+        base_vlm: where the vision-language part comes from, while head and state projector start anew: a Prismatic
+            base (a `.pt` file or its directory), or a native or released checkpoint.
+        tokenizer: directory with tokenizer files, where neither checkpoint brings them.
+        vocab_size: largest size of a tokenizer made from the instructions.
+        network: departures from the preset, nested like `RDVLAConfig`.
+        layers: published name of a choice of layers (`12_24-24_24`); see `rdvla.train.presets.LAYERS`.
+        head: departures from the preset's head.
+        lora: train adapters instead of the vision-language part's own weights; null trains those.
+        gradient_checkpointing: keep no activations inside tower blocks and language layers; compute them again.
     """
 
-    preset: Literal["tiny"] = "tiny"
+    preset: Literal["tiny", "rdvla_0_5b"] = "tiny"
     init_from: Path | None = None
+    base_vlm: Path | None = None
+    tokenizer: Path | None = None
     vocab_size: PositiveInt = 512
+    network: dict[str, Any] = Field(default_factory=dict)
+    layers: str | None = None
     head: HeadOverrides = HeadOverrides()
+    lora: LoraConfig | None = None
+    gradient_checkpointing: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.init_from is not None and self.head != HeadOverrides():
-            raise ValueError("model.head cannot be changed when the weights come from model.init_from")
+        if self.layers is not None and self.layers not in LAYERS:
+            raise ConfigError(f"model.layers: unknown choice '{self.layers}'.{suggest(self.layers, LAYERS)}")
+        if "head" in self.network:
+            raise ConfigError("model.network.head: say it in model.head.")
+        named = ("prelude_layers", "recurrent_layers", "coda_layers")
+        if self.layers is not None and any(getattr(self.head, name) is not None for name in named):
+            raise ConfigError(f"model.layers '{self.layers}' and model.head's own layers exclude each other; keep one.")
+        if self.init_from is not None:
+            for name in ("base_vlm", "tokenizer", "network", "layers"):
+                if getattr(self, name):
+                    raise ConfigError(f"model.{name} cannot be given when the weights come from model.init_from.")
+            if self.head != HeadOverrides():
+                raise ConfigError("model.head cannot be changed when the weights come from model.init_from.")
         return self
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Departures from the preset, nested like `RDVLAConfig`."""
+        head = self.head.model_dump(exclude_none=True)
+        if self.layers is not None:
+            names = ("prelude_layers", "recurrent_layers", "coda_layers")
+            head |= dict(zip(names, LAYERS[self.layers], strict=True))
+        return self.network | {"head": head}
 
 
 class OptimizerConfig(Config):
-    """AdamW with linear warm-up and a cosine (or no) decay.
+    """AdamW with linear warm-up and a decay.
 
     Attributes:
         learning_rate: peak rate.
-        weight_decay: decoupled weight decay of matrices; norms, gates, biases and embeddings have none.
+        weight_decay: decoupled weight decay.
+        decayed: what decays: `matrices` spares norms, gates, biases and embeddings; `all` spares nothing (published).
         warmup_steps: steps of linear warm-up.
-        schedule: `cosine` decays to `final_fraction` of the peak at max_steps.
+        warmup_start: fraction of the peak at which warm-up starts.
+        schedule: `cosine` decays to `final_fraction` of the peak at max_steps, `step` jumps there at `decay_at`.
+        final_fraction: fraction of the peak after the decay.
+        decay_at: the step at which a `step` schedule decays.
         clip_grad_norm: largest global norm of the gradient.
-        muon: Muon instead of AdamW for the weights of hidden linear layers.
+        muon: Muon instead of AdamW for the weights of hidden linear layers (not for adapters).
+        muon_learning_rate: peak rate of Muon; null takes `learning_rate`, which suits it as well.
+        muon_weight_decay: null takes `weight_decay`.
+        muon_momentum: momentum of Muon.
     """
 
     learning_rate: PositiveFloat = 6e-4
     weight_decay: NonNegativeFloat = 0.01
+    decayed: Literal["matrices", "all"] = "matrices"
     warmup_steps: NonNegativeInt = 200
-    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_start: float = Field(default=0.0, ge=0.0, le=1.0)
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
     final_fraction: float = Field(default=0.02, ge=0.0, le=1.0)
+    decay_at: PositiveInt | None = None
     clip_grad_norm: PositiveFloat = 1.0
     muon: bool = False
+    muon_learning_rate: PositiveFloat | None = None
+    muon_weight_decay: NonNegativeFloat | None = None
+    muon_momentum: float = Field(default=0.95, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.schedule == "step") != (self.decay_at is not None):
+            raise ConfigError("optimizer.decay_at belongs to optimizer.schedule: step; give both or neither.")
+        return self
+
+
+class EvaluationConfig(Config):
+    """Episodes that are played with a saved policy while training goes on.
+
+    Attributes:
+        every: steps between evaluations; a multiple of save_freq.
+        suites: LIBERO suites, or `toy`.
+        task_ids: tasks of every suite; null takes all.
+        episodes: episodes per task, from the bundled initial states 0, 1, ...
+        depth: iterations per decision.
+        horizon: actions executed per decision.
+        workers: simulator processes.
+    """
+
+    every: PositiveInt
+    suites: tuple[str, ...]
+    task_ids: tuple[int, ...] | None = None
+    episodes: PositiveInt = 1
+    depth: PositiveInt = 12
+    horizon: PositiveInt = 8
+    workers: PositiveInt = 1
+
+
+Precision = Literal["float32", "mixed", "bfloat16"]
 
 
 class TrainConfig(Config):
@@ -97,6 +209,9 @@ class TrainConfig(Config):
     Attributes:
         output: run folder; a run that is there already is continued.
         seed: decides initialisation, order, augmentation, depths and scratchpads.
+        device: `auto` takes a GPU where there is one.
+        precision: `mixed` computes in bfloat16 and keeps trained weights in float32; `bfloat16` keeps them in bfloat16
+            too (published); null takes `float32` for the tiny preset and `mixed` otherwise.
         batch_size: samples per micro-batch and process.
         grad_accumulation_steps: micro-batches per optimiser step.
         max_steps: optimiser steps.
@@ -107,6 +222,11 @@ class TrainConfig(Config):
         validate_freq: steps between validations.
         validation_samples: samples per validation.
         validation_depths: depths at which the validation loss is measured.
+        evaluation: episodes played while training; null plays none.
+        trackers: where the numbers go besides `metrics.jsonl`.
+        project: project name for `wandb` and `trackio`.
+        max_loss_ratio: a loss that is so many times its running mean stops the run.
+        hang_timeout_s: a process that lets the others wait for longer is taken for hung.
         num_threads: torch threads; null takes torch's default.
     """
 
@@ -115,6 +235,8 @@ class TrainConfig(Config):
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     seed: int = Field(default=0, ge=0, lt=2**31)
+    device: str = "auto"
+    precision: Precision | None = None
     batch_size: PositiveInt = 64
     grad_accumulation_steps: PositiveInt = 1
     max_steps: PositiveInt
@@ -125,10 +247,30 @@ class TrainConfig(Config):
     validate_freq: PositiveInt = 500
     validation_samples: PositiveInt = 512
     validation_depths: tuple[PositiveInt, ...] = (1, 2, 4, 8, 12, 32)
+    evaluation: EvaluationConfig | None = None
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    project: str = "rdvla"
+    max_loss_ratio: float = Field(default=20.0, gt=1.0)
+    hang_timeout_s: PositiveFloat = 1800.0
     num_threads: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if list(self.validation_depths) != sorted(set(self.validation_depths)):
-            raise ValueError(f"validation_depths must ascend, found {self.validation_depths}")
+            raise ConfigError(f"validation_depths must ascend, found {self.validation_depths}.")
+        if self.evaluation is not None and self.evaluation.every % self.save_freq:
+            raise ConfigError(
+                f"evaluation.every ({self.evaluation.every}) must be a multiple of save_freq ({self.save_freq}):"
+                " what is played is a saved policy."
+            )
         return self
+
+    @property
+    def arithmetic(self) -> Precision:
+        """The precision, where null is settled."""
+        return self.precision or ("float32" if self.model.preset == "tiny" else "mixed")
+
+    @property
+    def image_path(self) -> ImagePath:
+        """The image path of a network that is not loaded from a checkpoint."""
+        return self.data.images or IMAGE_PATHS[self.model.preset]

@@ -1,245 +1,178 @@
 """A training run from start, or from where it was interrupted, to its end."""
 
+import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from rdvla import __version__
-from rdvla.checkpoints.checkpoint import Checkpoint
-from rdvla.checkpoints.native import load_native, save_native
-from rdvla.data.frame_cache import FrameTransform
+from rdvla.checkpoints.native import save_native
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.errors import ConfigError, TrainingError
-from rdvla.model.config import HeadConfig, RDVLAConfig, rdvla_tiny
-from rdvla.model.prompt import Prompt, train_tokenizer
-from rdvla.model.rdvla import RDVLA
 from rdvla.train.batches import Collator, TrainBatch, training_batches
 from rdvla.train.config import TrainConfig
 from rdvla.train.distributed import Ranks
-from rdvla.train.optim import learning_rate, make_optimizer
-from rdvla.train.run import MetricsLog, RunFolder
-from rdvla.train.step import Average, step_generator, train_step, validation_losses
-from rdvla.types import ActionConvention
-
-Report = Callable[[int, Mapping[str, float]], None]
-"""Called with (step, numbers) whenever something is logged."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Training and held-out episodes of one dataset."""
-
-    training: LeRobotDataset
-    validation: LeRobotDataset | None
+from rdvla.train.learner import Learner
+from rdvla.train.log import MetricsLog, open_log
+from rdvla.train.precision import choose_device
+from rdvla.train.run import RunFolder
+from rdvla.train.start import Origin, Split, make_collator, new_checkpoint, open_split
+from rdvla.train.step import Site
 
 
-def train(config: TrainConfig, *, report: Report, decoding: Callable[[int, int], None] | None = None) -> Path:
+class Watcher:
+    """Is told what happens, in the first process only; override what is of interest."""
+
+    def decoding(self, done: int, total: int) -> None:
+        """So many episodes' images of all are in the cache."""
+
+    def started(self, step: int) -> None:
+        """Training begins, or goes on, after `step`."""
+
+    def stepped(self, step: int, numbers: Mapping[str, float]) -> None:
+        """A step was taken."""
+
+    def logged(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Numbers were logged: of a step, a validation or an evaluation."""
+
+    def warned(self, message: str) -> None:
+        """Something is not as it should be, but training goes on."""
+
+    def evaluate(self, policy: Path, output: Path) -> Mapping[str, float]:
+        """Play the run's evaluation with a saved policy; return what to log.
+
+        Raises:
+            ConfigError: nobody here can.
+        """
+        raise ConfigError(f"evaluation: nothing here can play '{policy}' into '{output}'; run it by 'rdvla train'.")
+
+
+def train(config: TrainConfig, watcher: Watcher | None = None) -> Path:
     """Run (or continue) training and return the directory of the final policy.
 
     On the CPU the result depends on the configuration alone: an interrupted and continued run equals an
-    uninterrupted one bit for bit, given the same versions and number of threads. Under torchrun, n processes with
-    micro-batches of b samples take the steps of one process with b x n; on a CPU, two processes of one thread are
-    faster than one of two. The first process writes the files.
+    uninterrupted one bit for bit, given the same versions and number of threads and processes. Under torchrun, n
+    processes with micro-batches of b samples take the steps of one process with b x n; on a CPU, two processes of one
+    thread are faster than one of two. The first process writes the files.
 
     Args:
         config: the run.
-        report: receives the logged numbers.
-        decoding: called with (done, total) episodes while images are decoded into the cache.
+        watcher: is told what happens.
 
     Raises:
-        RDVLAError: bad configuration, dataset or run folder; a loss that is not finite.
+        RDVLAError: bad configuration, dataset or run folder; a loss that is not finite; another process that failed.
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    with Ranks() as ranks:
-        return _train(config, ranks, report, decoding)
+    ranks = Ranks()
+    site = Site(choose_device(config.device, local_rank=ranks.local_index), config.arithmetic)
+    with ranks.on(site.device, hang_timeout_s=config.hang_timeout_s):
+        return _Run(config, ranks, site, watcher or Watcher()).finish()
 
 
-def _train(config: TrainConfig, ranks: Ranks, report: Report, decoding: Callable[[int, int], None] | None) -> Path:
-    if not ranks.is_first:
-        ranks.wait()  # for the first rank's run folder and image cache
-    run = RunFolder(config, write=ranks.is_first)
-    origin = None if config.model.init_from is None else load_native(config.model.init_from)
-    chunk_size = origin.model.config.head.chunk_size if origin else config.model.head.chunk_size
-    split = open_split(config, chunk_size or HeadConfig().chunk_size, decoding)
-    if ranks.is_first:
+class _Run:
+    """One process's part of a run."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, site: Site, watcher: Watcher) -> None:
+        self._config, self._ranks, self._watcher = config, ranks, watcher
+        if not ranks.is_first:
+            ranks.wait()  # for the first process's run folder and image cache
+        self._folder = RunFolder(config, write=ranks.is_first)
+        origin = Origin.load(config)
+        self._split: Split = open_split(config, origin, watcher.decoding if ranks.is_first else None)
+        if ranks.is_first:
+            ranks.wait()
+        checkpoint = new_checkpoint(config, self._split, origin)
+        self._collator: Collator = make_collator(config, checkpoint)
+        self._learner = Learner(config, checkpoint, ranks=ranks, site=site)
+        self._start = ranks.from_first(self._folder.newest_intact(watcher.warned) if ranks.is_first else 0)
+        if self._start > config.max_steps:
+            raise TrainingError(
+                f"'{self._folder.path}' is at step {self._start} already, beyond max_steps {config.max_steps}."
+            )
+        if self._start:
+            self._learner.load(self._folder.load(self._start))
+        ranks.wait()  # nobody writes a newer checkpoint before everybody has read this one
+        self._log: MetricsLog | None = open_log(config, from_step=self._start) if ranks.is_first else None
+        self._clock, self._clocked = time.perf_counter(), self._start
+
+    def finish(self) -> Path:
+        """Take the remaining steps."""
+        config, ranks = self._config, self._ranks
+        batches = self._batches()
+        if ranks.is_first:
+            self._watcher.started(self._start)
+        for step in range(self._start, config.max_steps):
+            numbers = self._learner.step(step, [next(batches) for _ in range(config.grad_accumulation_steps)])
+            if ranks.is_first:
+                self._watcher.stepped(step + 1, numbers)
+                self._report(step + 1, numbers)
+            if self._pauses(step + 1):
+                if ranks.is_first:
+                    self._judge_and_save(step + 1)
+                ranks.wait()
+        final = self._folder.path / "policy"
+        if self._log is not None:
+            self._log.close()
+            save_native(final, self._learner.policy(config.max_steps), replace=True)
         ranks.wait()
-    checkpoint = new_checkpoint(config, split, origin)
-    model = checkpoint.model.train()
-    optimizer = make_optimizer(model, config.optimizer)
-    average = Average(model, config.ema_decay)
+        return final
 
-    start = 0
-    if (state := run.load_latest()) is not None:
-        start = state["step"]
-        if start > config.max_steps:
-            raise TrainingError(f"'{run.path}' is at step {start} already, beyond max_steps {config.max_steps}.")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.weights, average.updates = state["average"], state["updates"]
-    ranks.wait()  # nobody writes a newer checkpoint before everybody has read this one
-    log = MetricsLog(run.path, from_step=start) if ranks.is_first else None
-    accumulate = config.grad_accumulation_steps
-    batches = training_batches(
-        split.training,
-        _collator(config, checkpoint),
-        batch_size=config.batch_size,
-        augmentation=config.data.augmentation,
-        state_noise=config.data.state_noise,
-        seed=config.seed,
-        positions=range(start * accumulate * ranks.count, config.max_steps * accumulate * ranks.count)[
-            ranks.index :: ranks.count
-        ],
-    )
-    clock, clocked = time.perf_counter(), start
-    for step in range(start, config.max_steps):
-        rate = learning_rate(config.optimizer, step, config.max_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        numbers = train_step(
-            model,
-            optimizer,
-            [next(batches) for _ in range(accumulate)],
-            ranks=ranks,
-            generator=step_generator(config.seed, step),
-            clip_grad_norm=config.optimizer.clip_grad_norm,
+    def _batches(self) -> Iterator[TrainBatch]:
+        """Return this process's micro-batches: every count-th of all, so that none is taken twice."""
+        config, ranks = self._config, self._ranks
+        per_step = config.grad_accumulation_steps * ranks.count
+        return training_batches(
+            self._split.training,
+            self._collator,
+            batch_size=config.batch_size,
+            augmentation=config.data.augmentation,
+            state_noise=config.data.state_noise,
+            seed=config.seed,
+            positions=range(self._start * per_step, config.max_steps * per_step)[ranks.index :: ranks.count],
         )
-        average.update(model)
-        done = step + 1
-        if log is None:
-            continue
-        if done % config.log_freq == 0:
-            samples = (done - clocked) * accumulate * ranks.count * config.batch_size
-            speed = samples / (time.perf_counter() - clock)
-            clock, clocked = time.perf_counter(), done
-            _record(log, report, done, {**numbers, "learning_rate": rate, "samples_per_second": speed})
-        if split.validation is not None and (done % config.validate_freq == 0 or done == config.max_steps):
-            _record(log, report, done, _validate(config, checkpoint, average, split.validation))
-        if done % config.save_freq == 0 or done == config.max_steps:
-            run.save(
-                done,
-                _averaged(checkpoint, average, done),
-                {
-                    "step": done,
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "average": average.weights,
-                    "updates": average.updates,
-                },
-            )
-    final = run.path / "policy"
-    if log is not None:
-        log.close()
-        save_native(final, _averaged(checkpoint, average, config.max_steps), replace=True)
-    ranks.wait()
-    return final
+
+    def _pauses(self, done: int) -> bool:
+        config = self._config
+        return done == config.max_steps or done % config.validate_freq == 0 or done % config.save_freq == 0
+
+    def _report(self, done: int, numbers: Mapping[str, float]) -> None:
+        config = self._config
+        if done % config.log_freq:
+            return
+        samples = (done - self._clocked) * config.grad_accumulation_steps * self._ranks.count * config.batch_size
+        speed = samples / (time.perf_counter() - self._clock)
+        self._clock, self._clocked = time.perf_counter(), done
+        self._record(done, {**numbers, "samples_per_second": speed, "memory_gb": _memory_gb()})
+
+    def _judge_and_save(self, done: int) -> None:
+        """Validate, save and play, whatever is due after step `done`."""
+        config, last = self._config, done == self._config.max_steps
+        if self._split.validation is not None and (last or done % config.validate_freq == 0):
+            self._record(done, self._learner.validate(self._held_out(self._split.validation)))
+        if last or done % config.save_freq == 0:
+            self._folder.save(done, self._learner.policy(done), {"step": done, **self._learner.state()})
+            if config.evaluation is not None and (last or done % config.evaluation.every == 0):
+                policy = self._folder.directory(done) / "policy"
+                output = self._folder.path / "evaluations" / f"{done:06d}"
+                self._record(done, self._watcher.evaluate(policy, output))
+
+    def _held_out(self, dataset: LeRobotDataset) -> Iterator[TrainBatch]:
+        count = min(self._config.validation_samples, len(dataset))
+        indices = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)
+        for chosen in np.array_split(indices, max(1, -(-count // self._config.batch_size))):
+            yield self._collator(dataset.batch(chosen))
+
+    def _record(self, step: int, numbers: Mapping[str, float]) -> None:
+        assert self._log is not None
+        self._log.write(step, numbers)
+        self._watcher.logged(step, numbers)
 
 
-def open_split(config: TrainConfig, chunk_size: int, decoding: Callable[[int, int], None] | None) -> Split:
-    """Open the dataset and hold out every n-th episode.
-
-    Raises:
-        DatasetError: the dataset is missing or damaged, or lacks a camera.
-        ConfigError: nothing is left to train on.
-    """
-    images = config.data.images
-    dataset = LeRobotDataset.open(
-        config.data.root,
-        chunk_size=chunk_size,
-        cameras=config.data.cameras,
-        transform=FrameTransform(str(images), images.shrink),
-        sampling=config.data.sampling,
-        progress=decoding,
-    )
-    held_out = round(len(dataset.episodes) * config.data.validation_fraction)
-    if held_out == 0:
-        return Split(dataset, None)
-    positions = np.linspace(0, len(dataset.episodes) - 1, held_out).round().astype(int)
-    validation = {dataset.episodes[position] for position in positions}
-    training = [episode for episode in dataset.episodes if episode not in validation]
-    if not training:
-        raise ConfigError(
-            f"validation_fraction {config.data.validation_fraction} of {len(dataset.episodes)} episodes leaves none."
-        )
-    return Split(dataset.select(training), dataset.select(sorted(validation)))
-
-
-def new_checkpoint(config: TrainConfig, split: Split, origin: Checkpoint | None) -> Checkpoint:
-    """Return the policy at step 0: random weights from the seed, or those of `origin`.
-
-    Raises:
-        ConfigError: `origin` has other cameras than the dataset's mapping.
-        CheckpointError: `origin` has another state or action size than the dataset.
-    """
-    convention = ActionConvention(config.data.gripper)
-    statistics = {config.data.root.name: split.training.statistics(convention)}
-    notes = {"recipe": config.model_dump(mode="json", exclude={"output"}), "rdvla": __version__}
-    if origin is not None:
-        model, tokenizer = origin.model, origin.tokenizer
-        if set(model.config.cameras) != set(config.data.cameras):
-            raise ConfigError(
-                f"data.cameras names {sorted(config.data.cameras)}, the weights expect {sorted(model.config.cameras)}."
-            )
-    else:
-        tokenizer = train_tokenizer(split.training.instructions, vocab_size=config.model.vocab_size)
-        torch.manual_seed(config.seed)
-        model = RDVLA(_network(config, split.training, vocab_size=tokenizer.get_vocab_size()))
-    model = model.float()
-    return Checkpoint(model, statistics, tokenizer, image_path=config.data.images, actions=convention, notes=notes)
-
-
-def _network(config: TrainConfig, dataset: LeRobotDataset, *, vocab_size: int) -> RDVLAConfig:
-    """Return the preset, fitted to the dataset's cameras and sizes."""
-    preset = rdvla_tiny(vocab_size).model_dump()
-    preset["cameras"] = tuple(config.data.cameras)
-    preset["head"] |= {"state_dim": dataset.state_size, "action_dim": dataset.action_size}
-    preset["head"] |= config.model.head.model_dump(exclude_none=True)
-    return RDVLAConfig.build(preset)
-
-
-def _collator(config: TrainConfig, checkpoint: Checkpoint) -> Collator:
-    return Collator(
-        cameras=checkpoint.model.config.cameras,
-        statistics=checkpoint.statistics[config.data.root.name],
-        convention=checkpoint.actions,
-        prompt=Prompt(checkpoint.tokenizer, checkpoint.model.config.prompt),
-    )
-
-
-def _averaged(checkpoint: Checkpoint, average: Average, step: int) -> Checkpoint:
-    model = RDVLA(checkpoint.model.config)
-    model.load_state_dict(average.weights)
-    return Checkpoint(
-        model.eval(),
-        checkpoint.statistics,
-        checkpoint.tokenizer,
-        image_path=checkpoint.image_path,
-        actions=checkpoint.actions,
-        step=step,
-        notes=checkpoint.notes,
-    )
-
-
-def _validate(
-    config: TrainConfig, checkpoint: Checkpoint, average: Average, dataset: LeRobotDataset
-) -> dict[str, float]:
-    model = _averaged(checkpoint, average, 0).model
-    collator = _collator(config, checkpoint)
-    count = min(config.validation_samples, len(dataset))
-    indices = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)
-
-    def batches() -> Iterator[TrainBatch]:
-        for chosen in np.array_split(indices, max(1, -(-count // config.batch_size))):
-            yield collator(dataset.batch(chosen))
-
-    losses = validation_losses(model, batches(), config.validation_depths, seed=config.seed)
-    return {f"validation_l1/depth_{depth}": loss for depth, loss in losses.items()}
-
-
-def _record(log: MetricsLog, report: Report, step: int, numbers: Mapping[str, float]) -> None:
-    log.write(step, numbers)
-    report(step, numbers)
+def _memory_gb() -> float:
+    """Return the most memory in use so far, in 10^9 bytes: the GPU's if there is one, else the process's."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -14,8 +14,14 @@ class Optimizers:
     """Several optimisers over disjoint parameters that act as one."""
 
     def __init__(self, *members: torch.optim.Optimizer) -> None:
-        """Act for `members`, in this order."""
+        """Act for `members`, in this order; their rates now are the peak rates."""
         self.members = members
+        self._peaks = [group["lr"] for group in self.param_groups]
+
+    def set_rates(self, factor: float) -> None:
+        """Multiply every peak rate."""
+        for group, peak in zip(self.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -45,9 +51,8 @@ class Optimizers:
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizers:
     """Build AdamW, with Muon for the hidden matrices if asked.
 
-    Only matrices and kernels decay, not norms, gates, biases, embeddings or learned tokens. Muon (Jordan et al., 2024)
-    takes the weights of linear layers but the one that outputs actions, its step scaled to the size of AdamW's so that
-    one learning rate serves both (Liu et al., Muon is Scalable, 2025).
+    Muon (Jordan et al., 2024) takes the weights of linear layers but adapters and the one that outputs actions, its
+    step scaled to the size of AdamW's so that one learning rate serves both (Liu et al., Muon is Scalable, 2025).
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     tokens = ("latent_tokens", "action_queries", "pos_embed")
@@ -57,27 +62,36 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizers:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if parameter.ndim < 2 or id(parameter) in embeddings or name.endswith(tokens):
-            plain.append(parameter)
-        elif config.muon and parameter.ndim == 2 and not name.endswith("output_proj.weight"):
+        is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings and not name.endswith(tokens)
+        if config.muon and is_matrix and parameter.ndim == 2 and ".lora_" not in name and "output_proj." not in name:
             hidden.append(parameter)
-        else:
+        elif is_matrix or config.decayed == "all":
             decayed.append(parameter)
+        else:
+            plain.append(parameter)
     rate, decay = config.learning_rate, config.weight_decay
     groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW(groups, lr=rate, fused=True)
-    if not config.muon:
+    adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, fused=True)
+    if not hidden:
         return Optimizers(adamw)
-    muon = torch.optim.Muon(hidden, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(
+        hidden,
+        lr=config.muon_learning_rate or rate,
+        weight_decay=decay if config.muon_weight_decay is None else config.muon_weight_decay,
+        momentum=config.muon_momentum,
+        adjust_lr_fn="match_rms_adamw",
+    )
     return Optimizers(muon, adamw)
 
 
-def learning_rate(config: OptimizerConfig, step: int, max_steps: int) -> float:
-    """Return the rate of the `step`-th optimiser step (from 0): linear warm-up, then the schedule."""
+def rate_factor(config: OptimizerConfig, step: int, max_steps: int) -> float:
+    """Return what multiplies the peak rates at the `step`-th optimiser step (from 0): warm-up, then the schedule."""
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+        return config.warmup_start + (1 - config.warmup_start) * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
-        return config.learning_rate
-    progress = (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
+        return 1.0
     floor = config.final_fraction
-    return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+    if config.decay_at is not None:
+        return 1.0 if step < config.decay_at else floor
+    progress = (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))

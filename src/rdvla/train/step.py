@@ -1,7 +1,9 @@
 """One optimiser step, and the losses that judge it. A step is a function of the weights, its batches and its number."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,32 @@ from torch import Tensor, nn
 from rdvla.errors import TrainingError
 from rdvla.model.rdvla import RDVLA, absolute_error, masked_l1
 from rdvla.train.batches import TrainBatch
+from rdvla.train.config import Precision
 from rdvla.train.distributed import Ranks
 from rdvla.train.optim import Optimizers
+from rdvla.train.precision import arithmetic
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where and how a network is computed.
+
+    Attributes:
+        device: of the weights; batches are brought there.
+        precision: see `TrainConfig`.
+    """
+
+    device: torch.device
+    precision: Precision = "float32"
+
+    def predict(self, model: RDVLA, batch: TrainBatch, latents_BKD: Tensor, *, n_no_grad: int, n_grad: int) -> Tensor:
+        """Return normalised actions `[B, K, A]`, float32, after `n_no_grad + n_grad` iterations."""
+        with arithmetic(self.precision, self.device):
+            predicted: Tensor = model(batch.inputs, latents_BKD, n_no_grad=n_no_grad, n_grad=n_grad)
+        return predicted.float()
+
+
+CPU = Site(torch.device("cpu"))
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -26,6 +52,8 @@ def train_step(
     ranks: Ranks,
     generator: torch.Generator,
     clip_grad_norm: float,
+    site: Site = CPU,
+    highest_loss: float = math.inf,
 ) -> dict[str, float]:
     """Take one step over the micro-batches of all ranks: the same step as one rank would take over all of them.
 
@@ -38,12 +66,15 @@ def train_step(
         ranks: the processes that share the step.
         generator: in the same state on every rank.
         clip_grad_norm: largest global norm of the gradient.
+        site: where and how to compute.
+        highest_loss: a larger loss stops training before the step is taken.
 
     Returns:
         `loss` (mean absolute error over every action of the step), `grad_norm` (before clipping), `depth`.
 
     Raises:
-        TrainingError: the loss or the gradient is not finite; names this rank's episodes and frames.
+        TrainingError: the loss or the gradient is not finite, or the loss too large; names this rank's episodes and
+            frames.
     """
     n_no_grad, n_grad = model.depth_sampler(generator)
     size = len(batches[0].actions)
@@ -53,61 +84,95 @@ def train_step(
     optimizer.zero_grad()
     error = 0.0
     for index, batch in enumerate(batches):
+        batch = batch.to(site.device)
         start = latents[index * ranks.count + ranks.index]
-        predicted = model(batch.inputs, start, n_no_grad=n_no_grad, n_grad=n_grad)
+        predicted = site.predict(model, batch, start, n_no_grad=n_no_grad, n_grad=n_grad)
         loss = absolute_error(predicted, batch.actions, batch.action_is_pad)[0] / count
         loss.backward()
         error += loss.item()
     ranks.sum_gradients(model)
     error = ranks.total(error)
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm).item()
-    if not (math.isfinite(error) and math.isfinite(norm)):
+    if not (math.isfinite(error) and math.isfinite(norm)) or error > highest_loss:
         where = [
             f"episode {episode} frame {frame}"
             for batch in batches
             for episode, frame in zip(batch.episode_index, batch.frame_index, strict=True)
         ]
-        raise TrainingError(f"loss {error}, gradient norm {norm}; the batch was: {', '.join(where)}.")
+        limit = f" (the running mean allows {highest_loss:.4g})" if error > highest_loss else ""
+        raise TrainingError(
+            f"loss {error:.4g}{limit}, gradient norm {norm:.4g}; no step was taken. The batch was: {', '.join(where)}."
+        )
     optimizer.step()
     return {"loss": error, "grad_norm": norm, "depth": float(n_no_grad + n_grad)}
 
 
 @torch.no_grad()
 def validation_losses(
-    model: RDVLA, batches: Iterable[TrainBatch], depths: Sequence[int], *, seed: int
+    model: RDVLA,
+    batches: Iterable[TrainBatch],
+    depths: Sequence[int],
+    *,
+    seed: int,
+    site: Site = CPU,
 ) -> dict[int, float]:
     """Return the mean masked L1 of normalised actions at each of the ascending `depths`; one recurrence serves all."""
     sums = dict.fromkeys(depths, 0.0)
     count = 0
     head = model.head
     for index, batch in enumerate(batches):
-        conditioning = head.condition(model.encode(batch.inputs))
-        latents = head.init_latents(len(batch.actions), step_generator(seed, index))
-        for depth in range(1, depths[-1] + 1):
-            latents = head.core(latents, conditioning)
-            if depth in sums:
-                loss = masked_l1(head.coda(latents, conditioning), batch.actions, batch.action_is_pad)
-                sums[depth] += loss.item() * len(batch.actions)
+        batch = batch.to(site.device)
+        with arithmetic(site.precision, site.device):
+            conditioning = head.condition(model.encode(batch.inputs))
+            latents = head.init_latents(len(batch.actions), step_generator(seed, index))
+            for depth in range(1, depths[-1] + 1):
+                latents = head.core(latents, conditioning)
+                if depth in sums:
+                    predicted = head.coda(latents, conditioning).float()
+                    loss = masked_l1(predicted, batch.actions, batch.action_is_pad)
+                    sums[depth] += loss.item() * len(batch.actions)
         count += len(batch.actions)
     return {depth: value / count for depth, value in sums.items()}
 
 
 class Average:
-    """Exponential moving average of a model's weights, with a short memory at the start.
+    """Exponential moving average of a model's trained weights, with a short memory at the start.
 
-    The decay of update t is min(decay, (1 + t) / (10 + t)).
+    The decay of update t is min(decay, (1 + t) / (10 + t)); a decay of 0 averages nothing and keeps no copy.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         """Start from the model's weights."""
         self.decay = decay
         self.updates = 0
-        self.weights: dict[str, Tensor] = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.weights: dict[str, Tensor] = {}
+        if decay:
+            self.weights = {name: value.detach().clone() for name, value in trained(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move towards the model's weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for name, value in model.state_dict().items():
-            self.weights[name].lerp_(value, 1 - decay)
+        own = trained(model)
+        for name, weight in self.weights.items():
+            weight.lerp_(own[name], 1 - decay)
+
+    @contextmanager
+    def used_by(self, model: nn.Module) -> Iterator[None]:
+        """Lend the averaged weights to the model."""
+        self._swap(model)
+        try:
+            yield
+        finally:
+            self._swap(model)
+
+    def _swap(self, model: nn.Module) -> None:
+        own = trained(model)
+        for name, weight in self.weights.items():
+            own[name].data, self.weights[name] = weight, own[name].data
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -1,0 +1,100 @@
+"""What `rdvla train` shows, and how it plays episodes in between."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rdvla.cli.policies import choose_policy
+from rdvla.envs import list_tasks, make_env
+from rdvla.eval.protocol import EvalConfig
+from rdvla.eval.records import EpisodeRecord
+from rdvla.eval.runner import Resources, evaluate
+from rdvla.policy import StopRule
+from rdvla.train.config import TrainConfig
+from rdvla.train.loop import Watcher
+
+
+class Screen(Watcher):
+    """A progress bar below the logged lines; without a terminal, the lines alone. Only the first process speaks."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Prepare to show the run of `config`."""
+        self._config = config
+        self._console = Console(quiet=os.environ.get("RANK", "0") != "0", highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("opening the dataset", total=None, numbers="")
+        self._slow = ""
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def decoding(self, done: int, total: int) -> None:
+        """Show the decoded episodes."""
+        self._bar.update(self._task, description="decoding images once", completed=done, total=total)
+
+    def started(self, step: int) -> None:
+        """Begin to count steps."""
+        self._bar.reset(self._task, description="training", total=self._config.max_steps, completed=step, numbers="")
+
+    def stepped(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Move the bar."""
+        shown = f"loss {numbers['loss']:.4f}  lr {numbers['learning_rate']:.2g}{self._slow}"
+        self._bar.update(self._task, completed=step, numbers=shown)
+
+    def logged(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Print a line."""
+        if "samples_per_second" in numbers:
+            self._slow = f"  {numbers['samples_per_second']:.1f} samples/s  {numbers['memory_gb']:.1f} GB"
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        self._console.print(f"[bold]{step:>7}[/bold]/{self._config.max_steps}  {shown}", soft_wrap=True)
+
+    def warned(self, message: str) -> None:
+        """Print a warning."""
+        self._console.print(f"warning: {message}", style="yellow", soft_wrap=True, markup=False)
+
+    def ended(self, policy: Path) -> None:
+        """Say where the policy is."""
+        self._console.print(f"policy: {policy}\nreport: rdvla report {self._config.output}", soft_wrap=True)
+
+    def evaluate(self, policy: Path, output: Path) -> Mapping[str, float]:
+        """Play the run's episodes; returns success rates in all and by suite."""
+        wanted = self._config.evaluation
+        assert wanted is not None
+        name, digest, factory = choose_policy(policy, None, "cpu")
+        config = EvalConfig(
+            policy=name,
+            policy_digest=digest,
+            suites=wanted.suites,
+            task_ids=wanted.task_ids,
+            init_states=tuple(range(wanted.episodes)),
+            stops=(StopRule.fixed(wanted.depth),),
+            horizons=(str(wanted.horizon),),
+        )
+        records = evaluate(
+            config,
+            tasks={suite: list_tasks(suite) for suite in wanted.suites},
+            policy_factory=factory,
+            env_factory=make_env,
+            output=output,
+            resources=Resources(workers=wanted.workers),
+        )
+        played = [record for record in records if isinstance(record, EpisodeRecord)]
+        rates = {f"success/{suite}": [r.success for r in played if r.suite == suite] for suite in wanted.suites}
+        rates["success/all"] = [record.success for record in played]
+        return {name: sum(found) / len(found) for name, found in rates.items() if found}

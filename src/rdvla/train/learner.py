@@ -1,0 +1,118 @@
+"""What changes while training: trained weights, optimiser, averaged weights, the running mean of the loss."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rdvla.checkpoints.checkpoint import Checkpoint
+from rdvla.checkpoints.tensors import build_empty
+from rdvla.errors import CheckpointError
+from rdvla.train.batches import TrainBatch
+from rdvla.train.config import TrainConfig
+from rdvla.train.distributed import Ranks
+from rdvla.train.lora import merged_weights
+from rdvla.train.optim import make_optimizer, rate_factor
+from rdvla.train.precision import saved_dtype
+from rdvla.train.step import Average, Site, step_generator, train_step, trained, validation_losses
+
+_MEAN_DECAY, _MEAN_STEPS = 0.98, 50
+
+
+class Learner:
+    """A policy in training. On equal states, equal batches make equal states."""
+
+    def __init__(self, config: TrainConfig, checkpoint: Checkpoint, *, ranks: Ranks, site: Site) -> None:
+        """Train `checkpoint.model` in place.
+
+        Args:
+            config: the run.
+            checkpoint: the policy at step 0, from `rdvla.train.start`.
+            ranks: the processes that share every step.
+            site: where and how to compute.
+        """
+        self._config, self._checkpoint, self._ranks, self._site = config, checkpoint, ranks, site
+        self.model = checkpoint.model.to(site.device).train()
+        self._optimizer = make_optimizer(self.model, config.optimizer)
+        self._average = Average(self.model, config.ema_decay)
+        self._mean_loss, self._losses = 0.0, 0
+
+    def step(self, number: int, batches: Sequence[TrainBatch]) -> dict[str, float]:
+        """Take the `number`-th step (from 0); returns the numbers of `train_step` and the learning rate.
+
+        Raises:
+            TrainingError: the loss is not finite, or exploded.
+        """
+        optimizer = self._config.optimizer
+        factor = rate_factor(optimizer, number, self._config.max_steps)
+        self._optimizer.set_rates(factor)
+        numbers = train_step(
+            self.model,
+            self._optimizer,
+            batches,
+            ranks=self._ranks,
+            generator=step_generator(self._config.seed, number),
+            clip_grad_norm=optimizer.clip_grad_norm,
+            site=self._site,
+            highest_loss=self._highest_loss,
+        )
+        self._average.update(self.model)
+        decay = min(_MEAN_DECAY, self._losses / (self._losses + 1))
+        self._mean_loss = decay * self._mean_loss + (1 - decay) * numbers["loss"]
+        self._losses += 1
+        return numbers | {"learning_rate": optimizer.learning_rate * factor}
+
+    @property
+    def _highest_loss(self) -> float:
+        return self._config.max_loss_ratio * self._mean_loss if self._losses >= _MEAN_STEPS else math.inf
+
+    def validate(self, batches: Iterable[TrainBatch]) -> dict[str, float]:
+        """Return the averaged weights' validation loss per depth."""
+        self.model.eval()
+        with self._average.used_by(self.model):
+            losses = validation_losses(
+                self.model, batches, self._config.validation_depths, seed=self._config.seed, site=self._site
+            )
+        self.model.train()
+        return {f"validation_l1/depth_{depth}": loss for depth, loss in losses.items()}
+
+    def policy(self, step: int) -> Checkpoint:
+        """Return a copy for use: averaged weights, adapters merged, on the CPU, in the dtype of saved policies."""
+        with self._average.used_by(self.model):
+            weights = merged_weights(self.model)
+            dtype = saved_dtype(self._site.precision)
+            weights = {name: weight.to("cpu", dtype, copy=True) for name, weight in weights.items()}
+        model = build_empty(self.model.config)
+        model.load_state_dict(weights, strict=True, assign=True)
+        return replace(self._checkpoint, model=model.eval(), step=step)
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load` needs: everything that training changes. Frozen weights are not in it."""
+        return {
+            "trained": {name: parameter.detach() for name, parameter in trained(self.model).items()},
+            "optimizer": self._optimizer.state_dict(),
+            "average": self._average.weights,
+            "updates": self._average.updates,
+            "mean_loss": self._mean_loss,
+            "losses": self._losses,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state.
+
+        Raises:
+            CheckpointError: it belongs to another network.
+        """
+        own = trained(self.model)
+        if state["trained"].keys() != own.keys():
+            raise CheckpointError("the saved state has other trained weights than this run; choose another output.")
+        with torch.no_grad():
+            for name, tensor in state["trained"].items():
+                own[name].copy_(tensor)
+        self._optimizer.load_state_dict(state["optimizer"])
+        for name, weight in state["average"].items():
+            self._average.weights[name].copy_(weight)
+        self._average.updates = state["updates"]
+        self._mean_loss, self._losses = state["mean_loss"], state["losses"]

@@ -1,0 +1,138 @@
+"""Where a run's numbers go: `metrics.jsonl` always, TensorBoard, Weights & Biases or trackio on request."""
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rdvla.errors import MissingExtraError, StorageError
+from rdvla.train.config import TrainConfig
+
+
+class Tracker(Protocol):
+    """Something that draws curves."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Record `values` at `step`."""
+        ...
+
+    def finish(self) -> None:
+        """Write what is still in memory."""
+        ...
+
+
+class TensorBoard:
+    """Event files in `tensorboard/` of the run folder."""
+
+    def __init__(self, folder: Path, *, from_step: int) -> None:
+        """Append; points beyond `from_step` are hidden.
+
+        Raises:
+            MissingExtraError: TensorBoard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise MissingExtraError("tensorboard", "train") from None
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step or None)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Record `values` at `step`."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def finish(self) -> None:
+        """Flush the file."""
+        self._writer.close()
+
+
+class Service:
+    """Weights & Biases, or trackio, which has the same interface."""
+
+    def __init__(self, name: str, config: TrainConfig) -> None:
+        """Begin or continue the run named like its folder.
+
+        Raises:
+            MissingExtraError: the package is not installed.
+        """
+        try:
+            self._module: Any = importlib.import_module(name)
+        except ImportError:
+            raise MissingExtraError(name, name) from None
+        settings: dict[str, Any] = {"resume": "allow"}
+        if name == "wandb":
+            settings |= {"id": config.output.name, "dir": str(config.output)}
+        self._run = self._module.init(
+            project=config.project, name=config.output.name, config=config.model_dump(mode="json"), **settings
+        )
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Record `values` at `step`."""
+        self._run.log(dict(values), step=step)
+
+    def finish(self) -> None:
+        """Send what is left."""
+        self._run.finish()
+
+
+class MetricsLog:
+    """Numbers over steps, as JSON lines and for trackers."""
+
+    def __init__(self, file: Path, trackers: Sequence[Tracker], *, from_step: int) -> None:
+        """Append to `file`; lines beyond `from_step` (from before an interruption) are dropped first.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        self._file, self._trackers = file, trackers
+        if not file.exists():
+            return
+        lines = file.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if (_step_of(line) or from_step + 1) <= from_step]
+        draft = file.with_suffix(".part")
+        try:
+            draft.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            draft.replace(file)
+        except OSError as error:
+            raise StorageError(f"cannot write '{file}': {error}.") from error
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record `values` at `step`.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        try:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+            for tracker in self._trackers:
+                tracker.log(values, step)
+        except OSError as error:
+            raise StorageError(f"cannot write '{self._file}': {error}.") from error
+
+    def close(self) -> None:
+        """Let the trackers finish."""
+        for tracker in self._trackers:
+            tracker.finish()
+
+
+def open_log(config: TrainConfig, *, from_step: int) -> MetricsLog:
+    """Open the log of a run, with the trackers that its configuration names.
+
+    Raises:
+        MissingExtraError: a tracker is not installed.
+        StorageError: the disk refuses.
+    """
+    trackers: list[Tracker] = []
+    for name in config.trackers:
+        is_board = name == "tensorboard"
+        trackers.append(TensorBoard(config.output, from_step=from_step) if is_board else Service(name, config))
+    return MetricsLog(config.output / "metrics.jsonl", trackers, from_step=from_step)
+
+
+def _step_of(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None  # a torn last line of a killed run

@@ -1,0 +1,180 @@
+"""What a run starts from: the split dataset, and the policy at step 0."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from rdvla import __version__, checkpoints
+from rdvla.checkpoints.base_vlm import copy_vlm, init_from_base
+from rdvla.checkpoints.checkpoint import Checkpoint
+from rdvla.checkpoints.hub import resolve
+from rdvla.checkpoints.load import is_checkpoint
+from rdvla.checkpoints.tokenizer_files import read_tokenizer
+from rdvla.data.frame_cache import FrameTransform
+from rdvla.data.images import ImagePath
+from rdvla.data.lerobot_v3 import LeRobotDataset
+from rdvla.errors import ConfigError
+from rdvla.model.config import RDVLAConfig
+from rdvla.model.prompt import Prompt, train_tokenizer
+from rdvla.model.rdvla import RDVLA
+from rdvla.train.batches import Collator
+from rdvla.train.config import TrainConfig
+from rdvla.train.lora import add_adapters
+from rdvla.train.precision import cast, checkpoint_activations
+from rdvla.train.presets import changed, preset_network
+from rdvla.types import ActionConvention
+
+Decoding = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training and held-out episodes of one dataset."""
+
+    training: LeRobotDataset
+    validation: LeRobotDataset | None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Checkpoints that a run starts from.
+
+    Attributes:
+        whole: gives network, tokenizer and all weights, or None.
+        vlm: gives the vision-language part (and a tokenizer), or None.
+    """
+
+    whole: Checkpoint | None
+    vlm: Checkpoint | None
+
+    @classmethod
+    def load(cls, config: TrainConfig) -> "Origin":
+        """Read the checkpoints that `config.model` names; a Prismatic base is read later, into the network.
+
+        Raises:
+            CheckpointError: one is missing or damaged.
+        """
+        model = config.model
+        whole = None if model.init_from is None else checkpoints.load(model.init_from)
+        has_vlm = model.base_vlm is not None and is_checkpoint(model.base_vlm)
+        return cls(whole, checkpoints.load(model.base_vlm) if model.base_vlm is not None and has_vlm else None)
+
+    def image_path(self, config: TrainConfig) -> ImagePath:
+        """Return how images are brought to the network: as the configuration says, else as the checkpoint does."""
+        source = self.whole or self.vlm
+        return source.image_path if config.data.images is None and source is not None else config.image_path
+
+    def network(self, config: TrainConfig, *, vocab_size: int) -> RDVLAConfig:
+        """Return the network to train, before the dataset's cameras and sizes are known.
+
+        Raises:
+            ConfigError: the departures do not fit the preset.
+        """
+        if self.whole is not None:
+            return self.whole.model.config
+        base = self.vlm.model.config if self.vlm else preset_network(config.model.preset, vocab_size=vocab_size)
+        return changed(base, config.model.changes)
+
+
+def open_split(config: TrainConfig, origin: Origin, decoding: Decoding | None) -> Split:
+    """Open the dataset and hold out episodes, evenly spread.
+
+    Raises:
+        DatasetError: the dataset is missing or damaged, or lacks a camera.
+        ConfigError: nothing is left to train on.
+    """
+    path = origin.image_path(config)
+    stored = replace(path, jpeg=path.jpeg and not config.data.stored_as_jpeg)
+    dataset = LeRobotDataset.open(
+        config.data.root,
+        chunk_size=origin.network(config, vocab_size=config.model.vocab_size).head.chunk_size,
+        cameras=config.data.cameras,
+        transform=FrameTransform(str(stored), stored.shrink),
+        sampling=config.data.sampling,
+        progress=decoding,
+    )
+    held_out = round(len(dataset.episodes) * config.data.validation_fraction)
+    if held_out == 0:
+        return Split(dataset, None)
+    positions = np.linspace(0, len(dataset.episodes) - 1, held_out).round().astype(int)
+    validation = {dataset.episodes[position] for position in positions}
+    training = [episode for episode in dataset.episodes if episode not in validation]
+    if not training:
+        raise ConfigError(
+            f"validation_fraction {config.data.validation_fraction} of {len(dataset.episodes)} episodes leaves none."
+        )
+    return Split(dataset.select(training), dataset.select(sorted(validation)))
+
+
+def new_checkpoint(config: TrainConfig, split: Split, origin: Origin) -> Checkpoint:
+    """Return the policy at step 0, its network ready to train: adapters in place, dtypes and trainable weights settled.
+
+    Raises:
+        ConfigError: the weights expect other cameras than the dataset's mapping, or there is no tokenizer.
+        CheckpointError: the weights have another state or action size than the dataset, or do not fit the preset.
+    """
+    convention = ActionConvention(config.data.gripper)
+    statistics = {config.data.root.name: split.training.statistics(convention)}
+    notes = {"recipe": config.model_dump(mode="json", exclude={"output"}), "rdvla": __version__}
+    torch.manual_seed(config.seed)
+    if origin.whole is not None:
+        model, tokenizer = origin.whole.model.float(), origin.whole.tokenizer
+        if set(model.config.cameras) != set(config.data.cameras):
+            raise ConfigError(
+                f"data.cameras names {sorted(config.data.cameras)}, the weights expect {sorted(model.config.cameras)}."
+            )
+    else:
+        tokenizer = _tokenizer(config, split, origin)
+        model = _new_network(config, split.training, origin, vocab_size=tokenizer.get_vocab_size())
+    path = origin.image_path(config)
+    checkpoint = Checkpoint(model, statistics, tokenizer, image_path=path, actions=convention, notes=notes)
+    if config.model.lora is not None:
+        add_adapters(model, config.model.lora)
+    cast(model, config.arithmetic)
+    if config.model.gradient_checkpointing:
+        checkpoint_activations(model)
+    return checkpoint
+
+
+def _new_network(config: TrainConfig, dataset: LeRobotDataset, origin: Origin, *, vocab_size: int) -> RDVLA:
+    """Return a network for the dataset's cameras and sizes, with the weights of a base if there is one."""
+    wanted = origin.network(config, vocab_size=vocab_size)
+    found = {"state_dim": dataset.state_size, "action_dim": dataset.action_size}
+    for name, size in found.items():
+        if (getattr(config.model.head, name) or size) != size:
+            raise ConfigError(
+                f"model.head.{name} is {getattr(config.model.head, name)}, but '{config.data.root}' has {size}."
+            )
+    model = RDVLA(changed(wanted, {"cameras": tuple(config.data.cameras), "head": found}))
+    if origin.vlm is not None:
+        copy_vlm(model, origin.vlm.model)
+    elif config.model.base_vlm is not None:
+        init_from_base(model, config.model.base_vlm)
+    return model
+
+
+def _tokenizer(config: TrainConfig, split: Split, origin: Origin) -> Tokenizer:
+    model = config.model
+    if model.tokenizer is not None:
+        return read_tokenizer(resolve(model.tokenizer))
+    if origin.vlm is not None:
+        return origin.vlm.tokenizer
+    if model.base_vlm is not None:
+        raise ConfigError(
+            "model.base_vlm has no tokenizer; name a directory with Qwen2.5's tokenizer files in model.tokenizer."
+        )
+    return train_tokenizer(split.training.instructions, vocab_size=model.vocab_size)
+
+
+def make_collator(config: TrainConfig, checkpoint: Checkpoint) -> Collator:
+    """Return what turns stored samples into the network's inputs."""
+    return Collator(
+        cameras=checkpoint.model.config.cameras,
+        statistics=checkpoint.statistics[config.data.root.name],
+        convention=checkpoint.actions,
+        prompt=Prompt(checkpoint.tokenizer, checkpoint.model.config.prompt),
+        crop_area=checkpoint.image_path.crop_area,
+    )
