@@ -8,10 +8,19 @@ from rdvla.data.convert import convert
 from rdvla.data.images import decode_image, decode_jpeg
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.data.rlds import RldsDataset
+from rdvla.data.tfrecord import parse_example, read_records
 from rdvla.errors import ConfigError, DatasetError
 
 PRIMARY, WRIST = "observation.images.image", "observation.images.image2"
 CALVIN_CAMERAS = {"rgb_static": (20, 20), "rgb_gripper": (12, 12)}
+
+
+WRITTEN_BY_TENSORFLOW = bytes.fromhex(
+    "5b000000000000001b01028a0a590a220a0e73746570732f69735f666972737412101a0e0a0c0100fdffffffffffffffff010a150a0474657874"
+    "120d0a0b0a077069636b2075700a000a1c0a0c73746570732f616374696f6e120c120a0a080000003f000080bf9667d1480000000000000000"
+    "29039807d8ea82a2"
+)
+"""Two records: an Example with two floats, three integers and two strings, and an empty one."""
 
 
 @pytest.fixture
@@ -30,6 +39,25 @@ def test_episodes_come_back(libero):
         np.testing.assert_array_equal(episode.columns["observation.state"], written["steps/observation/state"])
         assert episode.images[PRIMARY] == written["steps/observation/image"]
         assert episode.images[WRIST] == written["steps/observation/wrist_image"]
+
+
+def test_records_that_tensorflow_wrote(tmp_path):
+    path = tmp_path / "one.tfrecord"
+    path.write_bytes(WRITTEN_BY_TENSORFLOW)
+    first, second = [parse_example(record, "a record") for record in read_records(path)]
+    np.testing.assert_array_equal(first["steps/action"], np.array([0.5, -1], np.float32))
+    np.testing.assert_array_equal(first["steps/is_first"], [1, 0, -3])
+    assert first["text"] == [b"pick up", b""]
+    assert second == {}
+
+
+def test_the_writer_of_these_tests_writes_what_tensorflow_does(tmp_path):
+    values = {
+        "steps/is_first": np.array([1, 0, -3]),
+        "text": [b"pick up", b""],
+        "steps/action": np.array([0.5, -1], np.float32),
+    }
+    assert rlds.frame(rlds.example(values)) + rlds.frame(b"") == WRITTEN_BY_TENSORFLOW
 
 
 def test_converted_without_a_changed_pixel(libero, tmp_path):

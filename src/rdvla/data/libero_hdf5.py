@@ -143,7 +143,7 @@ def _recorded(group: Any, task: str) -> RecordedEpisode:
     observations = group["obs"]
     state = np.concatenate([observations["ee_states"], observations["gripper_states"]], axis=1).astype(np.float32)
     images = {
-        key: [np.ascontiguousarray(observations[name][step, ::-1, ::-1]) for step in kept]
+        key: [np.ascontiguousarray(observations[name][step][::-1, ::-1]) for step in kept]
         for key, name in _CAMERAS.items()
     }
     return RecordedEpisode(task, {"observation.state": state[kept], "action": actions[kept]}, images)
