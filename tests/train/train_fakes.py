@@ -1,0 +1,137 @@
+"""A small recorded dataset, run settings, and the released kind of network at toy size."""
+
+import numpy as np
+import torch
+
+from rdvla.data.lerobot_meta import Feature
+from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
+from rdvla.train.config import TrainConfig
+from rdvla.train.loop import train
+
+IMAGE = {"primary": "observation.images.image", "wrist": "observation.images.image2"}
+
+RELEASED_KIND = {
+    "preset": "rdvla_0_5b",
+    "network": {
+        "vision": {
+            "image_size": 28,
+            "dino": {"depth": 3, "width": 8, "num_heads": 2, "mlp_width": 32},
+            "siglip": {"depth": 2, "width": 12, "num_heads": 2, "mlp_width": 44},
+        },
+        "projector_width": 80,
+        "language": {
+            "vocab_size": 512,
+            "hidden_size": 16,
+            "num_layers": 3,
+            "num_heads": 2,
+            "num_kv_heads": 1,
+            "mlp_width": 24,
+        },
+        "num_latent_tokens": 5,
+    },
+    "head": {
+        "hidden_dim": 16,
+        "num_heads": 2,
+        "prelude_layers": [1],
+        "recurrent_layers": [2, 2],
+        "coda_layers": [2],
+        "chunk_size": 4,
+        "mean_recurrence": 4,
+        "backprop_depth": 2,
+    },
+}
+SMALL_IMAGES = {"size": 28, "resize": "lanczos3", "jpeg": True, "crop_area": 0.9}
+
+
+def record(root, *, action_dim=7, episodes=6, length=12, seed=0):
+    rng = np.random.default_rng(seed)
+    names = ("height", "width", "channels")
+    features = {
+        "observation.state": Feature("float32", (8,)),
+        "action": Feature("float32", (action_dim,)),
+    } | {key: Feature("image", (64, 64, 3), names) for key in IMAGE.values()}
+    writer = LeRobotWriter(root, fps=20, features=features)
+    for episode in range(episodes):
+        writer.add_episode(
+            RecordedEpisode(
+                task=f"pick up the {('red', 'green')[episode % 2]} block",
+                columns={
+                    "observation.state": rng.normal(size=(length, 8)).astype(np.float32),
+                    "action": np.tanh(rng.normal(size=(length, action_dim))).astype(np.float32),
+                },
+                images={
+                    key: [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(length)]
+                    for key in IMAGE.values()
+                },
+            )
+        )
+    writer.finalize()
+    return root
+
+
+def settings(dataset, output, **changes):
+    values = {
+        "output": str(output),
+        "data": {"root": str(dataset), "validation_fraction": 0.2},
+        "model": {"head": {"mean_recurrence": 4, "backprop_depth": 2}},
+        "device": "cpu",
+        "batch_size": 4,
+        "max_steps": 4,
+        "save_freq": 1,
+        "validate_freq": 4,
+        "log_freq": 1,
+        "validation_samples": 4,
+        "validation_depths": [1, 2],
+        "num_threads": 1,
+    }
+    return values | changes
+
+
+def small(dataset, output, **changes):
+    """Return settings that train in a fraction of a second per step: the released kind at toy size, no validation."""
+    data = {"root": str(dataset), "validation_fraction": 0.0, "images": SMALL_IMAGES}
+    base = {"data": data, "model": RELEASED_KIND, "precision": "float32", "batch_size": 2, "trackers": ()}
+    return settings(dataset, output, **(base | changes))
+
+
+def run(dataset, output, watcher=None, **changes):
+    return train(TrainConfig.build(settings(dataset, output, **changes)), watcher)
+
+
+def run_small(dataset, output, watcher=None, **changes):
+    return train(TrainConfig.build(small(dataset, output, **changes)), watcher)
+
+
+def released_network(seed=0):
+    """Return the released kind of network at toy size, with gates open so that everything matters."""
+    from rdvla.model.rdvla import RDVLA
+    from rdvla.train.config import ModelConfig
+    from rdvla.train.presets import changed, preset_network
+
+    torch.manual_seed(seed)
+    config = ModelConfig.build(RELEASED_KIND)
+    model = RDVLA(changed(preset_network(config.preset, vocab_size=512), config.changes))
+    for name, parameter in model.named_parameters():
+        if name.endswith("gate"):
+            torch.nn.init.constant_(parameter, 0.5)
+    return model
+
+
+def random_batch(model, *, size=2, seed=0):
+    """Return a TrainBatch of random pixels and words for `model`, and a scratchpad."""
+    from rdvla.model.rdvla import Inputs
+    from rdvla.train.batches import TrainBatch
+
+    config, generator = model.config, torch.Generator().manual_seed(seed)
+    side, head = config.vision.image_size, config.head
+    images = torch.randint(0, 256, (size, 2, side, side, 3), generator=generator, dtype=torch.uint8)
+    ids = torch.randint(0, 300, (size, 7), generator=generator)
+    state = torch.randn(size, head.state_dim, generator=generator)
+    batch = TrainBatch(
+        Inputs(images, ids, torch.tensor([7, 5][:size]), state),
+        torch.randn(size, head.chunk_size, head.action_dim, generator=generator),
+        torch.zeros(size, head.chunk_size, dtype=torch.bool),
+        np.arange(size),
+        np.arange(size),
+    )
+    return batch, model.head.init_latents(size, generator)
