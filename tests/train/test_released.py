@@ -116,7 +116,10 @@ def test_what_means_nothing_here_is_said():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"action_head": {"recurrent": {"mean_recurence": 3}}}, r"Did you mean 'action_head.recurrent.mean_recurrence'"),
+        (
+            {"action_head": {"recurrent": {"mean_recurence": 3}}},
+            r"Did you mean 'action_head.recurrent.mean_recurrence'",
+        ),
         ({"model": {"use_film": True}}, "'model.use_film' = True .* not supported"),
         ({"action_head": {"type": "diffusion"}}, "only 'recurrent'"),
     ],

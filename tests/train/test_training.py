@@ -2,19 +2,16 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from train_fakes import IMAGE, record, run, settings
 
 from rdvla.config import apply_overrides
-from rdvla.data.lerobot_meta import Feature
-from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 from rdvla.errors import CheckpointError, ConfigError, DatasetError, TrainingError
 from rdvla.runtime import load_policy
 from rdvla.train.batches import sample_indices
@@ -23,65 +20,6 @@ from rdvla.train.loop import Watcher, train
 from rdvla.train.optim import rate_factor
 from rdvla.train.step import Average
 from rdvla.types import Observation
-
-IMAGE = {"primary": "observation.images.image", "wrist": "observation.images.image2"}
-
-
-def record(root, *, action_dim=7, episodes=6, length=12, seed=0):
-    rng = np.random.default_rng(seed)
-    names = ("height", "width", "channels")
-    features = {
-        "observation.state": Feature("float32", (8,)),
-        "action": Feature("float32", (action_dim,)),
-    } | {key: Feature("image", (64, 64, 3), names) for key in IMAGE.values()}
-    writer = LeRobotWriter(root, fps=20, features=features)
-    for episode in range(episodes):
-        writer.add_episode(
-            RecordedEpisode(
-                task=f"pick up the {('red', 'green')[episode % 2]} block",
-                columns={
-                    "observation.state": rng.normal(size=(length, 8)).astype(np.float32),
-                    "action": np.tanh(rng.normal(size=(length, action_dim))).astype(np.float32),
-                },
-                images={
-                    key: [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(length)]
-                    for key in IMAGE.values()
-                },
-            )
-        )
-    writer.finalize()
-    return root
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return record(tmp_path_factory.mktemp("data") / "demos")
-
-
-@pytest.fixture(autouse=True)
-def _private_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-def settings(dataset, output, **changes):
-    values = {
-        "output": str(output),
-        "data": {"root": str(dataset), "validation_fraction": 0.2},
-        "model": {"head": {"mean_recurrence": 4, "backprop_depth": 2}},
-        "batch_size": 4,
-        "max_steps": 4,
-        "save_freq": 1,
-        "validate_freq": 4,
-        "log_freq": 1,
-        "validation_samples": 4,
-        "validation_depths": [1, 2],
-        "num_threads": 1,
-    }
-    return values | changes
-
-
-def run(dataset, output, **changes):
-    return train(TrainConfig.build(settings(dataset, output, **changes)))
 
 
 class Losses(Watcher):
@@ -119,25 +57,6 @@ def test_two_processes_take_the_steps_of_one(dataset, tmp_path):
         return [line["loss"] for line in lines if "loss" in line]
 
     assert losses("two") == pytest.approx(losses("one"), rel=1e-5)
-
-
-@pytest.mark.slow
-def test_kill_minus_nine_loses_at_most_one_checkpoint(dataset, tmp_path):
-    whole = run(dataset, tmp_path / "whole", max_steps=12)
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(settings(dataset, tmp_path / "killed", max_steps=12)))
-    command = [sys.executable, "-m", "rdvla.cli.main", "train", "--config", str(file)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    first = tmp_path / "killed" / "checkpoints" / "000002"
-    deadline = time.monotonic() + 120
-    while not first.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert first.exists(), "the run saved nothing in two minutes"
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=300)
-    continued = tmp_path / "killed" / "policy" / "model.safetensors"
-    assert (whole / "model.safetensors").read_bytes() == continued.read_bytes()
 
 
 def test_the_trained_policy_acts(dataset, tmp_path):
@@ -203,19 +122,6 @@ def test_max_steps_below_what_is_done_is_refused(dataset, tmp_path):
     run(dataset, tmp_path / "run", max_steps=2)
     with pytest.raises(TrainingError, match="step 2 already"):
         run(dataset, tmp_path / "run", max_steps=1)
-
-
-def test_a_damaged_state_is_said(dataset, tmp_path):
-    run(dataset, tmp_path / "run", max_steps=1)
-    (tmp_path / "run" / "checkpoints" / "000001" / "state.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="damaged"):
-        run(dataset, tmp_path / "run", max_steps=2)
-
-
-def test_a_loss_that_is_not_finite_names_the_frames(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("rdvla.train.step.absolute_error", lambda p, t, m: ((p - t).sum() * float("nan"), 1))
-    with pytest.raises(TrainingError, match=r"episode \d+ frame \d+"):
-        run(dataset, tmp_path / "run")
 
 
 def test_every_sample_comes_once_per_epoch():

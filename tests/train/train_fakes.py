@@ -1,10 +1,17 @@
 """A small recorded dataset, run settings, and the released kind of network at toy size."""
 
+import multiprocessing
+import os
+import resource
+import socket
+import time
+
 import numpy as np
 import torch
 
 from rdvla.data.lerobot_meta import Feature
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
+from rdvla.errors import RDVLAError
 from rdvla.train.config import TrainConfig
 from rdvla.train.loop import train
 
@@ -135,3 +142,58 @@ def random_batch(model, *, size=2, seed=0):
         np.arange(size),
     )
     return batch, model.head.init_latents(size, generator)
+
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["rdvla.train.loop"])  # so that a process starts without importing torch again
+
+
+class Crew:
+    """A run in processes of its own, as a launcher would start them; each leaves its error in a file."""
+
+    def __init__(self, folder, values, *, count=1, largest_file=None):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        folder.mkdir(parents=True, exist_ok=True)
+        self.errors = [folder / f"error{rank}.txt" for rank in range(count)]
+        common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        common["XDG_CACHE_HOME"] = os.environ["XDG_CACHE_HOME"]
+        self.members = [
+            PROCESSES.Process(
+                target=_member,
+                args=({"RANK": str(rank)} | common, values, self.errors[rank], None if rank else largest_file),
+            )
+            for rank in range(count)
+        ]
+        for error in self.errors:
+            error.unlink(missing_ok=True)
+        for member in self.members:
+            member.start()
+
+    @property
+    def running(self):
+        return any(member.is_alive() for member in self.members)
+
+    def wait(self, timeout_s=300):
+        """Wait until all have ended by themselves; return their exit codes."""
+        deadline = time.monotonic() + timeout_s
+        for member in self.members:
+            member.join(max(0.0, deadline - time.monotonic()))
+        try:
+            assert not self.running, "a process hangs"
+        finally:
+            for member in self.members:
+                member.kill()
+        return [member.exitcode for member in self.members]
+
+
+def _member(environment, values, error_file, largest_file):
+    os.environ |= environment
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    try:
+        train(TrainConfig.build(values))
+    except RDVLAError as error:
+        error_file.write_text(f"{type(error).__name__}: {error}")
+        raise SystemExit(2) from None

@@ -20,8 +20,10 @@ class DataConfig(Config):
     """What to learn from.
 
     Attributes:
-        root: LeRobotDataset v3.0 directory.
+        root: LeRobotDataset v3.0: a folder, or `owner/name[@revision]` on the Hugging Face hub.
         cameras: policy camera name -> dataset feature.
+        state: features whose vectors, joined, are the robot's state.
+        action: features whose vectors, joined, are the actions.
         images: how a camera image becomes the network's pixels; null takes the preset's path, or that of the
             checkpoint the weights come from.
         stored_as_jpeg: the frames went through JPEG before they were stored, so the path's own JPEG step is left out
@@ -35,6 +37,8 @@ class DataConfig(Config):
 
     root: Path
     cameras: dict[str, str] = Field(default=LIBERO_CAMERAS)
+    state: tuple[str, ...] = ("observation.state",)
+    action: tuple[str, ...] = ("action",)
     images: ImagePath | None = None
     stored_as_jpeg: bool = False
     sampling: Sampling = "padded"

@@ -94,6 +94,8 @@ def open_split(config: TrainConfig, origin: Origin, decoding: Decoding | None) -
         cameras=config.data.cameras,
         transform=FrameTransform(str(stored), stored.shrink),
         sampling=config.data.sampling,
+        state_key=config.data.state,
+        action_key=config.data.action,
         progress=decoding,
     )
     held_out = round(len(dataset.episodes) * config.data.validation_fraction)

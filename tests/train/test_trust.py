@@ -1,0 +1,153 @@
+"""What can go wrong in two days: kills at any moment, damaged files, full disks, other processes, exploding losses."""
+
+import json
+import random
+import time
+
+import pytest
+import torch
+from train_fakes import Crew, random_batch, record, released_network, run, run_small, small
+
+from rdvla.errors import CheckpointError, DatasetError, StorageError, TrainingError
+from rdvla.train.config import OptimizerConfig
+from rdvla.train.distributed import Ranks
+from rdvla.train.loop import Watcher
+from rdvla.train.manifest import find_damage, write_manifest
+from rdvla.train.optim import make_optimizer
+from rdvla.train.step import train_step
+
+MUON = {"muon": True, "warmup_steps": 2}
+
+
+class Warnings(Watcher):
+    def __init__(self):
+        self.seen, self.start = [], None
+
+    def warned(self, message):
+        self.seen.append(message)
+
+    def started(self, step):
+        self.start = step
+
+
+def weights(folder):
+    return (folder / "policy" / "model.safetensors").read_bytes()
+
+
+def steps_done(folder):
+    file = folder / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+@pytest.mark.parametrize(
+    ("count", "kills"), [(1, 3), pytest.param(2, 2, marks=pytest.mark.slow)], ids=["alone", "of two"]
+)
+def test_kills_at_random_moments_change_nothing(dataset, tmp_path, count, kills):
+    """SIGKILL anywhere, in the middle of saving too: the continued run ends with the very same bytes."""
+    rng = random.Random(count)
+    changes = {"max_steps": 10, "optimizer": MUON, "model": small(dataset, "")["model"] | {"lora": {"rank": 2}}}
+    whole = Crew(tmp_path, small(dataset, tmp_path / "whole", **changes), count=count)
+    assert whole.wait() == [0] * count
+    values = small(dataset, tmp_path / "killed", **changes)
+    for _ in range(kills):
+        before = steps_done(tmp_path / "killed")
+        crew = Crew(tmp_path, values, count=count)
+        target = min(before + rng.randrange(1, 4), 9)
+        while crew.running and steps_done(tmp_path / "killed") < target:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.05))
+        victim = rng.randrange(count)
+        crew.members[victim].kill()
+        codes = crew.wait()
+        for rank in set(range(count)) - {victim}:
+            said = crew.errors[rank].read_text() if crew.errors[rank].exists() else ""
+            assert codes[rank] == 0 or "another process has ended without a word" in said
+    assert Crew(tmp_path, values, count=count).wait() == [0] * count
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    lines = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 11)), "a step is missing, or logged twice"
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_by_every_process(dataset, tmp_path):
+    run_small(dataset, tmp_path / "first", max_steps=1)  # fills the cache of decoded images
+    crew = Crew(tmp_path, small(dataset, tmp_path / "run"), count=2, largest_file=10_000)
+    assert crew.wait() == [2, 2]
+    writer, other = (error.read_text() for error in crew.errors)
+    assert writer.startswith("StorageError")
+    assert "Nothing was left half-written" in writer
+    assert other.startswith("PeerError: process 1 stops: process 0: could not write")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir()), "half a checkpoint was left"
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(dataset, tmp_path):
+    whole = run_small(dataset, tmp_path / "whole")
+    run_small(dataset, tmp_path / "run", max_steps=3)
+    state = tmp_path / "run" / "checkpoints" / "000003" / "state.pt"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    watcher = Warnings()
+    continued = run_small(dataset, tmp_path / "run", watcher, max_steps=4)
+    assert watcher.start == 2
+    assert "000003' is damaged (state.pt is not what was written)" in watcher.seen[0]
+    assert (tmp_path / "run" / "checkpoints" / "000003.damaged" / "state.pt").exists(), "the user's file is gone"
+    assert (whole / "model.safetensors").read_bytes() == (continued / "model.safetensors").read_bytes()
+
+
+def test_nothing_but_damaged_checkpoints(dataset, tmp_path):
+    run_small(dataset, tmp_path / "run", max_steps=1)
+    (tmp_path / "run" / "checkpoints" / "000001" / "state.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="every checkpoint"):
+        run_small(dataset, tmp_path / "run", max_steps=2)
+
+
+def test_a_manifest_notices_every_kind_of_damage(tmp_path):
+    (tmp_path / "a").write_text("one")
+    write_manifest(tmp_path)
+    assert find_damage(tmp_path) is None
+    (tmp_path / "a").write_text("two")
+    assert find_damage(tmp_path) == "a is not what was written"
+    (tmp_path / "a").unlink()
+    assert find_damage(tmp_path) == "a is missing"
+    (tmp_path / "manifest.json").write_text("{")
+    assert "cannot be read" in (find_damage(tmp_path) or "")
+
+
+def test_a_missing_file_of_the_dataset(tmp_path):
+    dataset = record(tmp_path / "demos", episodes=2, length=4)
+    run_small(dataset, tmp_path / "run", max_steps=1)
+    next((dataset / "data").rglob("*.parquet")).unlink()
+    with pytest.raises(DatasetError, match="parquet"):
+        run_small(dataset, tmp_path / "run", max_steps=2)
+
+
+def test_an_output_that_cannot_be_written(dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        run_small(dataset, tmp_path / "file" / "run")
+
+
+def test_an_exploding_loss_stops_and_names_the_frames(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("rdvla.train.learner._MEAN_STEPS", 1)
+    changes = {"optimizer": {"learning_rate": 1e4, "warmup_steps": 0, "schedule": "constant"}, "max_steps": 20}
+    with pytest.raises(TrainingError, match=r"the running mean allows.*episode \d+ frame \d+") as raised:
+        run_small(dataset, tmp_path / "run", max_loss_ratio=1.5, **changes)
+    assert "no step was taken" in str(raised.value)
+
+
+def test_a_refused_loss_takes_no_step():
+    model = released_network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = make_optimizer(model, OptimizerConfig())
+    batch, _ = random_batch(model)
+    step = {"ranks": Ranks(), "generator": torch.Generator().manual_seed(0), "clip_grad_norm": 1.0}
+    with pytest.raises(TrainingError, match="episode 1 frame 1"):
+        train_step(model, optimizer, [batch], highest_loss=1e-3, **step)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_names_the_frames(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("rdvla.train.step.absolute_error", lambda p, t, m: ((p - t).sum() * float("nan"), 1))
+    with pytest.raises(TrainingError, match=r"episode \d+ frame \d+"):
+        run(dataset, tmp_path / "run", validate_freq=100)
