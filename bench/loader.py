@@ -1,0 +1,122 @@
+"""Samples per second of the loader alone: `python bench/loader.py [DATASET] [--samples 512] [--size 128]`.
+
+A sample is one image per camera, a state and a chunk of 8 actions. Drawn at random from the frame cache, as training
+does, plain and with the augmentations; and without the cache: found in its video (or table), decoded and resized when
+it is asked for. Without DATASET a small synthetic one is recorded first. Compare lines of one run; on a busy machine,
+those of the last column.
+"""
+
+import argparse
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from rdvla.data.augmentation import LIGHT_AUGMENTATION, PUBLISHED_AUGMENTATION, Augmentation, augment_batch
+from rdvla.data.frame_cache import resize_to
+from rdvla.data.lerobot_meta import STANDARD_CAMERAS, camera_feature, vector_feature
+from rdvla.data.lerobot_v3 import LeRobotDataset
+from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
+
+BATCH = 16
+
+
+def record(root: Path) -> Path:
+    """Record 8 episodes of 100 frames with two moving cameras of 256 pixels as video."""
+    y, x = np.mgrid[0:256, 0:256]
+    camera = camera_feature(256, 256, "video")
+    features = {
+        **dict.fromkeys(STANDARD_CAMERAS.values(), camera),
+        "observation.state": vector_feature([f"s{i}" for i in range(8)]),
+        "action": vector_feature([f"a{i}" for i in range(7)]),
+    }
+    writer = LeRobotWriter(root, fps=20, features=features)
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        frames = [
+            np.stack([127 + 100 * np.sin(x / 30 + y / 40 + step / 9 + c) for c in range(3)], axis=2).astype(np.uint8)
+            for step in range(100)
+        ]
+        columns = {
+            "observation.state": rng.normal(size=(100, 8)).astype(np.float32),
+            "action": rng.normal(size=(100, 7)).astype(np.float32),
+        }
+        writer.add_episode(RecordedEpisode("move", columns, dict.fromkeys(STANDARD_CAMERAS.values(), frames)))
+    writer.finalize()
+    return root
+
+
+def from_cache(dataset: LeRobotDataset, augmentation: Augmentation | None):
+    def load(indices: np.ndarray) -> int:
+        batch = dataset.batch(indices)
+        if augmentation is not None:
+            rng = np.random.default_rng(int(indices[0]))
+            for images in batch.images.values():
+                augment_batch(images, augmentation, rng)
+        return len(indices)
+
+    return load
+
+
+def from_files(dataset: LeRobotDataset, size: int):
+    shrink = resize_to(size).apply
+    starts = dataset.source.episode_start
+
+    def load(indices: np.ndarray) -> int:
+        for row in dataset.anchors[indices]:
+            episode = int(np.searchsorted(starts, row, side="right")) - 1
+            frame = np.array([row - starts[episode]])
+            for key in dataset.info.cameras:
+                shrink(next(iter(dataset.source.decode(episode, key, frame))))
+        return len(indices)
+
+    return load
+
+
+def samples_per_second(load, length: int, threads: int, samples: int) -> tuple[float, float]:
+    """Return samples per second of the clock, and per second of processor time."""
+    order = np.random.default_rng(0).permutation(np.arange(samples) % length)
+    batches = np.array_split(order, max(1, samples // BATCH))
+    load(batches[0])
+    clock, processor = time.perf_counter(), time.process_time()
+    with ThreadPoolExecutor(threads) as pool:
+        done = sum(pool.map(load, batches))
+    return done / (time.perf_counter() - clock), done / (time.process_time() - processor)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", nargs="?", type=Path)
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--size", type=int, default=128)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = options.dataset or record(Path(folder) / "dataset")
+        start = time.perf_counter()
+        dataset = LeRobotDataset.open(
+            root,
+            chunk_size=8,
+            transform=resize_to(options.size),
+            cache_dir=Path(folder) / "cache",
+        )
+        seconds = time.perf_counter() - start
+        frames = sum(len(images) for images in dataset.frames.values())
+        print(f"{len(dataset)} samples of {len(dataset.cameras)} cameras at {options.size} pixels")
+        print(f"building the cache, once: {frames} frames in {seconds:.1f} s = {frames / seconds:.0f} frames/s\n")
+        ways = {
+            "cache": from_cache(dataset, None),
+            "cache, light augmentation": from_cache(dataset, LIGHT_AUGMENTATION),
+            "cache, published augmentation": from_cache(dataset, PUBLISHED_AUGMENTATION),
+            "no cache, decoded on demand": from_files(dataset, options.size),
+        }
+        print("| samples per second | 1 thread | 2 threads | per second of one core |\n|---|---|---|---|")
+        for name, load in ways.items():
+            count = options.samples if name.startswith("cache") else max(BATCH, options.samples // 8)
+            (one, core), (two, _) = (samples_per_second(load, len(dataset), threads, count) for threads in (1, 2))
+            print(f"| {name} | {one:.0f} | {two:.0f} | {core:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
