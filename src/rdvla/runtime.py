@@ -1,6 +1,8 @@
 """A checkpoint made ready to act: images, words and state in, actions in the environment's convention out."""
 
+import math
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +15,9 @@ from rdvla import checkpoints
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.data.stats import select_statistics
 from rdvla.errors import ConfigError, ObservationError, suggest
-from rdvla.model.decide import decide, never
+from rdvla.model.budget import Costs, Timer
+from rdvla.model.decide import decide
+from rdvla.model.freeze import Precision, freeze
 from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import Inputs
 from rdvla.model.stopping import make_criterion
@@ -31,7 +35,7 @@ def load_policy(
     base: str | Path | None = None,
     statistics: str | None = None,
     device: str = "cpu",
-    dtype: torch.dtype | None = None,
+    precision: Precision | None = None,
 ) -> "RDVLAPolicy":
     """Load a checkpoint and return the policy.
 
@@ -41,22 +45,29 @@ def load_policy(
         base: the VLM below an un-merged `lora_adapter/`; see `rdvla.checkpoints.load`.
         statistics: which entry of the checkpoint's statistics to use, if it has several (a suite name).
         device: a torch device.
-        dtype: compute in this dtype; None keeps the checkpoint's.
+        precision: `float32`, `bfloat16` or `int8` (8-bit linear layers, CPU only); None keeps the checkpoint's.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or incomplete.
-        ConfigError: torch has no such device here.
+        ConfigError: torch has no such device here, or the device cannot compute in that precision.
     """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device '{device}' cannot be used here: {error}") from None
     checkpoint = checkpoints.load(source, revision=revision, base=base)
-    return RDVLAPolicy(checkpoint, name=str(source), statistics=statistics, device=device, dtype=dtype)
+    return RDVLAPolicy(checkpoint, name=str(source), statistics=statistics, device=device, precision=precision)
 
 
 class RDVLAPolicy:
-    """A `Policy` backed by a network. Stateless: every decision depends on its observation and seed alone."""
+    """A `Policy` backed by a network. Stateless: every decision depends on its observation and seed alone.
+
+    Attributes:
+        model: the network, frozen for inference.
+        device: where it computes.
+        costs: what the stages of a decision take, by batch size. Every decision on a CPU corrects it, elsewhere those
+            with a budget; only the depth that a budget buys depends on it.
+    """
 
     def __init__(
         self,
@@ -65,14 +76,16 @@ class RDVLAPolicy:
         name: str,
         statistics: str | None = None,
         device: str = "cpu",
-        dtype: torch.dtype | None = None,
+        precision: Precision | None = None,
     ) -> None:
-        """Take over `checkpoint.model`, in evaluation mode."""
-        self.model = checkpoint.model.to(device=device, dtype=dtype).eval().requires_grad_(requires_grad=False)
+        """Take over `checkpoint.model`, frozen for inference (see `rdvla.model.freeze`)."""
+        network = checkpoint.model.to(device).requires_grad_(requires_grad=False)
+        self.model = freeze(network, precision)
         self.device = torch.device(device)
         self._statistics = select_statistics(checkpoint.statistics, statistics)
         self._images = checkpoint.image_path
         self._actions = checkpoint.actions
+        self.costs: defaultdict[int, Costs] = defaultdict(Costs)
         config = self.model.config
         self._prompt = Prompt(checkpoint.tokenizer, config.prompt)
         self._metadata = PolicyMetadata(
@@ -126,13 +139,13 @@ class RDVLAPolicy:
             observations: at least one.
             stop: the stopping rule of all samples; None takes `DEFAULT_STOP`.
             seeds: one per observation, for its initial scratchpad; None draws one.
-            budget_ms: no further iteration starts once this much time has passed since the call.
+            budget_ms: time for the answer, from the call on. As many iterations are made as should fit, judged by what
+                they cost in earlier decisions and in this one; at least one.
 
         Raises:
             ObservationError: a camera is missing or a state has another size.
             ConfigError: no observation, another number of seeds, or a budget that is not positive.
         """
-        start = time.perf_counter()
         if not observations:
             raise ConfigError("infer_batch needs at least one observation.")
         seeds = [None] * len(observations) if seeds is None else list(seeds)
@@ -141,15 +154,17 @@ class RDVLAPolicy:
         if budget_ms is not None and not budget_ms > 0:
             raise ConfigError(f"budget_ms must be positive, found {budget_ms!r}.")
         rule = stop or DEFAULT_STOP
+        start = time.perf_counter()
+        timer = self._timer(len(observations), budget_ms)
 
         head = self.model.head
         inputs = self._prepare(observations)
         prepared = time.perf_counter()
         conditioning = head.condition(self.model.encode(inputs))
         latents = torch.cat([head.init_latents(1, _generator(seed)) for seed in seeds])
+        timer.lap("encode")
         encoded = time.perf_counter()
-        out_of_time = never if budget_ms is None else lambda: (time.perf_counter() - start) * 1e3 >= budget_ms
-        decision = decide(head, conditioning, latents, make_criterion(rule), rule, out_of_time=out_of_time)
+        decision = decide(head, conditioning, latents, make_criterion(rule), rule, timer=timer)
         normalised = decision.actions.float().cpu().numpy()
         decided = time.perf_counter()
 
@@ -160,11 +175,27 @@ class RDVLAPolicy:
             "recurrence": (decided - encoded) * 1e3,
             "total": (time.perf_counter() - start) * 1e3,
         }
-        depths = decision.num_recurrences.tolist()
         return [
-            ActionChunk(actions=chunk, num_recurrences=depth, convergence=tuple(trace), timings=timings)
-            for chunk, depth, trace in zip(actions, depths, decision.traces, strict=True)
+            ActionChunk(
+                actions=chunk,
+                num_recurrences=int(decision.num_recurrences[row]),
+                convergence=tuple(decision.traces[row]),
+                out_of_time=bool(decision.out_of_time[row]),
+                timings=timings,
+            )
+            for row, chunk in enumerate(actions)
         ]
+
+    def _timer(self, batch: int, budget_ms: float | None) -> Timer:
+        if self.device.type == "cpu":
+            return Timer(math.inf if budget_ms is None else budget_ms / 1e3, self.costs[batch])
+        if budget_ms is None:
+            return Timer()  # timing the stages would make the host wait for the device after each
+        return Timer(budget_ms / 1e3, self.costs[batch], self._synchronised_clock)
+
+    def _synchronised_clock(self) -> float:
+        torch.accelerator.synchronize(self.device)
+        return time.perf_counter()
 
     def _prepare(self, observations: Sequence[Observation]) -> Inputs:
         images = np.stack([[self._camera(each, name) for name in self._metadata.cameras] for each in observations])

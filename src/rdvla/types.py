@@ -66,6 +66,7 @@ class ActionChunk:
         convergence: the stopping rule's metric at each check, oldest first; empty under a fixed depth.
         n_action_steps: how many of the actions to execute before asking again, or None for "the caller's choice".
         timings: milliseconds by stage (`encode`, `recurrence`, `total`, ...).
+        out_of_time: the time budget ended the recurrence, so `num_recurrences` is how many iterations it bought.
     """
 
     actions: NDArray[np.float32]
@@ -73,6 +74,7 @@ class ActionChunk:
     convergence: tuple[float, ...] = ()
     n_action_steps: int | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
+    out_of_time: bool = False
 
 
 @dataclass(frozen=True)

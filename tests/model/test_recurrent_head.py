@@ -135,21 +135,6 @@ def test_min_depth_and_check_every_are_kept(head):
     assert decide(head, conditioning, latents(), make_criterion(seldom), seldom).num_recurrences.tolist() == [6] * 3
 
 
-def test_out_of_time_returns_the_best_so_far(head):
-    conditioning = head.condition(contexts())
-    remaining = iter([False, False, True])
-    decision = decide(
-        head,
-        conditioning,
-        latents(),
-        make_criterion(StopRule.fixed(12)),
-        StopRule.fixed(12),
-        out_of_time=lambda: next(remaining),
-    )
-    assert decision.num_recurrences.tolist() == [3, 3, 3]
-    torch.testing.assert_close(decision.actions, head(contexts(), latents(), n_no_grad=3, n_grad=0))
-
-
 def test_stopping_metrics_on_three_numbers():
     before = Look(torch.zeros(1, 1, 3), torch.tensor([[[1.0, 2.0, 3.0]]]))
     after = Look(torch.tensor([[[3.0, 4.0, 0.0]]]), torch.tensor([[[1.0, 2.0, 6.0]]]))

@@ -4,12 +4,12 @@ Samples that have converged leave the batch, so a batch costs the sum of its dep
 depend on its companions.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rdvla.model.budget import Timer
 from rdvla.model.recurrent import Conditioning, RecurrentHead
 from rdvla.model.stopping import Look, StoppingCriterion
 from rdvla.policy import StopRule
@@ -22,17 +22,14 @@ class Decision:
     Attributes:
         actions: normalised actions `[B, K, A]`.
         num_recurrences: int64 `[B]` iterations taken by each sample.
+        out_of_time: bool `[B]` samples whose recurrence the budget ended.
         traces: per sample, the criterion's metric at each check.
     """
 
     actions: Tensor
     num_recurrences: Tensor
+    out_of_time: Tensor
     traces: list[list[float]]
-
-
-def never() -> bool:
-    """Time is never up."""
-    return False
 
 
 @torch.no_grad()
@@ -43,7 +40,7 @@ def decide(
     criterion: StoppingCriterion,
     rule: StopRule,
     *,
-    out_of_time: Callable[[], bool] = never,
+    timer: Timer | None = None,
 ) -> Decision:
     """Iterate the core and decode.
 
@@ -53,23 +50,29 @@ def decide(
         latents_BKD: initial scratchpads.
         criterion: judges convergence between consecutive checks.
         rule: depth limits and how often to check.
-        out_of_time: asked before every iteration but the first; True ends the recurrence with the best so far.
+        timer: asked before every iteration but the first whether it still fits; if not, the best so far is decoded.
     """
+    timer = timer or Timer()
     batch = len(latents_BKD)
-    adaptive = rule.name != "fixed"
     depths = torch.zeros(batch, dtype=torch.long)
+    out_of_time = torch.zeros(batch, dtype=torch.bool)
     traces: list[list[float]] = [[] for _ in range(batch)]
     final: list[Tensor | None] = [None] * batch
     rows = torch.arange(batch)
     previous: Look | None = None
+    actions: Tensor | None = None
     for depth in range(1, rule.max_depth + 1):
-        if depth > 1 and out_of_time():
+        if depth > 1 and not timer.allows_another():
+            out_of_time[rows] = True
             break
-        latents_BKD = head.core(latents_BKD, conditioning)
+        latents_BKD, actions = head.core(latents_BKD, conditioning), None
         depths[rows] = depth
-        if not adaptive or depth % rule.check_every or depth == rule.max_depth == 1:
+        timer.lap("iteration")
+        if rule.name == "fixed" or depth % rule.check_every:
             continue
-        actions = head.coda(latents_BKD, conditioning) if criterion.needs_actions else None
+        if criterion.needs_actions:
+            actions = head.coda(latents_BKD, conditioning)
+            timer.lap("decode")
         current = Look(latents_BKD, actions)
         if previous is not None:
             converged, value = criterion(previous, current)
@@ -86,9 +89,14 @@ def decide(
                 rows = rows[stay.cpu()]
                 if not len(rows):
                     break
-                conditioning, latents_BKD, current = conditioning.select(stay), latents_BKD[stay], current.select(stay)
+                conditioning, current = conditioning.select(stay), current.select(stay)
+                latents_BKD, actions = current.latents, current.actions
         previous = current
     if len(rows):
-        for row, action in zip(rows.tolist(), head.coda(latents_BKD, conditioning), strict=True):
+        if actions is None:
+            actions = head.coda(latents_BKD, conditioning)
+            timer.lap("decode")
+        for row, action in zip(rows.tolist(), actions, strict=True):
             final[row] = action
-    return Decision(torch.stack([action for action in final if action is not None]), depths, traces)
+    answers = torch.stack([action for action in final if action is not None])
+    return Decision(answers, depths, out_of_time, traces)

@@ -30,4 +30,4 @@ class StateProjector(nn.Module):
 
     def forward(self, state_BS: Tensor) -> Tensor:
         """Return `[B, output_dim]`."""
-        return self.fc2(F.gelu(self.fc1(state_BS.to(self.fc1.weight.dtype))))
+        return self.fc2(F.gelu(self.fc1(state_BS.to(self.fc1.bias.dtype))))

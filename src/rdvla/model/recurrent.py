@@ -260,7 +260,7 @@ class RecurrentHead(nn.Module):
                 `config.conditioning_layers` is present.
         """
         config = self.config
-        rope = rope_tables(config, self.core.adapter.weight)
+        rope = rope_tables(config, self.prelude.action_queries)
 
         def project(blocks: nn.ModuleList, layers: Sequence[int]) -> tuple[KeysValues | None, ...]:
             pairs = zip(cast("Iterable[Block]", blocks), layers, strict=True)
@@ -277,12 +277,12 @@ class RecurrentHead(nn.Module):
 
         A given `generator` draws on its own device, so a CPU generator gives the same scratchpad everywhere.
         """
-        weight = self.core.adapter.weight
+        like = self.prelude.action_queries
         std = self.gamma_init.item() * self.config.init_std
         shape = (batch_size, self.config.chunk_size, self.config.hidden_dim)
-        device = weight.device if generator is None else generator.device
-        latents = torch.empty(shape, dtype=weight.dtype, device=device)
-        return nn.init.trunc_normal_(latents, std=std, a=-3 * std, b=3 * std, generator=generator).to(weight.device)
+        device = like.device if generator is None else generator.device
+        latents = torch.empty(shape, dtype=like.dtype, device=device)
+        return nn.init.trunc_normal_(latents, std=std, a=-3 * std, b=3 * std, generator=generator).to(like.device)
 
     def forward(self, contexts: Mapping[int, Context], latents_BKD: Tensor, *, n_no_grad: int, n_grad: int) -> Tensor:
         """Return normalised actions `[B, K, A]` after `n_no_grad + n_grad` iterations, gradient through the last.
