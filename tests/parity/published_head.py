@@ -1,15 +1,14 @@
-"""The action head once more, written straight from its description: no caching, no fused kernels, published names.
+"""Cases in the recorded format, computed by the plain form of the released head (`rdvla.bench.published`)."""
 
-Slow and plain on purpose. It shares no code with `rdvla.model`, so that agreement means something.
-"""
-
-import functools
 import itertools
 import json
 import math
 
 import torch
 from safetensors.torch import save_file
+
+from rdvla.bench.published import Hidden, PublishedHead, project_state
+from rdvla.checkpoints.names import part
 
 SQUARE = (
     *("q_self", "k_self", "v_self", "o_self", "q_cross", "o_cross"),
@@ -54,76 +53,22 @@ def draw_weights(config, state_dim, seed):
     return weights
 
 
-def rms_norm(x, weight, eps):
-    return x / torch.sqrt((x * x).mean(dim=-1, keepdim=True) + eps) * weight
-
-
-@functools.cache
-def angles(positions, width, base):
-    """One angle per position and number: laid out for halves, so number k has the frequency of k mod width/2."""
-    rows = [[p / base ** (2 * (k % (width // 2)) / width) for k in range(width)] for p in range(positions)]
-    return torch.tensor(rows)
-
-
-def rope(x, base):
-    """Angles laid out for halves, neighbours turned."""
-    angle = angles(x.shape[-2], x.shape[-1], base)
-    turned = torch.empty_like(x)
-    turned[..., 0::2], turned[..., 1::2] = -x[..., 1::2], x[..., 0::2]
-    return x * torch.cos(angle) + turned * torch.sin(angle)
-
-
-def split(x, heads):
-    return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
-
-
-def layer(w, start, x, latents, vision, config):
-    heads, eps = config["num_heads"], config.get("rms_norm_eps", 1e-6)
-    scale = 1 / math.sqrt(config["hidden_dim"] // heads)
-
-    def linear(name, value):
-        return value @ w[f"{start}{name}.weight"].T
-
-    n = rms_norm(x, w[f"{start}norm1.weight"], eps)
-    base = config.get("rope_base", 1e4)
-    q, k = (rope(split(linear(name, n), heads), base) for name in ("q_self", "k_self"))
-    attention = torch.softmax(q @ k.transpose(-1, -2) * scale, dim=-1) @ split(linear("v_self", n), heads)
-    x = x + linear("o_self", attention.transpose(1, 2).reshape(x.shape))
-
-    q = split(linear("q_cross", rms_norm(x, w[f"{start}norm2.weight"], eps)), heads)
-    to_latents = q @ split(linear("k_latents", latents), heads).transpose(-1, -2)
-    to_vision = q @ split(linear("k_vision", vision), heads).transpose(-1, -2) * torch.tanh(w[f"{start}gate"])
-    mass = torch.softmax(torch.cat([to_latents, to_vision], dim=-1) * scale, dim=-1)
-    values = split(torch.cat([linear("v_latents", latents), linear("v_vision", vision)], dim=1), heads)
-    x = x + linear("o_cross", (mass @ values).transpose(1, 2).reshape(x.shape))
-
-    n = rms_norm(x, w[f"{start}norm3.weight"], eps)
-    gated = torch.nn.functional.silu(linear("ffn_gate", n)) * linear("ffn_up", n)
-    return x + linear("ffn_down", gated)
-
-
 def run(w, config, stack, state, scratchpad, tasks, depth, no_grad_steps=0):
     """Return the states `[B, K, D]` and the outputs `[B, K, A]` after each iteration."""
-    eps = config.get("rms_norm_eps", 1e-6)
-    hidden = torch.nn.functional.gelu(state @ w["proprio_projector.fc1.weight"].T + w["proprio_projector.fc1.bias"])
-    token = (hidden @ w["proprio_projector.fc2.weight"].T + w["proprio_projector.fc2.bias"]).unsqueeze(1)
-
-    def blocks(group, x):
-        for index, source in enumerate(config[f"{group}_vlm_layers"]):
-            latents = torch.cat([stack[:, source, tasks:], token], dim=1)
-            x = layer(w, f"head.model.{group}.{index}.", x, latents, stack[:, source, :tasks], config)
-        return x
-
-    injected = blocks("prelude", w["head.model.action_queries"].unsqueeze(0).repeat(len(stack), 1, 1))
+    head = PublishedHead(part(w, "head."), config)
+    layers = range(stack.shape[1])
+    hidden = Hidden(
+        tasks={layer: stack[:, layer, :tasks] for layer in layers},
+        latents={layer: stack[:, layer, tasks:] for layer in layers},
+        state=project_state(part(w, "proprio_projector."), state),
+    )
+    injected = head.prelude(hidden)
     states, outputs = [], []
     for step in range(depth):
         with torch.set_grad_enabled(torch.is_grad_enabled() and step >= no_grad_steps):
-            x = torch.cat([scratchpad, injected], dim=-1) @ w["head.model.adapter.weight"].T
-            x = rms_norm(w["head.model.gamma_adapt"] * x, w["head.model.adapter_norm.weight"], eps)
-            scratchpad = rms_norm(blocks("recurrent", x), w["head.model.recurrent_norm.weight"], eps)
-        x = rms_norm(blocks("coda", scratchpad), w["head.model.output_norm.weight"], eps)
+            scratchpad = head.step(scratchpad, injected, hidden)
         states.append(scratchpad)
-        outputs.append(x @ w["head.model.output_proj.weight"].T + w["head.model.output_proj.bias"])
+        outputs.append(head.decode(scratchpad, hidden))
     return states, outputs
 
 

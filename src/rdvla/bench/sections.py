@@ -1,0 +1,245 @@
+"""The cases of each section: the head, the whole decision, batches, training; and memory, which is not timed."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rdvla.bench.machine import PeakMemory, Work
+from rdvla.bench.measure import ENCODING_LIMIT, OURS, PUBLISHED, Case, Row, Run
+from rdvla.bench.networks import (
+    Network,
+    contexts_of,
+    decider,
+    first,
+    frozen,
+    random_hidden,
+    random_inputs,
+    scratchpads,
+)
+from rdvla.bench.published_network import PublishedNetwork, published_head
+from rdvla.model.config import RDVLAConfig
+from rdvla.model.freeze import PRECISIONS
+from rdvla.model.rdvla import RDVLA, Inputs
+from rdvla.model.recurrent import Context, RecurrentHead
+from rdvla.policy import StopRule
+
+LOADED = ("float32", "int8")
+"""Where more than the head is measured; bfloat16 is slower than float32 on processors without its instructions."""
+DEEPEST = 32
+USUAL = StopRule.fixed(12)
+"""The depth of the released evaluation."""
+PUBLISHED_RULE = StopRule("action_mse", threshold=0.0, max_depth=DEEPEST)
+LATENT_RULE = StopRule("latent", threshold=0.0, max_depth=DEEPEST)
+TRAINING_BATCH = 16
+TRAINING_DEPTH = 32
+
+
+def head_cases(title: str, config: RDVLAConfig, head: RecurrentHead, depths: Sequence[int]) -> list[Case]:
+    """Return the head alone, batch 1: fixed depths, and two rules that never stop within 32 iterations."""
+    hidden, ours = random_hidden(config, 1), frozen(head, PRECISIONS)
+    contexts, latents = contexts_of(hidden), scratchpads(head, 1)
+    published = published_head(head)
+
+    def case(name: str, rule: StopRule, reference: StopRule) -> Case:
+        looks = rule.max_depth if rule.name == "action_mse" else 1
+        return Case(
+            section=f"head, {title}",
+            name=name,
+            unit="ms",
+            runs={PUBLISHED: Run(lambda: published.decide(hidden, latents, reference))}
+            | _runs(ours, lambda ready: decider(ready, contexts, latents, rule)),
+            phases=head_phases(head, contexts, latents, rule.max_depth, looks),
+        )
+
+    fixed = [case(f"r = {depth}", StopRule.fixed(depth), StopRule.fixed(depth)) for depth in depths]
+    return [
+        *fixed,
+        case(f"mse rule, {DEEPEST} iterations", PUBLISHED_RULE, PUBLISHED_RULE),
+        case(f"latent rule, {DEEPEST} iterations", LATENT_RULE, PUBLISHED_RULE),
+    ]
+
+
+@torch.no_grad()
+def head_phases(
+    head: RecurrentHead, contexts: dict[int, Context], latents_BKD: Tensor, depth: int, looks: int
+) -> tuple[Work, Work, Work]:
+    """Return the work of conditioning, of `depth` iterations and of `looks` through the Coda."""
+    conditioning = head.condition(contexts)
+    return (
+        Work.of(lambda: head.condition(contexts)),
+        Work.of(lambda: head.core(latents_BKD, conditioning), count=depth),
+        Work.of(lambda: head.coda(latents_BKD, conditioning), count=looks),
+    )
+
+
+def decision_cases(title: str, network: RDVLA) -> list[Case]:
+    """Return encoding, and a whole decision from network inputs to normalised actions, batch 1."""
+    inputs, latents = random_inputs(network.config, 1), scratchpads(network.head, 1)
+    published, ours = PublishedNetwork(network), frozen(network, LOADED)
+    layers = network.config.head.conditioning_layers
+
+    @torch.no_grad()
+    def encode_published() -> Tensor:
+        return _together(contexts_of(published.encode(inputs)), layers)
+
+    def encoder(ready: RDVLA) -> Callable[[], Tensor]:
+        return torch.no_grad()(lambda: _together(ready.encode(inputs), layers))
+
+    encoding, *phases = decision_phases(network, inputs, latents)
+    encode = Case(
+        section=f"decision, {title}",
+        name="encode",
+        unit="ms",
+        runs={PUBLISHED: Run(encode_published)} | _runs(ours, encoder),
+        phases=(encoding,),
+        limit=ENCODING_LIMIT,
+        relative=True,
+    )
+    decision = Case(
+        section=f"decision, {title}",
+        name=f"whole decision, r = {USUAL.max_depth}",
+        unit="ms",
+        runs={PUBLISHED: Run(lambda: published.decide(inputs, latents, USUAL))}
+        | _runs(ours, lambda ready: whole_decision(ready, inputs, latents)),
+        phases=(encoding, *phases),
+    )
+    return [encode, decision]
+
+
+def _together(contexts: Mapping[int, Context], layers: Sequence[int]) -> Tensor:
+    states = [states for layer in layers for states in (contexts[layer].latents, contexts[layer].vision)]
+    return torch.cat(states, dim=1).float()
+
+
+def whole_decision(network: RDVLA, inputs: Inputs, latents_BKD: Tensor) -> Callable[[], Tensor]:
+    """Return a function that decides once for every sample of `inputs`."""
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        return decider(network.head, network.encode(inputs), latents_BKD, USUAL)()
+
+    return run
+
+
+@torch.no_grad()
+def decision_phases(network: RDVLA, inputs: Inputs, latents_BKD: Tensor) -> tuple[Work, ...]:
+    """Return the work of encoding and of the head at its usual depth."""
+    encoding = Work.of(lambda: network.encode(inputs))
+    return (encoding, *head_phases(network.head, network.encode(inputs), latents_BKD, USUAL.max_depth, 1))
+
+
+def head_batches(title: str, config: RDVLAConfig, head: RecurrentHead, sizes: Sequence[int]) -> list[Case]:
+    """Return the head on batches; the released code decides for one sample at a time."""
+    hidden, latents = random_hidden(config, max(sizes)), scratchpads(head, max(sizes))
+    published, one, ours = published_head(head), first(hidden), frozen(head, LOADED)
+
+    def case(size: int) -> Case:
+        contexts = contexts_of(hidden, size)
+        return Case(
+            section=f"batches, {title}",
+            name=f"batch {size}",
+            unit="decisions/s",
+            runs={PUBLISHED: Run(lambda: published.decide(one, latents[:1], USUAL))}
+            | _runs(ours, lambda ready: decider(ready, contexts, latents[:size], USUAL), size),
+            phases=head_phases(head, contexts, latents[:size], USUAL.max_depth, 1),
+        )
+
+    return [case(size) for size in sizes]
+
+
+def decision_batches(title: str, network: RDVLA, sizes: Sequence[int]) -> list[Case]:
+    """Return whole decisions in batches; the released code decides for one observation at a time."""
+    published, ours = PublishedNetwork(network), frozen(network, LOADED)
+    latents, everything = scratchpads(network.head, max(sizes)), random_inputs(network.config, max(sizes))
+
+    def take(size: int) -> Inputs:
+        values = (everything.images, everything.ids, everything.lengths, everything.state)
+        return Inputs(*(value[:size] for value in values))
+
+    def case(size: int) -> Case:
+        return Case(
+            section=f"batches, {title}",
+            name=f"batch {size}",
+            unit="decisions/s",
+            runs={PUBLISHED: Run(lambda: published.decide(take(1), latents[:1], USUAL))}
+            | _runs(ours, lambda ready: whole_decision(ready, take(size), latents[:size]), size),
+            phases=decision_phases(network, take(size), latents[:size]),
+        )
+
+    return [case(size) for size in sizes]
+
+
+def _runs(
+    ours: Mapping[str, Network], make: Callable[[Network], Callable[[], Tensor]], samples: int = 1
+) -> dict[str, Run]:
+    """Return a run for every precision; only float32 has to be exact."""
+    return {name: Run(make(ready), samples, exact=name == OURS) for name, ready in ours.items()}
+
+
+def training_cases(title: str, network: RDVLA) -> list[Case]:
+    """Return one optimiser step at depth 32, gradient through the last `backprop_depth` iterations.
+
+    The first step of each variant starts from the same weights, so their gradients can be compared.
+    """
+    inputs, latents = random_inputs(network.config, TRAINING_BATCH), scratchpads(network.head, TRAINING_BATCH)
+    config = network.config.head
+    shape = (TRAINING_BATCH, config.chunk_size, config.action_dim)
+    target = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    n_grad = min(config.backprop_depth, TRAINING_DEPTH)
+
+    def stepper(model: RDVLA | PublishedNetwork) -> Callable[[], Tensor]:
+        parameters = list(model.parameters())
+        optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
+
+        def step() -> Tensor:
+            optimizer.zero_grad(set_to_none=True)
+            predicted = model(inputs, latents, n_no_grad=TRAINING_DEPTH - n_grad, n_grad=n_grad)
+            (predicted - target).abs().mean().backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            return torch.cat([value.grad.flatten() for value in parameters if value.grad is not None])
+
+        return step
+
+    ours, theirs = (copy.deepcopy(network).train().requires_grad_() for _ in range(2))
+    return [
+        Case(
+            f"training, {title}",
+            f"step at mu = {TRAINING_DEPTH}, batch {TRAINING_BATCH}",
+            "samples/s",
+            {
+                PUBLISHED: Run(stepper(PublishedNetwork(theirs)), samples=TRAINING_BATCH),
+                OURS: Run(stepper(ours), samples=TRAINING_BATCH),
+            },
+            phases=(Work.of(stepper(copy.deepcopy(ours))),),
+            limit=ENCODING_LIMIT,
+            relative=True,
+        )
+    ]
+
+
+def memory_rows(title: str, config: RDVLAConfig, head: RecurrentHead, depths: Sequence[int]) -> list[Row]:
+    """Return what torch allocates at most for one decision, and for one training pass of the head, at each depth.
+
+    A training pass counts the gradients; it is constant from `backprop_depth` iterations on.
+    """
+    contexts, latents = contexts_of(random_hidden(config, 1)), scratchpads(head, 1)
+    ready, learner = frozen(head, [OURS])[OURS], copy.deepcopy(head).train().requires_grad_()
+
+    def deciding(depth: int) -> None:
+        decider(ready, contexts, latents, StopRule.fixed(depth))()
+
+    def training(depth: int) -> None:
+        n_grad = min(depth, config.head.backprop_depth)
+        learner(contexts, latents, n_no_grad=depth - n_grad, n_grad=n_grad).sum().backward()
+
+    rows = []
+    for name, run in (("decision", deciding), ("training pass", training)):
+        for depth in depths:
+            learner.zero_grad(set_to_none=True)
+            with PeakMemory() as memory:
+                run(depth)
+            rows.append(Row(f"memory, {title}", f"{name}, r = {depth}", "MB", {OURS: [memory.peak / 1e6]}))
+    return rows

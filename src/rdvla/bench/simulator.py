@@ -1,0 +1,95 @@
+"""Evaluation with rendering on demand against rendering at every step, in the real simulator."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rdvla.bench.measure import OURS, PUBLISHED, Case, Run
+from rdvla.envs.base import Env, TaskSpec
+from rdvla.envs.libero import SETTLING_STEPS
+from rdvla.eval.protocol import Job, Rule
+from rdvla.eval.rollout import run_episode
+from rdvla.policy import Policy, StopRule
+from rdvla.types import Observation
+
+SUITE, TASK_ID, INIT_STATE = "libero_object", 3, 0
+SEED = 7
+
+
+class RenderEveryStep:
+    """An environment that renders both cameras after every step, settling included, as the stock one does."""
+
+    def __init__(self, env: Env) -> None:
+        """Wrap `env`."""
+        self._env = env
+        self._latest: Observation | None = None
+
+    @property
+    def task(self) -> TaskSpec:
+        """The task being simulated."""
+        return self._env.task
+
+    def reset(self, *, init_state: int | None = None, seed: int | None = None) -> None:
+        """Start an episode, and render once for every step of settling."""
+        self._env.reset(init_state=init_state, seed=seed)
+        for _ in range(SETTLING_STEPS):
+            self._latest = self._env.observe()
+
+    def observe(self) -> Observation:
+        """Return what was rendered after the last step."""
+        assert self._latest is not None
+        return self._latest
+
+    def state(self) -> NDArray[np.float32]:
+        """Return the robot's state."""
+        return self._env.state()
+
+    def step(self, action: NDArray[np.float32]) -> bool:
+        """Execute one action and render."""
+        solved = self._env.step(action)
+        self._latest = self._env.observe()
+        return solved
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+
+def simulator_cases(title: str, env: Env, policy: Policy, horizons: tuple[str, ...] = ("5", "8")) -> list[Case]:
+    """Return the same episode played in both ways, once for every number of actions executed per decision."""
+
+    def play(env: Env, horizon: str) -> Tensor:
+        job = Job(env.task, INIT_STATE, Rule(StopRule.fixed(12), horizon), SEED)
+        outcome = run_episode(env, policy, job)
+        return torch.tensor([outcome.success, outcome.steps, len(outcome.iterations), *env.state()])
+
+    return [
+        Case(
+            f"evaluation, {title}",
+            f"{horizon} actions per decision",
+            "episodes/min",
+            {
+                PUBLISHED: Run(lambda h=horizon: play(RenderEveryStep(env), h)),  # type: ignore[misc]
+                OURS: Run(lambda h=horizon: play(env, h)),  # type: ignore[misc]
+            },
+            limit=0.0,
+        )
+        for horizon in horizons
+    ]
+
+
+def start(checkpoint: Path) -> tuple[Env, Policy]:
+    """Start LIBERO's simulator and load the policy.
+
+    Raises:
+        MissingExtraError: LIBERO is not installed.
+        SimulatorError: it does not start.
+        CheckpointError: there is no such checkpoint.
+    """
+    from rdvla.envs.registry import make_env
+    from rdvla.runtime import load_policy
+
+    return make_env(SUITE, TASK_ID), load_policy(checkpoint)

@@ -1,0 +1,234 @@
+"""The whole benchmark: which sections, on what, how often; and its result."""
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rdvla import checkpoints
+from rdvla.bench import sections
+from rdvla.bench.machine import Machine, describe, floor
+from rdvla.bench.measure import Case, Row, Timed, measure, per_iteration
+from rdvla.bench.networks import random_head, random_network
+from rdvla.errors import ConfigError, StorageError, suggest
+from rdvla.model.config import RDVLAConfig, rdvla_0_5b
+from rdvla.model.rdvla import RDVLA
+
+SECTIONS = ("head", "decision", "memory", "batch", "training", "simulator")
+FORMAT = 1
+FEW = 3
+"""Most repetitions of what takes long: the whole released network, the simulator."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        checkpoint: the shipped policy, or another one.
+        chosen: names of `SECTIONS`.
+        released: a network with random weights to measure beside it; None measures the checkpoint alone.
+        full: encode with the released network too, not only its head (released sizes: 12 GB, minutes).
+        repeats: repetitions of each timing, at least 1.
+        depths: fixed depths of the head, at least two, ascending.
+        batches: batch sizes.
+        memory_depths: depths at which memory is counted.
+
+    Raises:
+        ConfigError: an unknown section, or a value out of range.
+    """
+
+    checkpoint: Path
+    chosen: tuple[str, ...] = SECTIONS[:-1]
+    released: RDVLAConfig | None = None
+    full: bool = False
+    repeats: int = 5
+    depths: tuple[int, ...] = (1, 4, 8, 12, 32)
+    batches: tuple[int, ...] = (1, 4, 16)
+    memory_depths: tuple[int, ...] = (1, 8, 64, 512)
+
+    def __post_init__(self) -> None:
+        for name in self.chosen:
+            if name not in SECTIONS:
+                raise ConfigError(f"unknown section '{name}'.{suggest(name, SECTIONS)}")
+        if self.repeats < 1:
+            raise ConfigError(f"repeats must be at least 1, found {self.repeats}.")
+
+    @classmethod
+    def usual(cls, checkpoint: Path, **changes: Any) -> "Plan":
+        """Return the plan with the released sizes."""
+        return cls(checkpoint, released=rdvla_0_5b(), **changes)
+
+    def quick(self) -> "Plan":
+        """Return a plan of some seconds: the checkpoint alone, one repetition, few depths."""
+        return replace(
+            self, released=None, full=False, repeats=1, depths=(1, 12), batches=(1, 4), memory_depths=(1, 8, 64)
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured.
+
+    Attributes:
+        machine: the limits, measured before and after.
+        description: what the numbers depend on (see `describe`).
+        repeats: as planned.
+        rows: in the order of the sections.
+    """
+
+    machine: Machine
+    description: dict[str, Any]
+    repeats: int
+    rows: tuple[Row, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return everything as JSON values; times in each row's unit, the repetitions included."""
+        limits = {
+            "read_gb_per_s": self.machine.bytes_per_second / 1e9,
+            "float32_gflop_per_s": self.machine.flops_per_second / 1e9,
+        }
+        return {
+            "format": FORMAT,
+            "machine": self.description | limits,
+            "repeats": self.repeats,
+            "rows": [_row_document(row) for row in self.rows],
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the document.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        write_text(path, json.dumps(self.document(), indent=1) + "\n")
+
+
+def _row_document(row: Row) -> dict[str, Any]:
+    variants = {
+        name: {
+            "median": row.median(name),
+            "values": list(row.values[name]),
+            "ratio": row.ratio(name),
+            "difference": row.differences.get(name),
+            "times_floor": row.distance(name),
+        }
+        for name in row.values
+    }
+    return {"section": row.section, "name": row.name, "unit": row.unit, "floor": row.floor, "variants": variants}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write '{path}': {error.strerror}.") from None
+
+
+def run(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Result:
+    """Measure everything that `plan` asks for.
+
+    Args:
+        plan: what to measure.
+        tell: is told what happens.
+
+    Raises:
+        InexactError: a variant that should be exact is not; no times are reported.
+        CheckpointError, MissingExtraError, SimulatorError: see `rdvla.checkpoints.load` and `rdvla.bench.simulator`.
+    """
+    network = checkpoints.load(plan.checkpoint).model.float().eval().requires_grad_(requires_grad=False)
+    tell("how fast the machine reads and multiplies")
+    machine = Machine.measure()
+    bench = _Bench(plan, network, tell)
+    for name in SECTIONS:
+        if name in plan.chosen:
+            getattr(bench, name)()
+    machine = machine.best(Machine.measure())
+    rows = [row for entry in bench.found for row in _rows(entry, machine)]
+    return Result(machine, describe(), plan.repeats, tuple(rows))
+
+
+def _rows(entry: Row | list[Timed], machine: Machine) -> list[Row]:
+    """Return the rows of a group of timed cases; the head's get a line for one more iteration."""
+    if isinstance(entry, Row):
+        return [entry]
+    rows = [timed.row(machine) for timed in entry]
+    fixed = [(row, timed.case) for row, timed in zip(rows, entry, strict=True) if timed.case.name.startswith("r = ")]
+    if len(fixed) < 2:
+        return rows
+    (shallow, before), (deep, after) = fixed[-2:]
+    iterations = after.phases[1].count - before.phases[1].count
+    once = floor([replace(after.phases[1], count=1)], machine)
+    return [*rows, per_iteration(shallow, deep, iterations, 1e3 * once)]
+
+
+class _Bench:
+    """Runs the sections one after the other and collects what they find."""
+
+    def __init__(self, plan: Plan, network: RDVLA, tell: Callable[[str], None]) -> None:
+        self.plan, self.network, self.tell = plan, network, tell
+        self.found: list[Row | list[Timed]] = []
+        self._heads = [("shipped policy", network.config, network.head)]
+        if plan.released is not None and {"head", "memory", "batch"} & set(plan.chosen):
+            tell("draw a head of released size")
+            self._heads.insert(0, ("released size", plan.released, random_head(plan.released.head)))
+
+    def head(self) -> None:
+        for title, config, head in self._heads:
+            self._time(sections.head_cases(title, config, head, self.plan.depths))
+
+    def decision(self) -> None:
+        self._time(sections.decision_cases("shipped policy", self.network))
+        if self.plan.full and self.plan.released is not None:
+            self.tell("draw a network of released size")
+            network = random_network(self.plan.released)
+            self._time(sections.decision_cases("released size", network), most=FEW)
+
+    def memory(self) -> None:
+        for title, config, head in self._heads:
+            self.tell(f"memory, {title}")
+            self.found += sections.memory_rows(title, config, head, self.plan.memory_depths)
+
+    def batch(self) -> None:
+        for title, config, head in self._heads[:-1]:
+            self._time(sections.head_batches(f"{title}, head", config, head, self.plan.batches))
+        self._time(sections.decision_batches("shipped policy, whole decision", self.network, self.plan.batches))
+
+    def training(self) -> None:
+        self._time(sections.training_cases("shipped policy", copy.deepcopy(self.network)))
+
+    def simulator(self) -> None:
+        from rdvla.bench import simulator
+
+        self.tell("start the simulator")
+        env, policy = simulator.start(self.plan.checkpoint)
+        try:
+            self._time(simulator.simulator_cases("shipped policy", env, policy), most=FEW)
+        finally:
+            env.close()
+
+    def _time(self, cases: Sequence[Case], most: int | None = None) -> None:
+        repeats = self.plan.repeats if most is None else min(most, self.plan.repeats)
+        self.found.append(list(measure(cases, repeats, self.tell)))
+
+
+def use_threads(threads: int | None) -> None:
+    """Compute with `threads` threads; None keeps torch's choice.
+
+    Raises:
+        ConfigError: fewer than one.
+    """
+    if threads is None:
+        return
+    if threads < 1:
+        raise ConfigError(f"threads must be at least 1, found {threads}.")
+    torch.set_num_threads(threads)
