@@ -4,13 +4,13 @@
 contrast, saturation, hue). `LIGHT_AUGMENTATION` (a small shift, brightness, contrast) is cheap enough for a laptop CPU.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.images import crop_box, to_float, to_uint8
+from rdvla.data.images import crop_planes, to_float, to_uint8
 from rdvla.errors import ConfigError
 
 
@@ -110,14 +110,14 @@ def augment(image_hwc: NDArray[np.uint8], factors: Factors) -> NDArray[np.uint8]
     image_hwc = shift(image_hwc, factors.vertical, factors.horizontal)
     if factors.only_shifts_and_levels:
         return _apply_levels(image_hwc, factors.brightness, factors.contrast)
-    image = to_float(image_hwc)
+    planes = to_float(np.ascontiguousarray(image_hwc.transpose(2, 0, 1)))
     if factors.side < 1.0:
-        image = crop_box(image, factors.top, factors.left, factors.side)
-    image = adjust_brightness(image, factors.brightness)
-    image = adjust_contrast(image, factors.contrast)
-    image = adjust_saturation(image, factors.saturation)
-    image = adjust_hue(image, factors.hue)
-    return to_uint8(image)
+        planes = crop_planes(planes, factors.top, factors.left, factors.side)
+    planes = _brightness(planes, factors.brightness)
+    planes = _contrast(planes, factors.contrast)
+    planes = _saturation(planes, factors.saturation)
+    planes = _hue(planes, factors.hue)
+    return np.ascontiguousarray(to_uint8(planes).transpose(1, 2, 0))
 
 
 def augment_batch(
@@ -137,44 +137,68 @@ def shift(image_hwc: NDArray[np.uint8], vertical: int, horizontal: int) -> NDArr
 
 def adjust_brightness(image: NDArray[np.float32], delta: float) -> NDArray[np.float32]:
     """Add `delta` to a float32 `[h, w, 3]` image in 0..1 and clip."""
-    return _clip(image + np.float32(delta))
+    return _on_planes(_brightness, image, delta)
 
 
 def adjust_contrast(image: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
     """Scale a float32 `[h, w, 3]` image in 0..1 around the mean of each channel and clip."""
-    mean = image.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
-    return _clip((image - mean) * np.float32(factor) + mean)
+    return _on_planes(_contrast, image, factor)
 
 
 def adjust_saturation(image: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
     """Scale the HSV saturation of a float32 `[h, w, 3]` image in 0..1, at most to full saturation."""
-    value = image.max(axis=2, keepdims=True)
-    chroma = value - image.min(axis=2, keepdims=True)
-    limit = np.divide(value, chroma, out=np.ones_like(value), where=chroma > 0)
-    return _clip(value - (value - image) * np.minimum(np.float32(factor), limit))
+    return _on_planes(_saturation, image, factor)
 
 
 def adjust_hue(image: NDArray[np.float32], delta: float) -> NDArray[np.float32]:
     """Rotate the hue of a float32 `[h, w, 3]` image in 0..1 by `delta` circles; value and chroma stay."""
-    red, green, blue = np.moveaxis(image, 2, 0)
-    value, low = image.max(axis=2), image.min(axis=2)
+    return _on_planes(_hue, image, delta)
+
+
+def _on_planes(
+    operation: Callable[[NDArray[np.float32], float], NDArray[np.float32]], image_hwc: NDArray[np.float32], value: float
+) -> NDArray[np.float32]:
+    """Apply an operation on colour planes `[3, h, w]`, which numpy goes through much faster, to `[h, w, 3]`."""
+    return operation(np.ascontiguousarray(image_hwc.transpose(2, 0, 1)), value).transpose(1, 2, 0)
+
+
+def _brightness(planes: NDArray[np.float32], delta: float) -> NDArray[np.float32]:
+    return _clip(planes + np.float32(delta))
+
+
+def _contrast(planes: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
+    mean = planes.mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
+    return _clip((planes - mean) * np.float32(factor) + mean)
+
+
+def _saturation(planes: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
+    value = planes.max(axis=0)
+    chroma = value - planes.min(axis=0)
+    limit = np.divide(value, chroma, out=np.ones_like(value), where=chroma > 0)
+    return _clip(value - (value - planes) * np.minimum(np.float32(factor), limit))
+
+
+def _hue(planes: NDArray[np.float32], delta: float) -> NDArray[np.float32]:
+    red, green, blue = planes
+    value, low = planes.max(axis=0), planes.min(axis=0)
     chroma = value - low
     safe = np.where(chroma > 0, chroma, np.float32(1))
-    sector = np.where(
-        value == red,
-        (green - blue) / safe,
-        np.where(value == green, np.float32(2) + (blue - red) / safe, np.float32(4) + (red - green) / safe),
-    )
+    is_red, is_green = value == red, value == green
+    start = np.where(is_red, green, np.where(is_green, blue, red))
+    end = np.where(is_red, blue, np.where(is_green, red, green))
+    sector = np.where(is_red, np.float32(0), np.where(is_green, np.float32(2), np.float32(4))) + (start - end) / safe
     hue = np.mod(np.where(chroma > 0, sector, np.float32(0)) + np.float32(6 * delta), np.float32(6))
-    channels = []
-    for centre in (0.0, 2.0, 4.0):
-        distance = np.abs(np.mod(hue - np.float32(centre) + np.float32(3), np.float32(6)) - np.float32(3))
-        channels.append(low + chroma * np.clip(np.float32(2) - distance, 0.0, 1.0))
-    return _clip(np.stack(channels, axis=2))
+    rotated = np.empty_like(planes)
+    for channel, centre in enumerate((0.0, 2.0, 4.0)):
+        distance = np.abs(hue - np.float32(centre))
+        distance = np.minimum(distance, np.float32(6) - distance)
+        rotated[channel] = low + chroma * np.clip(np.float32(2) - distance, 0.0, 1.0)
+    return _clip(rotated)
 
 
 def _clip(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    return cast(NDArray[np.float32], np.clip(image, 0.0, 1.0))
+    """Clip freshly computed values to 0..1, in their own memory."""
+    return np.clip(image, 0.0, 1.0, out=image)
 
 
 def _apply_levels(image_hwc: NDArray[np.uint8], brightness: float, contrast: float) -> NDArray[np.uint8]:

@@ -222,7 +222,7 @@ def centre_crop(image_hwc: NDArray[np.uint8], area: float) -> NDArray[np.uint8]:
     """Enlarge the central `area` (fraction, 0..1] of a uint8 `[h, w, 3]` image back to `[h, w, 3]`, bilinearly."""
     side = np.sqrt(np.float32(area))
     offset = float((1 - side) / 2)
-    cropped_chw = _crop_planes(np.ascontiguousarray(image_hwc.transpose(2, 0, 1)), offset, offset, float(side))
+    cropped_chw = crop_planes(np.ascontiguousarray(image_hwc.transpose(2, 0, 1)), offset, offset, float(side))
     return np.ascontiguousarray(to_uint8(cropped_chw).transpose(1, 2, 0))
 
 
@@ -238,14 +238,14 @@ def crop_box(image_hwc: NDArray[np.float32], top: float, left: float, side: floa
     Returns:
         float32 `[h, w, 3]`, 0..1.
     """
-    cropped_chw = _crop_planes(np.ascontiguousarray(image_hwc.transpose(2, 0, 1)), top, left, side)
+    cropped_chw = crop_planes(np.ascontiguousarray(image_hwc.transpose(2, 0, 1)), top, left, side)
     return np.ascontiguousarray(cropped_chw.transpose(1, 2, 0))
 
 
-def _crop_planes(
+def crop_planes(
     planes_chw: NDArray[np.uint8] | NDArray[np.float32], top: float, left: float, side: float
 ) -> NDArray[np.float32]:
-    """Crop like `crop_box`, on colour planes `[3, h, w]` (uint8 or float32 in 0..1)."""
+    """Crop like `crop_box`, on colour planes: `[3, h, w]`, uint8 or float32 in 0..1, to float32 `[3, h, w]`."""
     _, h, w = planes_chw.shape
     upper, lower, down = _bilinear_taps(h, top, side)
     first, last, across = _bilinear_taps(w, left, side)

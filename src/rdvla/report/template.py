@@ -8,7 +8,7 @@ from typing import Any
 from rdvla.errors import MissingExtraError, StorageError
 
 
-def render_template(name: str, **values: Any) -> str:
+def render_template(name: str, /, **values: Any) -> str:
     """Return the template `name` of this room, filled with `values` and the shared style sheet as `style`.
 
     Raises:
