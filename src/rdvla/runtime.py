@@ -17,7 +17,7 @@ from rdvla.data.stats import select_statistics
 from rdvla.errors import ConfigError, ObservationError, suggest
 from rdvla.model.budget import Costs, Timer
 from rdvla.model.decide import decide
-from rdvla.model.freeze import Precision, freeze
+from rdvla.model.freeze import freeze
 from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import Inputs
 from rdvla.model.stopping import make_criterion
@@ -35,7 +35,7 @@ def load_policy(
     base: str | Path | None = None,
     statistics: str | None = None,
     device: str = "cpu",
-    precision: Precision | None = None,
+    precision: str | None = None,
 ) -> "RDVLAPolicy":
     """Load a checkpoint and return the policy.
 
@@ -76,7 +76,7 @@ class RDVLAPolicy:
         name: str,
         statistics: str | None = None,
         device: str = "cpu",
-        precision: Precision | None = None,
+        precision: str | None = None,
     ) -> None:
         """Take over `checkpoint.model`, frozen for inference (see `rdvla.model.freeze`)."""
         network = checkpoint.model.to(device).requires_grad_(requires_grad=False)

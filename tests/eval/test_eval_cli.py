@@ -105,6 +105,11 @@ def test_choice_of_the_policy(tmp_path):
     for checkpoint, policy in [(None, None), (tmp_path, "expert"), (None, "expart")]:
         with pytest.raises(ConfigError):
             choose_policy(checkpoint, policy, "cpu")
+    with pytest.raises(ConfigError, match="--precision belongs to a checkpoint"):
+        choose_policy(None, "expert", "cpu", "int8")
+    (tmp_path / "config.json").write_text("{}")
+    assert choose_policy(tmp_path, None, "cpu")[0] == str(tmp_path)
+    assert choose_policy(tmp_path, None, "cpu", "int8")[0] == f"{tmp_path} in int8"
     with pytest.raises(CheckpointError, match=r"config\.json"):
         choose_policy(tmp_path / "missing", None, "cpu")
 

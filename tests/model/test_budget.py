@@ -18,9 +18,9 @@ ALWAYS_LOOKS = StopRule("action_mse", threshold=0.0, max_depth=40)
 class Fake:
     """Stands for the clock, the head and its conditioning. Scratchpads count iterations; actions shrink with them."""
 
-    def __init__(self, iterations=itertools.repeat(ITERATION)):
+    def __init__(self, iterations=None):
         self.now = 0.0
-        self.iterations = iter(iterations)
+        self.iterations = iter(iterations or itertools.repeat(ITERATION))
         self.looks = 0
 
     def __call__(self):

@@ -55,13 +55,16 @@ def eval_command(
     video: Annotated[int, typer.Option(help="Film this many episodes per task and rule.")] = 0,
     workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
     device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or int8 [default: the checkpoint's].")
+    ] = None,
 ) -> None:
     """Evaluate a policy: success rates with 95 % intervals, one line per episode in OUTPUT/episodes.jsonl.
 
     The same command again continues where it stopped. `--depth` and `--stop` may be combined: every rule plays the
     same initial states with the same seeds.
     """
-    name, digest, policy_factory = choose_policy(checkpoint, policy, device)
+    name, digest, policy_factory = choose_policy(checkpoint, policy, device, precision)
     stops = choose_stops(depth, stop, delta, min_depth, max_depth, check_every)
     if policy == EXPERT and stops != (None,):
         raise ConfigError("the expert does not iterate; drop --depth and --stop.")

@@ -55,11 +55,11 @@ class ExpertPolicy:
         self._expert.reset(self._env)
 
 
-def load_checkpoint(path: Path, device: str) -> Policy:
+def load_checkpoint(path: Path, device: str, precision: str | None) -> Policy:
     """Return the policy of a checkpoint folder."""
     from rdvla.runtime import load_policy
 
-    return load_policy(path, device=device)
+    return load_policy(path, device=device, precision=precision)
 
 
 def connect(url: str) -> Policy:
@@ -69,23 +69,29 @@ def connect(url: str) -> Policy:
     return RemotePolicy(url)
 
 
-def choose_policy(checkpoint: Path | None, policy: str | None, device: str) -> tuple[str, str, Callable[[], Policy]]:
+def choose_policy(
+    checkpoint: Path | None, policy: str | None, device: str, precision: str | None = None
+) -> tuple[str, str, Callable[[], Policy]]:
     """Return a policy's name, the fingerprint of its checkpoint (or an empty string) and a function that builds it.
 
     Args:
         checkpoint: a checkpoint folder.
         policy: `expert` or `ws://host:port`; exactly one of both is given.
         device: where a checkpoint computes, e.g. `cpu`.
+        precision: what a checkpoint computes in (see `rdvla.runtime.load_policy`); then part of the name.
 
     Raises:
-        ConfigError: both, neither, or an unknown policy.
+        ConfigError: both, neither, an unknown policy, or a precision for something that is no checkpoint.
         CheckpointError: no folder at `checkpoint`.
     """
     if (checkpoint is None) == (policy is None):
         raise ConfigError("give either --checkpoint DIR or --policy (expert or ws://host:port).")
     if checkpoint is not None:
-        return str(checkpoint), fingerprint(checkpoint), partial(load_checkpoint, checkpoint, device)
+        name = str(checkpoint) if precision is None else f"{checkpoint} in {precision}"
+        return name, fingerprint(checkpoint), partial(load_checkpoint, checkpoint, device, precision)
     assert policy is not None
+    if precision is not None:
+        raise ConfigError(f"--precision belongs to a checkpoint; drop it, or give --checkpoint instead of '{policy}'.")
     if policy == EXPERT:
         return policy, "", ExpertPolicy
     if policy.startswith(("ws://", "wss://")):

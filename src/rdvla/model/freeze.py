@@ -7,14 +7,14 @@ that, and int8 weights are a quarter as long.
 
 import copy
 from itertools import chain
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, suggest
 
-Precision = Literal["float32", "bfloat16", "int8"]
+PRECISIONS = ("float32", "bfloat16", "int8")
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -69,7 +69,7 @@ def _scale(rows: Tensor) -> Tensor:
     return rows.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12) / 127
 
 
-def freeze(network: Network, precision: Precision | None = None) -> Network:
+def freeze(network: Network, precision: str | None = None) -> Network:
     """Return `network` for inference: in `precision`, with the linear layers replaced by faster ones where it helps.
 
     The copy shares its other parameters with `network`, whose own weights stay in float if `precision` is int8. Its
@@ -80,20 +80,28 @@ def freeze(network: Network, precision: Precision | None = None) -> Network:
         precision: float32, bfloat16, int8 (of the linear layers; the rest is float32), None for the dtype it has.
 
     Raises:
-        ConfigError: an unknown precision, or int8 without a CPU or without oneDNN.
+        ConfigError: an unknown precision, or int8 on anything but a CPU with instructions for it.
     """
-    if precision not in (None, "float32", "bfloat16", "int8"):
-        raise ConfigError(f"precision must be float32, bfloat16 or int8, found '{precision}'.")
     if precision is not None:
+        if precision not in PRECISIONS:
+            raise ConfigError(f"unknown precision '{precision}'.{suggest(precision, PRECISIONS)}")
         network.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
-    on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
-    packable = on_cpu and torch.backends.mkldnn.is_available()
-    if precision == "int8" and not packable:
-        raise ConfigError("precision 'int8' needs a CPU and a torch with oneDNN; take bfloat16 or float32.")
+    packable = _packable_dtypes() if all(each.device.type == "cpu" for each in network.parameters()) else ()
+    if precision == "int8" and torch.int8 not in packable:
+        raise ConfigError("precision 'int8' needs an x86 CPU with VNNI instructions; take bfloat16 or float32.")
     kept: dict[int, object] = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
     for module in network.modules():
         if type(module) is nn.Linear and precision == "int8":
             kept[id(module)] = Int8Linear(module)
-        elif type(module) is nn.Linear and packable and module.weight.numel() >= PACK_FROM:
+        elif type(module) is nn.Linear and module.weight.dtype in packable and module.weight.numel() >= PACK_FROM:
             kept[id(module)] = PackedLinear(module)
     return copy.deepcopy(network, kept).eval()
+
+
+def _packable_dtypes() -> tuple[torch.dtype, ...]:
+    """Return the dtypes for which oneDNN has exact and fast products on this processor."""
+    if not torch.backends.mkldnn.is_available():
+        return ()
+    bfloat16 = (torch.bfloat16,) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ()
+    int8 = (torch.int8,) if torch.cpu._is_vnni_supported() else ()  # without it, sums of 8-bit products saturate
+    return (torch.float32, *bfloat16, *int8)
