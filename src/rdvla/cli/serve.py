@@ -34,6 +34,9 @@ def serve_command(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     base: Annotated[str | None, typer.Option(help="Of an un-merged lora_adapter: the VLM it was trained on.")] = None,
     device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or int8 [default: the checkpoint's].")
+    ] = None,
 ) -> None:
     """Serve a policy with openpi's websocket protocol; GET /healthz and /metrics on the same port."""
     from rdvla.serve.background import serve_until_signal
@@ -57,7 +60,9 @@ def serve_command(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     from rdvla.runtime import load_policy
 
-    policy = load_policy(checkpoint, revision=revision, base=base, statistics=statistics, device=device)
+    policy = load_policy(
+        checkpoint, revision=revision, base=base, statistics=statistics, device=device, precision=precision
+    )
     server = PolicyServer(policy, settings, api_key=api_key, default_stop=rule)
 
     def announce() -> None:
