@@ -57,10 +57,9 @@ def _lede(summary: DatasetSummary) -> str:
     info = summary.info
     cameras = [f"{key} ({info.features[key].image_size[0]}x{info.features[key].image_size[1]})" for key in info.cameras]
     robot = f"Robot {info.robot_type}, " if info.robot_type else ""
-    minutes = summary.lengths.sum() / info.fps / 60
-    return (
-        f"{robot}{info.fps:g} frames per second, {minutes:.0f} minutes in all. Cameras: {', '.join(cameras) or 'none'}."
-    )
+    seconds = summary.lengths.sum() / info.fps
+    duration = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+    return f"{robot}{info.fps:g} frames per second, {duration} in all. Cameras: {', '.join(cameras) or 'none'}."
 
 
 def _count(number: int, noun: str) -> str:
