@@ -14,13 +14,15 @@ from rdvla.experts.scene import Goal, LiberoScene
 
 STANDOFF = 0.08  # m from the handle, against the approach
 KNOB_DEPTH = 0.010  # m below its top: parts of a knob that stand up at least this far are taken
+FROM_ROBOT = 0.5  # of the robot's direction in the approach to a bar, compared with the drawer's
 NEARLY_TURNED = 0.4  # rad from the orientation at the handle: turning swings the hand, so that is done in free air
 TURNED = 0.1
+REACHED = 0.010  # m short of the handle at which the fingers are around it
 CLOSE_STEPS = 10
 RELEASE_STEPS = 6
 LEAD_SLIDE = 0.05  # m that the commanded pose is ahead of the joint
 LEAD_HINGE = 0.5  # rad
-SLIPPED = 0.03  # m between hand and handle
+SLIPPED = 0.03  # m that the hand may shift on the handle
 PATIENCE = 80  # steps after which a phase ends whatever the error
 
 
@@ -100,7 +102,7 @@ class MoveJoint:
                 if late or (turned and np.linalg.norm(position - self._standoff) < 0.015):
                     self._enter(Phase.REACH)
             case Phase.REACH:
-                if late or np.linalg.norm(position - self._grip) < 0.008:
+                if late or (self._grip - position) @ self._rotation[:, 2] < REACHED:
                     self._enter(Phase.CLOSE)
             case Phase.CLOSE:
                 if self._steps >= CLOSE_STEPS:
@@ -108,7 +110,7 @@ class MoveJoint:
                     self._enter(Phase.MOVE)
             case Phase.MOVE:
                 expected, _ = self._joint.moved(*self._hold, self._joint.value - self._held_value)
-                slipped = np.linalg.norm(position - expected) > SLIPPED + self._lead
+                slipped = np.linalg.norm(position - expected) > SLIPPED
                 if late or slipped or self._sign * (self._joint.goal - self._joint.value) <= 0:
                     self._enter(Phase.RELEASE)
             case Phase.RELEASE:
@@ -149,7 +151,8 @@ class MoveJoint:
 def _bar_grip(scene: LiberoScene, joint: Joint) -> tuple[Array, Array]:
     """Return position `[3]` and rotation `[3, 3]` of a gripper around the bar that sticks out furthest.
 
-    The hand comes horizontally, halfway between straight on and straight from the robot.
+    The hand comes horizontally, from the front and a little from the robot's side: that keeps it within reach, and
+    clear of the bars above and below.
     """
     boxes, outward = scene.body_boxes(joint.body), joint.direction
     reach = [float((Boxes(*_one(boxes, i)).points() @ outward).max()) for i in range(len(boxes.centers))]
@@ -157,7 +160,7 @@ def _bar_grip(scene: LiberoScene, joint: Joint) -> tuple[Array, Array]:
     center = boxes.centers[bar]
     along = boxes.rotations[bar][:, int(np.argmax(boxes.halves[bar]))]
     away = center - scene.base
-    approach = _unit(_unit(np.array([*away[:2], 0.0])) - outward)
+    approach = _unit(FROM_ROBOT * _unit(np.array([*away[:2], 0.0])) - outward)
     closing = _unit(np.cross(approach, along))
     options = [np.stack([c, np.cross(approach, c), approach], axis=1) for c in (closing, -closing)]
     return center, max(options, key=lambda option: float(np.trace(option @ scene.gripper_rotation.T)))
