@@ -130,7 +130,7 @@ def test_an_output_that_cannot_be_written(dataset, tmp_path):
 
 def test_an_exploding_loss_stops_and_names_the_frames(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("rdvla.train.learner._MEAN_STEPS", 1)
-    changes = {"optimizer": {"learning_rate": 1e4, "warmup_steps": 0, "schedule": "constant"}, "max_steps": 20}
+    changes = {"optimizer": {"learning_rate": 1.0, "warmup_steps": 0, "schedule": "constant"}, "max_steps": 20}
     with pytest.raises(TrainingError, match=r"the running mean allows.*episode \d+ frame \d+") as raised:
         run_small(dataset, tmp_path / "run", max_loss_ratio=1.5, **changes)
     assert "no step was taken" in str(raised.value)

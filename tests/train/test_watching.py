@@ -1,0 +1,141 @@
+"""What a run shows: lines and bar, trackers, episodes played in between, the report."""
+
+import json
+import sys
+import types
+
+import pytest
+import torch
+import yaml
+from train_fakes import record, run_small, settings, small
+from typer.testing import CliRunner
+
+from rdvla.cli.main import app
+from rdvla.cli.training import Screen
+from rdvla.errors import ConfigError, MissingExtraError, RecordError
+from rdvla.report.training import load_training, write_training_report
+from rdvla.train.config import TrainConfig
+from rdvla.train.log import MetricsLog
+
+
+class Service(types.ModuleType):
+    """Stands for wandb: keeps what it is told."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.settings, self.logged, self.finished = {}, [], False
+
+    def init(self, **settings):
+        self.settings = settings
+        return self
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished = True
+
+
+def test_a_tracker_gets_every_number(dataset, tmp_path, monkeypatch):
+    service = Service()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    run_small(dataset, tmp_path / "run", trackers=["wandb"], project="mine", max_steps=2)
+    assert [step for step, _ in service.logged] == [1, 2]
+    assert {"loss", "learning_rate", "samples_per_second", "memory_gb"} <= service.logged[0][1].keys()
+    assert (service.settings["project"], service.settings["id"]) == ("mine", "run")
+    assert service.finished
+
+
+def test_a_tracker_that_is_not_installed(dataset, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(MissingExtraError, match="trackio"):
+        run_small(dataset, tmp_path / "run", trackers=["trackio"])
+
+
+def test_a_torn_last_line_is_dropped(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "loss": 2}\n{"step": 2, "loss": 1}\n{"step": 3, "lo')
+    log = MetricsLog(file, [], from_step=1)
+    log.write(2, {"loss": 0.5})
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2]
+
+
+def test_a_run_that_plays_episodes_needs_somebody_who_can(dataset, tmp_path):
+    with pytest.raises(ConfigError, match="nothing here can play"):
+        run_small(dataset, tmp_path / "run", max_steps=1, evaluation={"every": 1, "suites": ["toy"]})
+    with pytest.raises(ConfigError, match="multiple of save_freq"):
+        TrainConfig.build(small(dataset, "x", save_freq=2, evaluation={"every": 3, "suites": ["toy"]}))
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    """A run on the command line that plays the toy environment after every second step, and its output."""
+    folder = tmp_path_factory.mktemp("played")
+    dataset = record(folder / "demos", episodes=3, length=4)
+    values = settings(dataset, folder / "run", max_steps=2, save_freq=2, validate_freq=2, batch_size=2)
+    values["data"] |= {"validation_fraction": 0.34}
+    values["evaluation"] = {"every": 2, "suites": ["toy"], "task_ids": [0], "depth": 1}
+    (folder / "run.yaml").write_text(yaml.safe_dump(values))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        result = CliRunner().invoke(app, ["train", "--config", str(folder / "run.yaml")])
+    assert result.exit_code == 0, result.output
+    return folder / "run", result.output
+
+
+def test_the_command_shows_steps_and_plays(played):
+    folder, output = played
+    assert "2/2" in output
+    assert "success/toy" in output
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert next(line["success/all"] for line in lines if "success/all" in line) in (0.0, 1.0)
+    assert (folder / "evaluations" / "000002" / "episodes.jsonl").exists()
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_the_report_of_a_run(played, tmp_path):
+    folder, _ = played
+    page = tmp_path / "report.html"
+    result = CliRunner().invoke(app, ["report", str(folder), "--output", str(page)])
+    assert result.exit_code == 0, result.output
+    text = page.read_text()
+    for expected in ("2 steps, loss", "Validation", "depth 2", "Success", "Samples/s", "mean_recurrence"):
+        assert expected in text, expected
+    assert "http" not in text.replace("http://www.w3.org/", "")
+    numbers = load_training(folder).numbers
+    assert [step for step, _ in numbers["loss"]] == [1.0, 2.0]
+    assert CliRunner().invoke(app, ["report", str(folder), str(folder)]).exit_code != 0
+
+
+def test_the_report_of_a_folder_without_steps(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(RecordError, match="no training step yet"):
+        write_training_report(tmp_path, tmp_path / "page.html")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "lo')
+    with pytest.raises(RecordError, match="damaged"):
+        write_training_report(tmp_path, tmp_path / "page.html")
+
+
+def test_the_bar_says_loss_rate_speed_and_memory(dataset, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    with Screen(TrainConfig.build(settings(dataset, "run"))) as screen:
+        screen.decoding(1, 2)
+        screen.started(0)
+        step = {"loss": 0.25, "learning_rate": 1e-4, "depth": 3.0}
+        screen.logged(1, step | {"samples_per_second": 12.5, "memory_gb": 1.5})
+        screen.stepped(1, step)
+        screen.warned("[disk] nearly full")
+    shown = capsys.readouterr().out
+    for expected in ("0.2500", "0.0001", "12.5 samples/s", "1.5 GB", "1/4", "warning: [disk] nearly full"):
+        assert expected in shown, expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["mixed", "bfloat16"])
+def test_a_gpu_trains(dataset, tmp_path, precision):
+    model = small(dataset, "")["model"] | {"lora": {"rank": 2}, "gradient_checkpointing": True}
+    run_small(dataset, tmp_path / "run", device="cuda", precision=precision, model=model)
+    assert load_training(tmp_path / "run").numbers["loss"][-1][1] < 10
