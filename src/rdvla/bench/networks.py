@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rdvla.bench.published import Hidden
+from rdvla.errors import ConfigError
 from rdvla.model.config import DinoSiglipConfig, HeadConfig, RDVLAConfig
 from rdvla.model.decide import decide
 from rdvla.model.freeze import freeze
@@ -23,13 +24,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def frozen(network: Network, precisions: Sequence[str]) -> dict[str, Network]:
-    """Return `network`, which stays as it is, made ready to act in each precision, by name."""
-    return {
-        name: freeze(network if name != "bfloat16" else copy.deepcopy(network), name).requires_grad_(
-            requires_grad=False
-        )
-        for name in precisions
-    }
+    """Return `network`, which stays as it is, made ready to act in each precision that this processor has, by name."""
+    ready: dict[str, Network] = {}
+    for name in precisions:
+        try:
+            ready[name] = freeze(network if name != "bfloat16" else copy.deepcopy(network), name)
+        except ConfigError:  # no instructions for int8
+            continue
+    return ready
 
 
 def random_head(config: HeadConfig, seed: int = 0) -> RecurrentHead:
