@@ -45,7 +45,9 @@ def convert_dataset(
     with _progress(console, "episodes") as progress:
         info = convert(episodes, output, storage=storage, progress=progress)
     dropped = getattr(episodes, "dropped", 0)
-    console.print(f"{output}: {info.total_episodes} episodes, {info.total_frames} frames", highlight=False, soft_wrap=True)
+    console.print(
+        f"{output}: {info.total_episodes} episodes, {info.total_frames} frames", highlight=False, soft_wrap=True
+    )
     if dropped:
         console.print(f"{dropped} replays did not solve their task and were dropped", highlight=False)
 
