@@ -4,7 +4,7 @@ from eval_fakes import ToyOracle
 from typer.testing import CliRunner
 
 from rdvla.cli import eval as command
-from rdvla.cli.policies import choose_policy, fingerprint
+from rdvla.cli.policies import LoadOptions, choose_policy, fingerprint
 from rdvla.cli.report import report_command
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.eval.records import read_records
@@ -100,18 +100,19 @@ def test_rules_of_the_command_line():
 
 
 def test_choice_of_the_policy(tmp_path):
-    assert choose_policy(None, "expert", "cpu")[0] == "expert"
-    assert choose_policy(None, "ws://localhost:8000", "cpu")[0] == "ws://localhost:8000"
+    assert choose_policy(None, "expert")[0] == "expert"
+    assert choose_policy(None, "ws://localhost:8000")[0] == "ws://localhost:8000"
     for checkpoint, policy in [(None, None), (tmp_path, "expert"), (None, "expart")]:
         with pytest.raises(ConfigError):
-            choose_policy(checkpoint, policy, "cpu")
-    with pytest.raises(ConfigError, match="--precision belongs to a checkpoint"):
-        choose_policy(None, "expert", "cpu", "int8")
+            choose_policy(checkpoint, policy)
+    with pytest.raises(ConfigError, match="'expert' is no checkpoint; drop precision=int8"):
+        choose_policy(None, "expert", LoadOptions(precision="int8"))
     (tmp_path / "config.json").write_text("{}")
-    assert choose_policy(tmp_path, None, "cpu")[0] == str(tmp_path)
-    assert choose_policy(tmp_path, None, "cpu", "int8")[0] == f"{tmp_path} in int8"
-    with pytest.raises(CheckpointError, match=r"config\.json"):
-        choose_policy(tmp_path / "missing", None, "cpu")
+    assert choose_policy(tmp_path, None)[0] == str(tmp_path)
+    options = LoadOptions(device="cuda", precision="int8")
+    assert choose_policy(tmp_path, None, options)[0] == f"{tmp_path} (device=cuda, precision=int8)"
+    with pytest.raises(CheckpointError, match="no checkpoint directory"):
+        choose_policy(tmp_path / "missing", None)
 
 
 @pytest.mark.parametrize("arguments", [["--depth", "4"], ["--stop", "latent"], ["--horizon", "5"]])

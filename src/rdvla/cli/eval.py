@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rdvla.cli.policies import EXPERT, choose_policy
+from rdvla.cli.policies import EXPERT, LoadOptions, choose_policy
 from rdvla.envs import list_tasks, make_env, num_init_states
 from rdvla.errors import ConfigError, suggest
 from rdvla.eval.protocol import (
@@ -34,7 +34,7 @@ DEFAULT_MAX_DEPTH = 32
 def eval_command(
     suite: Annotated[str, typer.Option(help="Suites, e.g. libero_object,libero_spatial or toy.")],
     output: Annotated[Path, typer.Option(help="Folder of the evaluation; an unfinished one is continued.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder of the policy.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint folder of the policy, or a hub id.")] = None,
     policy: Annotated[str | None, typer.Option(help="Instead of a checkpoint: expert, or ws://host:port.")] = None,
     task_ids: Annotated[str | None, typer.Option(help="Tasks of every suite, e.g. 3,9 or 0-4 [default: all].")] = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes per task and rule [default: 10].")] = None,
@@ -54,6 +54,9 @@ def eval_command(
     seed: Annotated[int, typer.Option(help="Seed of the scratchpads.")] = 7,
     video: Annotated[int, typer.Option(help="Film this many episodes per task and rule.")] = 0,
     workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    base: Annotated[str | None, typer.Option(help="Of an un-merged lora_adapter: the VLM it was trained on.")] = None,
+    statistics: Annotated[str | None, typer.Option(help="Which of the checkpoint's statistics, e.g. a suite.")] = None,
     device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or int8 [default: the checkpoint's].")
@@ -64,7 +67,9 @@ def eval_command(
     The same command again continues where it stopped. `--depth` and `--stop` may be combined: every rule plays the
     same initial states with the same seeds.
     """
-    name, digest, policy_factory = choose_policy(checkpoint, policy, device, precision)
+    name, digest, policy_factory = choose_policy(
+        checkpoint, policy, LoadOptions(revision, base, statistics, device, precision)
+    )
     stops = choose_stops(depth, stop, delta, min_depth, max_depth, check_every)
     if policy == EXPERT and stops != (None,):
         raise ConfigError("the expert does not iterate; drop --depth and --stop.")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from rdvla.cli.policies import choose_policy
-from rdvla.cli.serve import default_rule
+from rdvla.cli.policies import LoadOptions, choose_policy
+from rdvla.cli.serve import THREADS_HELP, default_rule, limit_threads
 from rdvla.errors import ConfigError
 
 
@@ -29,6 +29,7 @@ def play_command(
     rate: Annotated[float, typer.Option(help="Control steps per second, at most.")] = 20.0,
     show_every: Annotated[int, typer.Option(help="Render for the page every n-th step; 0 only at decisions.")] = 2,
     device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
 ) -> None:
     """Play a task again and again and show it live at http://127.0.0.1:PORT."""
     from rdvla.envs import make_env
@@ -49,9 +50,11 @@ def play_command(
     rule = default_rule(depth, stop, delta, max_depth)
     states = parse_indices(init_states, field="init-states")
     steps = make_horizon(horizon)
-    _, _, make_policy = choose_policy(checkpoint, policy, device)
+    _, _, make_policy = choose_policy(checkpoint, policy, LoadOptions(device=device))
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("rdvla.serve.loop").setLevel(logging.ERROR)  # a simulator may be slower than --rate
+    if checkpoint is not None:
+        limit_threads(threads)
     feed = LiveFeed(simulator=True)
     env = make_env(suite, task_id)
     try:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,28 @@ class ExpertPolicy:
         self._expert.reset(self._env)
 
 
-def load_checkpoint(path: Path, device: str, precision: str | None) -> Policy:
-    """Return the policy of a checkpoint folder."""
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a checkpoint is found and what it computes in; see `rdvla.runtime.load_policy`."""
+
+    revision: str | None = None
+    base: str | None = None
+    statistics: str | None = None
+    device: str = "cpu"
+    precision: str | None = None
+
+    def label(self, source: str) -> str:
+        """Return `source` with everything that is not left at its default, e.g. `runs/policy (precision=int8)`."""
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = [f"{name}={value}" for name, value in options.items() if value != getattr(LoadOptions, name)]
+        return f"{source} ({', '.join(given)})" if given else source
+
+
+def load_checkpoint(source: str, options: LoadOptions) -> Policy:
+    """Return the policy of a checkpoint."""
     from rdvla.runtime import load_policy
 
-    return load_policy(path, device=device, precision=precision)
+    return load_policy(source, **asdict(options))
 
 
 def connect(url: str) -> Policy:
@@ -70,28 +88,30 @@ def connect(url: str) -> Policy:
 
 
 def choose_policy(
-    checkpoint: Path | None, policy: str | None, device: str, precision: str | None = None
+    checkpoint: str | Path | None, policy: str | None, options: LoadOptions | None = None
 ) -> tuple[str, str, Callable[[], Policy]]:
     """Return a policy's name, the fingerprint of its checkpoint (or an empty string) and a function that builds it.
 
     Args:
-        checkpoint: a checkpoint folder.
+        checkpoint: a checkpoint folder or a hub id, which is downloaded here.
         policy: `expert` or `ws://host:port`; exactly one of both is given.
-        device: where a checkpoint computes, e.g. `cpu`.
-        precision: what a checkpoint computes in (see `rdvla.runtime.load_policy`); then part of the name.
+        options: of a checkpoint; what is not default becomes part of the name.
 
     Raises:
-        ConfigError: both, neither, an unknown policy, or a precision for something that is no checkpoint.
-        CheckpointError: no folder at `checkpoint`.
+        ConfigError: both, neither, an unknown policy, or options for something that is no checkpoint.
+        CheckpointError: no folder at `checkpoint`, and the hub does not have it.
     """
+    options = options or LoadOptions()
     if (checkpoint is None) == (policy is None):
-        raise ConfigError("give either --checkpoint DIR or --policy (expert or ws://host:port).")
+        raise ConfigError("give either --checkpoint DIR_OR_HUB_ID or --policy (expert or ws://host:port).")
     if checkpoint is not None:
-        name = str(checkpoint) if precision is None else f"{checkpoint} in {precision}"
-        return name, fingerprint(checkpoint), partial(load_checkpoint, checkpoint, device, precision)
+        from rdvla.checkpoints.hub import resolve
+
+        digest = fingerprint(resolve(checkpoint, revision=options.revision))
+        return options.label(str(checkpoint)), digest, partial(load_checkpoint, str(checkpoint), options)
     assert policy is not None
-    if precision is not None:
-        raise ConfigError(f"--precision belongs to a checkpoint; drop it, or give --checkpoint instead of '{policy}'.")
+    if options != LoadOptions():
+        raise ConfigError(f"'{policy}' is no checkpoint; drop {options.label('').strip(' ()')}.")
     if policy == EXPERT:
         return policy, "", ExpertPolicy
     if policy.startswith(("ws://", "wss://")):

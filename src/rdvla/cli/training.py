@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rdvla.cli.policies import choose_policy
+from rdvla.cli.policies import LoadOptions, choose_policy
 from rdvla.envs import list_tasks, make_env
 from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import EpisodeRecord
@@ -76,7 +76,7 @@ class Screen(Watcher):
         """Play the run's episodes; returns success rates in all and by suite."""
         wanted = self._config.evaluation
         assert wanted is not None
-        name, digest, factory = choose_policy(policy, None, "cpu")
+        name, digest, factory = choose_policy(policy, None, LoadOptions(device=wanted.device))
         config = EvalConfig(
             policy=name,
             policy_digest=digest,
