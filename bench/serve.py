@@ -4,8 +4,8 @@
     python bench/serve.py --checkpoint checkpoints/rdvla_tiny_libero throughput --seconds 30
     python bench/serve.py --checkpoint checkpoints/rdvla_tiny_libero restart
 
-Each prints one JSON object; the exit code is 1 if a bound of `soak`, `throughput` or `restart` is not held. Every
-measurement uses noise images of LIBERO's size (2 x 256 x 256) and loopback.
+Each prints a table, with `--json` one JSON object; the exit code is 1 if a bound is not held. `soak` and `throughput`
+send noise images of LIBERO's size (2 x 256 x 256); `restart` plays an episode in the simulator. All over loopback.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ SERVE = "import typer; from rdvla.cli.serve import serve_command; typer.run(serv
 LARGEST_P99_RATIO = 3.0
 SMALLEST_SPEED_UP = 1.5
 LARGEST_GROWTH_MIB = 20.0
+WARM_UP = 100
 
 
 @dataclass
@@ -89,7 +90,7 @@ def soak(checkpoint: str, minutes: float, rate: float, stop: StopRule) -> dict[s
     latencies, memory, errors = [], [], []
     with running(checkpoint) as server, RemotePolicy(server.url) as policy:
         seen = [noise(policy.metadata, seed) for seed in range(16)]
-        for index in range(20):
+        for index in range(WARM_UP):
             policy.infer(seen[index % 16], stop=stop, seed=index)
         begin = time.perf_counter()
         number = 0
@@ -106,7 +107,6 @@ def soak(checkpoint: str, minutes: float, rate: float, stop: StopRule) -> dict[s
         elapsed = time.perf_counter() - begin
         reconnects = policy.reconnects
     cuts = statistics.quantiles(latencies, n=1000)
-    settled = memory[len(memory) // 10 :]
     result = {
         "requests": len(latencies),
         "requests_per_s": round(len(latencies) / elapsed, 2),
@@ -118,13 +118,15 @@ def soak(checkpoint: str, minutes: float, rate: float, stop: StopRule) -> dict[s
         "errors": len(errors),
         "first_errors": errors[:3],
         "reconnects": reconnects,
-        "memory_mib_first_last_max": [round(value, 1) for value in (settled[0], settled[-1], max(settled))],
+        "memory_mib_start": round(memory[0], 1),
+        "memory_mib_end": round(memory[-1], 1),
+        "memory_mib_most": round(max(memory), 1),
     }
     result["held"] = bool(
         result["p99_over_p50"] <= LARGEST_P99_RATIO
         and not errors
         and not reconnects
-        and settled[-1] - settled[0] <= LARGEST_GROWTH_MIB
+        and memory[-1] - memory[0] <= LARGEST_GROWTH_MIB
     )
     return result
 
@@ -169,60 +171,105 @@ def _ask_from_threads(url: str, clients: int, seconds: float, stop: StopRule) ->
     return len(latencies), latencies
 
 
-def restart(checkpoint: str, suite: str, task_id: int, steps: int, stop: StopRule) -> dict[str, Any]:
-    """Kill the server twice in an episode and start it again: the same actions as without."""
-    calm, _, _ = _episode(checkpoint, suite, task_id, steps, stop, kills=())
-    disturbed, reconnects, longest_s = _episode(checkpoint, suite, task_id, steps, stop, kills=(steps // 3, steps // 2))
+def restart(checkpoint: str, suite: str, task_id: int, steps: int | None, stop: StopRule) -> dict[str, Any]:
+    """Kill the server twice amid a decision of an episode and start it again: the same actions as without."""
+    calm = _episode(checkpoint, suite, task_id, steps, stop, kills=())
+    kills = (len(calm.actions) // 3, len(calm.actions) // 2)
+    disturbed = _episode(checkpoint, suite, task_id, steps, stop, kills=kills)
+    same = bool(np.array_equal(calm.actions, disturbed.actions))
     return {
-        "steps": steps,
-        "reconnects": reconnects,
-        "longest_step_s": round(longest_s, 2),
-        "same_actions": bool(np.array_equal(calm, disturbed)),
-        "held": bool(reconnects == 2 and np.array_equal(calm, disturbed)),
+        "steps": len(disturbed.actions),
+        "solved": disturbed.solved,
+        "decisions": disturbed.decisions,
+        "decisions_undisturbed": calm.decisions,
+        "killed_at_steps": list(kills),
+        "reconnects": disturbed.reconnects,
+        "longest_step_s": round(disturbed.longest_s, 2),
+        "same_actions": same,
+        "held": bool(same and disturbed.reconnects == len(kills) and disturbed.decisions == calm.decisions),
     }
 
 
-def _episode(
-    checkpoint: str, suite: str, task_id: int, steps: int, stop: StopRule, kills: tuple[int, ...]
-) -> tuple[np.ndarray, int, float]:
-    server = start(checkpoint)
-    port = int(server.url.rpartition(":")[2])
-    env = make_env(suite, task_id)
-    starters: list[threading.Thread] = []
-    current = [server]
+@dataclass
+class Episode:
+    """What an episode came to."""
 
-    def start_again() -> None:
-        current[0] = start(checkpoint, port)
+    actions: np.ndarray
+    solved: bool
+    decisions: int
+    reconnects: int
+    longest_s: float
+
+
+class Restarter:
+    """Kills a server while it decides, and starts it again on the same port."""
+
+    def __init__(self, server: Server, checkpoint: str) -> None:
+        self.server, self._checkpoint = server, checkpoint
+        self._port = int(server.url.rpartition(":")[2])
+        self._threads: list[threading.Thread] = []
+
+    def strike(self) -> None:
+        """Do so in a few milliseconds, when the request is under way."""
+        self._threads.append(threading.Timer(0.01, self._restart))
+        self._threads[-1].start()
+
+    def _restart(self) -> None:
+        self.server.process.kill()
+        self.server.process.wait()
+        self.server = start(self._checkpoint, self._port)
+
+    def close(self) -> None:
+        """End the server that runs last."""
+        for thread in self._threads:
+            thread.join()
+        self.server.process.kill()
+        self.server.process.wait()
+
+
+def _episode(
+    checkpoint: str, suite: str, task_id: int, steps: int | None, stop: StopRule, kills: tuple[int, ...]
+) -> Episode:
+    env = make_env(suite, task_id)
+    restarter = Restarter(start(checkpoint), checkpoint)
+    due, actions, longest_s, solved = list(kills), [], 0.0, False
+
+    def observe() -> Observation:
+        if due and len(actions) >= due[0]:
+            due.pop(0)
+            restarter.strike()
+        return env.observe()
 
     try:
-        with RemotePolicy(server.url, deadline_s=120) as policy:
+        with RemotePolicy(restarter.server.url, deadline_s=120) as policy:
             executor = ChunkExecutor(policy, Fixed(5), stop=stop)
             executor.reset(seed=3)
             env.reset(init_state=0)
-            actions, longest_s = [], 0.0
-            for step in range(steps):
-                if step in kills:
-                    current[0].process.kill()
-                    current[0].process.wait()
-                    starters.append(threading.Thread(target=start_again))
-                    starters[-1].start()
+            while not solved and len(actions) < (steps or env.task.max_steps):
                 now = time.perf_counter()
-                actions.append(executor.act(env.observe))
+                actions.append(executor.act(observe))
                 longest_s = max(longest_s, time.perf_counter() - now)
-                env.step(actions[-1])
-            return np.stack(actions), policy.reconnects, longest_s
+                solved = env.step(actions[-1])
+            return Episode(np.stack(actions), solved, len(executor.decisions), policy.reconnects, longest_s)
     finally:
-        for thread in starters:
-            thread.join()
-        current[0].process.kill()
-        current[0].process.wait()
+        restarter.close()
         env.close()
+
+
+def print_table(result: Mapping[str, Any], indent: str = "") -> None:
+    for key, value in result.items():
+        if isinstance(value, Mapping):
+            print(f"{indent}{key}")
+            print_table(value, indent + "  ")
+        else:
+            print(f"{indent}{key:<{26 - len(indent)}} {value}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--depth", type=int, default=12, help="iterations of every decision")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("soak")
     command.add_argument("--minutes", type=float, default=10)
@@ -233,7 +280,7 @@ def main() -> int:
     command = commands.add_parser("restart")
     command.add_argument("--suite", default="libero_object")
     command.add_argument("--task-id", type=int, default=0)
-    command.add_argument("--steps", type=int, default=60)
+    command.add_argument("--steps", type=int, help="cut the episode after so many [default: play it to its end]")
     given = parser.parse_args()
     stop = StopRule.fixed(given.depth)
     if given.command == "soak":
@@ -242,8 +289,12 @@ def main() -> int:
         result = throughput(given.checkpoint, given.clients, given.seconds, stop)
     else:
         result = restart(given.checkpoint, given.suite, given.task_id, given.steps, stop)
-    machine = {"cpus": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version()}
-    print(json.dumps({"bench": given.command, "stop": str(stop), **result, "machine": machine}, indent=1))
+    machine = {"cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "python": platform.python_version()}
+    report = {"bench": given.command, "stop": str(stop), **result, "machine": machine}
+    if given.json:
+        print(json.dumps(report, indent=1))
+    else:
+        print_table(report)
     return 0 if result["held"] else 1
 
 

@@ -38,7 +38,7 @@ def expected_actions(seen: Observation, depth: int, seed: int | None) -> np.ndar
 
 
 class FakePolicy:
-    """Answers at once, or after `delay_s`; one observation at a time."""
+    """Answers at once, after `delay_s`, or when `gate` is set; one observation at a time."""
 
     default_depth = 12
 
@@ -48,6 +48,15 @@ class FakePolicy:
         self.seen: MutableSequence[Observation] = []
         self.threads: set[int] = set()
         self.failure: Exception | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.is_deciding = threading.Event()
+
+    def _decide(self) -> None:
+        self.is_deciding.set()
+        time.sleep(self.delay_s)
+        assert self.gate.wait(60)
+        self.is_deciding.clear()
 
     def infer(
         self,
@@ -57,16 +66,17 @@ class FakePolicy:
         seed: int | None = None,
         budget_ms: float | None = None,
     ) -> ActionChunk:
-        time.sleep(self.delay_s)
+        self._decide()
         self.threads.add(threading.get_ident())
         self.seen.append(observation)
         if observation.instruction == "fail" and self.failure is not None:
             raise self.failure
         depth = stop.max_depth if stop else self.default_depth
-        if budget_ms is not None:
-            depth = min(depth, max(1, int(budget_ms)))
+        affordable = depth if budget_ms is None else max(1, int(budget_ms))
+        out_of_time, depth = affordable < depth, min(depth, affordable)
         trace = () if stop is None or stop.name == "fixed" else tuple(1.0 / 2**k for k in range(depth))
-        return ActionChunk(expected_actions(observation, depth, seed), depth, trace, None, {"total": 1.5})
+        actions = expected_actions(observation, depth, seed)
+        return ActionChunk(actions, depth, trace, None, {"total": 1.5}, out_of_time)
 
     def reset(self) -> None:
         pass
@@ -90,8 +100,8 @@ class BatchingPolicy(FakePolicy):
         self.batches.append(len(observations))
         if any(seen.instruction == "bad" for seen in observations):
             raise ObservationError("one of the observations is bad.")
+        self._decide()
         delay_s, self.delay_s = self.delay_s, 0.0
-        time.sleep(delay_s)
         try:
             return [
                 self.infer(seen, stop=stop, seed=seed, budget_ms=budget_ms)

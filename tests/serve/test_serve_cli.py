@@ -7,9 +7,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 
 from rdvla.cli.play import play_command
-from rdvla.cli.serve import default_rule, serve_command
+from rdvla.cli.serve import default_rule, limit_threads, serve_command
 from rdvla.errors import ConfigError
 from rdvla.policy import StopRule
 
@@ -38,6 +39,7 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
         ({"tls_key": tmp_path / "key.pem"}, "go together"),
         ({"config": tmp_path / "absent.yaml"}, "no configuration file"),
         ({"depth": 3, "stop": "latent"}, "give one of the two"),
+        ({"threads": 0}, "--threads must be at least 1"),
     ]:
         with pytest.raises(ConfigError, match=match):
             serve_command(str(tmp_path / "no checkpoint"), **options)
@@ -52,6 +54,25 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
     ]:
         with pytest.raises(ConfigError, match=match):
             play_command("toy", **options)
+
+
+def test_one_core_is_left_to_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        torch.set_num_threads(4)
+        limit_threads(None)
+        assert torch.get_num_threads() == 3
+        torch.set_num_threads(1)
+        limit_threads(None)
+        assert torch.get_num_threads() == 1
+        limit_threads(2)
+        assert torch.get_num_threads() == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "4")
+        limit_threads(None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 SERVE = """

@@ -45,6 +45,8 @@ def test_the_same_answer_as_the_local_policy(stop: StopRule | None) -> None:
             assert (mine.num_recurrences, mine.convergence) == (theirs.num_recurrences, theirs.convergence)
             assert theirs.timings["total"] == 1.5
         assert policy.metadata == local.metadata
+        assert not theirs.out_of_time
+        assert policy.infer(seen, stop=stop, budget_ms=2).out_of_time
 
 
 def test_an_episode_through_the_executor_is_the_same() -> None:

@@ -1,13 +1,15 @@
-"""`rdvla eval --policy ws://...`: the same episodes as with the local policy."""
+"""`rdvla eval --policy ws://...`: the same episodes as with the local policy, action by action."""
 
+import threading
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from serve_fakes import QUICK, FakePolicy
 
 from rdvla.cli.policies import connect
-from rdvla.envs import list_tasks, make_env
+from rdvla.envs import Env, list_tasks, make_env
 from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.runner import Resources, evaluate
@@ -17,31 +19,63 @@ from rdvla.serve.background import serving
 STOPS = (StopRule.fixed(3), StopRule("action_l2", max_depth=9))
 
 
-def play(policy_factory, output: Path, *, workers: int) -> list[tuple]:  # type: ignore[no-untyped-def,type-arg]
-    """Return what six toy episodes came to, without the times."""
+class RecordingEnv:
+    """An environment that writes every action of an episode to a file, wherever it runs."""
+
+    def __init__(self, env: Env, folder: Path) -> None:
+        self._env, self._folder = env, folder
+        self._episodes = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._env, name)
+
+    def reset(self, *, init_state: int | None = None, seed: int | None = None) -> None:
+        self._episodes += 1
+        name = f"{self._env.task.task_id}_{init_state}_{self._episodes}_{id(self)}_{threading.get_native_id()}.f32"
+        self._path = self._folder / name
+        self._env.reset(init_state=init_state, seed=seed)
+
+    def step(self, action: np.ndarray) -> bool:
+        with self._path.open("ab") as file:
+            file.write(np.asarray(action, np.float32).tobytes())
+        return self._env.step(action)
+
+
+def recording_env(folder: Path, suite: str, task_id: int) -> RecordingEnv:
+    return RecordingEnv(make_env(suite, task_id), folder)
+
+
+def play(policy_factory, output: Path, *, workers: int) -> tuple[list[tuple], list[tuple]]:  # type: ignore[no-untyped-def,type-arg]
+    """Return what eight toy episodes came to, without the times, and (task, initial state, actions) of each."""
     config = EvalConfig(
         policy=output.name, suites=("toy",), task_ids=(0, 4), init_states=(0, 1), stops=STOPS, horizons=("5",), seed=3
     )
+    actions = output.with_name(output.name + "_actions")
+    actions.mkdir()
     records = evaluate(
         config,
         tasks={"toy": list_tasks("toy")},
         policy_factory=policy_factory,
-        env_factory=make_env,
+        env_factory=partial(recording_env, actions),  # type: ignore[arg-type]
         output=output,
         resources=Resources(workers=workers),
     )
     assert all(isinstance(record, EpisodeRecord) for record in records)
-    return [
+    came_to = [
         (r.key, r.episode_seed, r.success, r.steps, r.iterations, r.executed, r.convergence)
         for r in records
         if isinstance(r, EpisodeRecord)
     ]
+    executed = [(*path.name.split("_")[:2], path.read_bytes()) for path in actions.iterdir()]
+    return came_to, sorted(executed)
 
 
 @pytest.mark.slow
-def test_the_same_episodes_as_the_local_policy(tmp_path: Path) -> None:
-    local = play(FakePolicy, tmp_path / "local", workers=1)
+def test_the_same_episodes_and_actions_as_the_local_policy(tmp_path: Path) -> None:
+    local, local_actions = play(FakePolicy, tmp_path / "local", workers=1)
     with serving(FakePolicy(), QUICK) as server:
-        remote = play(partial(connect, server.url), tmp_path / "remote", workers=2)
-    assert len(local) == 8
+        remote, remote_actions = play(partial(connect, server.url), tmp_path / "remote", workers=2)
+    assert len(local) == len(local_actions) == 8
+    assert len({actions for _, _, actions in local_actions}) == 8  # every rule and state acts differently
     assert remote == local
+    assert remote_actions == local_actions

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from rdvla.errors import ConfigError
 from rdvla.policy import StopRule
 
 DEFAULT_MAX_DEPTH = 32
+THREADS_HELP = "CPU threads of the policy [default: OMP_NUM_THREADS, else all cores but one]."
 
 
 def serve_command(
@@ -37,6 +39,7 @@ def serve_command(
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or int8 [default: the checkpoint's].")
     ] = None,
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
 ) -> None:
     """Serve a policy with openpi's websocket protocol; GET /healthz and /metrics on the same port."""
     from rdvla.serve.background import serve_until_signal
@@ -60,6 +63,7 @@ def serve_command(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     from rdvla.runtime import load_policy
 
+    limit_threads(threads)
     policy = load_policy(
         checkpoint, revision=revision, base=base, statistics=statistics, device=device, precision=precision
     )
@@ -70,6 +74,22 @@ def serve_command(
         print(f"ready: {server.url}{page}", flush=True)
 
     asyncio.run(serve_until_signal(server, announce))
+
+
+def limit_threads(threads: int | None) -> None:
+    """Let torch compute with so many `threads`; by default one core is left to the network and everything else.
+
+    A policy that takes all cores waits at every operation for whichever of its threads has to share one.
+
+    Raises:
+        ConfigError: fewer than one.
+    """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"--threads must be at least 1, found {threads}.")
+    import torch
+
+    if threads is not None or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads or max(1, torch.get_num_threads() - 1))
 
 
 def default_rule(depth: int | None, stop: str | None, delta: float | None, max_depth: int | None) -> StopRule | None:

@@ -240,6 +240,7 @@ def reply_message(
         "convergence": [float(value) for value in chunk.convergence],
         "n_action_steps": n_action_steps,
         "budget_used": None if budget_ms is None else policy_ms / budget_ms,
+        "out_of_time": chunk.out_of_time,
         "missing_cameras": list(missing_cameras),
         "policy_timing": {**{key: float(value) for key, value in chunk.timings.items()}, "infer_ms": policy_ms},
         "server_timing": dict(server_timing),
@@ -267,6 +268,7 @@ def chunk_from_reply(reply: Mapping[str, Any], metadata: PolicyMetadata) -> Acti
             num_recurrences=int(reply.get("num_recurrences", 0)),
             convergence=tuple(float(value) for value in reply.get("convergence", ())),
             n_action_steps=None if steps is None else int(steps),
+            out_of_time=bool(reply.get("out_of_time", False)),
             timings={str(key): float(value) for key, value in timings.items() if value is not None},
         )
     except (TypeError, ValueError) as error:
