@@ -175,7 +175,7 @@ class Crew:
     def running(self):
         return any(member.is_alive() for member in self.members)
 
-    def wait(self, timeout_s=300):
+    def wait(self, timeout_s=900):
         """Wait until all have ended by themselves; return their exit codes."""
         deadline = time.monotonic() + timeout_s
         for member in self.members:

@@ -193,6 +193,7 @@ class EvaluationConfig(Config):
         depth: iterations per decision.
         horizon: actions executed per decision.
         workers: simulator processes.
+        device: where every one of them computes its policy.
     """
 
     every: PositiveInt
@@ -202,6 +203,7 @@ class EvaluationConfig(Config):
     depth: PositiveInt = 12
     horizon: PositiveInt = 8
     workers: PositiveInt = 1
+    device: str = "cpu"
 
 
 Precision = Literal["float32", "mixed", "bfloat16"]
