@@ -261,6 +261,7 @@ class TestCommand:
             (["--only", "heads"], ConfigError, "unknown section 'heads'. Did you mean 'head'"),
             (["--repeats", "0"], ConfigError, "repeats must be at least 1, found 0"),
             (["--threads", "0"], ConfigError, "threads must be at least 1, found 0"),
+            (["--processor-time"], ConfigError, "threads must be 1, found None"),
             (["--checkpoint", "nowhere"], CheckpointError, "nowhere"),
             (["--json", "nowhere/bench.json"], StorageError, "no directory 'nowhere'"),
         ],

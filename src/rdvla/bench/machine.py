@@ -30,15 +30,17 @@ class Machine:
     flops_per_second: float
 
     @classmethod
-    def measure(cls, *, megabytes: int = 256, side: int = 1536, repeats: int = 5) -> "Machine":
-        """Return the best of several reads of `megabytes` and products of `side` x `side` matrices."""
+    def measure(
+        cls, clock: Callable[[], float] = time.perf_counter, *, megabytes: int = 256, side: int = 1536, repeats: int = 5
+    ) -> "Machine":
+        """Return the best of several reads of `megabytes` and products of `side` x `side` matrices by `clock`."""
         columns = 4096
         array = torch.ones(max(megabytes * 2**20 // 4 // columns, 1), columns)
         vector = torch.ones(columns)
         left, right = torch.rand(side, side), torch.rand(side, side)
         reads = (lambda: array.sum(), lambda: array @ vector)
-        read = min(_seconds(call) for call in reads for _ in range(repeats))
-        multiply = min(_seconds(lambda: left @ right) for _ in range(repeats))
+        read = min(seconds(call, clock) for call in reads for _ in range(repeats))
+        multiply = min(seconds(lambda: left @ right, clock) for _ in range(repeats))
         return cls(array.nbytes / read, 2 * side**3 / multiply)
 
     def best(self, other: "Machine") -> "Machine":
@@ -156,7 +158,8 @@ def _key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Return how long a call takes by `clock`."""
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start

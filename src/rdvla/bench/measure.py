@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from rdvla.bench.machine import Machine, Work, floor
+from rdvla.bench.machine import Machine, Work, floor, seconds
 from rdvla.errors import RDVLAError
 
 PUBLISHED = "published"
@@ -127,13 +127,19 @@ class Timed:
         )
 
 
-def measure(cases: Sequence[Case], repeats: int, tell: Callable[[str], None] = lambda _: None) -> Iterator[Timed]:
+def measure(
+    cases: Sequence[Case],
+    repeats: int,
+    tell: Callable[[str], None] = lambda _: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[Timed]:
     """Check all variants of each case, then time them: in every repetition each case and variant once.
 
     Args:
         cases: what to measure; they share their repetitions, so that another load meets them alike.
         repeats: at least 1.
         tell: is told what happens.
+        clock: returns seconds.
 
     Raises:
         InexactError: an exact variant's result differs from the published one's. Nothing is timed then.
@@ -142,15 +148,13 @@ def measure(cases: Sequence[Case], repeats: int, tell: Callable[[str], None] = l
     for case in cases:
         tell(f"{case.section}, {case.name}: same results?")
         differences.append(check(case))
-    seconds: list[dict[str, list[float]]] = [{name: [] for name in case.runs} for case in cases]
+    times: list[dict[str, list[float]]] = [{name: [] for name in case.runs} for case in cases]
     for repeat in range(repeats):
-        for case, found in zip(cases, seconds, strict=True):
+        for case, found in zip(cases, times, strict=True):
             tell(f"{case.section}, {case.name}: {repeat + 1} of {repeats}")
             for name, run in case.runs.items():
-                start = time.perf_counter()
-                run.call()
-                found[name].append(time.perf_counter() - start)
-    for case, found, difference in zip(cases, seconds, differences, strict=True):
+                found[name].append(seconds(run.call, clock))
+    for case, found, difference in zip(cases, times, differences, strict=True):
         yield Timed(case, found, difference)
 
 

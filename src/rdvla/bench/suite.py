@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,9 @@ class Plan:
         released: a network with random weights to measure beside it; None measures the checkpoint alone.
         full: encode with the released network too, not only its head (released sizes: 12 GB, minutes).
         repeats: repetitions of each timing, at least 1.
+        threads: torch's threads; None keeps its choice.
+        processor_time: count the time that the process computes, not the clock's; for a machine with other work, and
+            one thread.
         depths: fixed depths of the head, at least two, ascending.
         batches: batch sizes.
         memory_depths: depths at which memory is counted.
@@ -47,6 +51,8 @@ class Plan:
     released: RDVLAConfig | None = None
     full: bool = False
     repeats: int = 5
+    threads: int | None = None
+    processor_time: bool = False
     depths: tuple[int, ...] = (1, 4, 8, 12, 32)
     batches: tuple[int, ...] = (1, 4, 16)
     memory_depths: tuple[int, ...] = (1, 8, 64, 512)
@@ -57,6 +63,15 @@ class Plan:
                 raise ConfigError(f"unknown section '{name}'.{suggest(name, SECTIONS)}")
         if self.repeats < 1:
             raise ConfigError(f"repeats must be at least 1, found {self.repeats}.")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads must be at least 1, found {self.threads}.")
+        if self.processor_time and self.threads != 1:
+            raise ConfigError(f"processor time is that of one thread: threads must be 1, found {self.threads}.")
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """What the times are read from."""
+        return time.process_time if self.processor_time else time.perf_counter
 
     @classmethod
     def usual(cls, checkpoint: Path, **changes: Any) -> "Plan":
@@ -146,15 +161,18 @@ def run(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Result:
         CheckpointError, MissingExtraError, SimulatorError: see `rdvla.checkpoints.load` and `rdvla.bench.simulator`.
     """
     network = checkpoints.load(plan.checkpoint).model.float().eval().requires_grad_(requires_grad=False)
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
     tell("how fast the machine reads and multiplies")
-    machine = Machine.measure()
+    machine = Machine.measure(plan.clock)
     bench = _Bench(plan, network, tell)
     for name in SECTIONS:
         if name in plan.chosen:
             getattr(bench, name)()
-    machine = machine.best(Machine.measure())
+    machine = machine.best(Machine.measure(plan.clock))
     rows = [row for entry in bench.found for row in _rows(entry, machine)]
-    return Result(machine, describe(), plan.repeats, tuple(rows))
+    description = describe() | {"time": "of the processor" if plan.processor_time else "of the clock"}
+    return Result(machine, description, plan.repeats, tuple(rows))
 
 
 def _rows(entry: Row | list[Timed], machine: Machine) -> list[Row]:
@@ -218,17 +236,4 @@ class _Bench:
 
     def _time(self, cases: Sequence[Case], most: int | None = None) -> None:
         repeats = self.plan.repeats if most is None else min(most, self.plan.repeats)
-        self.found.append(list(measure(cases, repeats, self.tell)))
-
-
-def use_threads(threads: int | None) -> None:
-    """Compute with `threads` threads; None keeps torch's choice.
-
-    Raises:
-        ConfigError: fewer than one.
-    """
-    if threads is None:
-        return
-    if threads < 1:
-        raise ConfigError(f"threads must be at least 1, found {threads}.")
-    torch.set_num_threads(threads)
+        self.found.append(list(measure(cases, repeats, self.tell, self.plan.clock)))

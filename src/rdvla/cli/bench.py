@@ -20,6 +20,9 @@ def bench_command(
     quick: Annotated[bool, typer.Option("--quick", help="The small policy alone, once: some seconds.")] = False,
     repeats: Annotated[int, typer.Option(help="Repetitions of each timing; medians are shown.")] = 5,
     threads: Annotated[int | None, typer.Option(help="Threads of torch [default: its own choice].")] = None,
+    processor_time: Annotated[
+        bool, typer.Option("--processor-time", help="Of one thread, not the clock's: for a busy machine.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Also write every number to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw them into this HTML file.")] = None,
 ) -> None:
@@ -38,8 +41,9 @@ def bench_command(
     chosen = tuple(part.strip() for part in only.split(",")) if only is not None else suite.SECTIONS[:-1]
     if simulator and "simulator" not in chosen:
         chosen = (*chosen, "simulator")
-    plan = suite.Plan.usual(checkpoint, chosen=chosen, full=full, repeats=repeats)
-    suite.use_threads(threads)
+    plan = suite.Plan.usual(
+        checkpoint, chosen=chosen, full=full, repeats=repeats, threads=threads, processor_time=processor_time
+    )
     result = suite.run(plan.quick() if quick else plan, lambda line: print(line, file=sys.stderr, flush=True))
     print("\n" + format_result(result))
     if json is not None:
