@@ -68,7 +68,7 @@ class ConvConfig(Config):
     Attributes:
         image_size: side of the square input in pixels.
         stem_stride: reduction of the first convolution (its kernel is twice as wide).
-        channels: width of each stage; every stage after the first halves the resolution.
+        channels: width of each stage, two at least; every stage after the first halves the resolution.
         residual_stages: how many of the last stages are followed by a residual block.
         norm_groups: groups of the group normalisation.
     """
@@ -76,8 +76,8 @@ class ConvConfig(Config):
     kind: Literal["conv"] = "conv"
     image_size: PositiveInt = 128
     stem_stride: PositiveInt = 4
-    channels: tuple[PositiveInt, ...] = (48, 96, 128)
-    residual_stages: int = 1
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (32, 64, 96, 128)
+    residual_stages: int = 2
     norm_groups: PositiveInt = 8
 
 

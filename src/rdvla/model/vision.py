@@ -193,39 +193,45 @@ class ResidualBlock(nn.Module):
 class ConvTower(nn.Module):
     """A small residual network: its last feature map cell by cell, plus one token of keypoints.
 
-    The keypoint token embeds, per channel, where in the image that channel is active (a spatial softmax: Finn et al.,
-    Deep Spatial Autoencoders, 2016), which keeps positions finer than the token grid.
+    The keypoint token embeds, per channel of the map before the last, where in the image that channel is active (a
+    spatial softmax: Finn et al., Deep Spatial Autoencoders, 2016). It keeps positions finer than the grid of tokens.
     """
 
     def __init__(self, config: ConvConfig) -> None:
         """Build one stage per entry of `config.channels`."""
         super().__init__()
-        stages: list[nn.Module] = []
+        self.stages = nn.ModuleList()
         previous = 3
         for index, channels in enumerate(config.channels):
             stride = 2 if index else config.stem_stride
             kernel = 3 if index else 2 * stride
             padding = (kernel - stride + 1) // 2
-            stages += [nn.Conv2d(previous, channels, kernel, stride=stride, padding=padding, bias=False)]
+            layers: list[nn.Module] = [nn.Conv2d(previous, channels, kernel, stride=stride, padding=padding, bias=False)]
             if index >= len(config.channels) - config.residual_stages:
-                stages += [ResidualBlock(channels, config.norm_groups)]
-            stages += [nn.GroupNorm(config.norm_groups, channels), nn.ReLU()]
+                layers.append(ResidualBlock(channels, config.norm_groups))
+            self.stages.append(nn.Sequential(*layers, nn.GroupNorm(config.norm_groups, channels), nn.ReLU()))
             previous = channels
-        self.stages = nn.Sequential(*stages)
         side = config.image_size // (config.stem_stride * 2 ** (len(config.channels) - 1))
         self.width = previous
         self.num_tokens = side * side + 1
-        self.keypoints = nn.Linear(2 * previous, previous)
+        self.keypoints = nn.Linear(2 * config.channels[-2], previous)
         self.pos_embed = nn.Parameter(torch.randn(1, self.num_tokens, previous) * 0.02)
         self.temperature = nn.Parameter(torch.ones(1))
-        self._side = side
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode RGB images `[B, H, W, 3]` (0..255) into `[B, T, C]`, T = cells + 1."""
-        pixels = images.permute(0, 3, 1, 2).to(self.pos_embed.dtype) / 127.5 - 1
-        features_BCT = self.stages(pixels).flatten(2)
-        axis = torch.linspace(-1, 1, self._side, device=pixels.device, dtype=pixels.dtype)
-        grid_T2 = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
-        where_BC2 = torch.softmax(features_BCT * self.temperature, dim=-1) @ grid_T2
-        keypoint_B1C = self.keypoints(where_BC2.flatten(1)).unsqueeze(1)
-        return torch.cat((features_BCT.transpose(1, 2), keypoint_B1C), dim=1) + self.pos_embed
+        x_BChw = images.permute(0, 3, 1, 2).to(self.pos_embed.dtype) / 127.5 - 1
+        maps = []
+        for stage in self.stages:
+            x_BChw = stage(x_BChw)
+            maps.append(x_BChw)
+        keypoint_B1C = self.keypoints(_where_active(maps[-2], self.temperature)).unsqueeze(1)
+        return torch.cat((x_BChw.flatten(2).transpose(1, 2), keypoint_B1C), dim=1) + self.pos_embed
+
+
+def _where_active(map_BChw: Tensor, temperature: Tensor) -> Tensor:
+    """Return the expected (row, column) of each channel, -1..1 from edge to edge: `[B, 2 C]`."""
+    side = map_BChw.shape[-1]
+    axis = torch.linspace(-1, 1, side, device=map_BChw.device, dtype=map_BChw.dtype)
+    grid_T2 = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
+    return (torch.softmax(map_BChw.flatten(2) * temperature, dim=-1) @ grid_T2).flatten(1)
