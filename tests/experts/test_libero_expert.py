@@ -163,7 +163,6 @@ def test_it_opens_a_drawer_turns_a_knob_and_slides_a_plate() -> None:
 
     others = [["turnon", "flat_stove_1"], ["on", "plate_1", "main_table_stove_front_region"]]
     with LiberoEnv("libero_goal", 0, camera_size=64) as env:
-        assert env.privileged().goal == (("open", "wooden_cabinet_1_middle_region"),)
         steps = [solve(env, env.task, seed=7)]
         for goal in others:
             env.unwrapped.parsed_problem["goal_state"] = [goal]

@@ -14,7 +14,7 @@ from rdvla.experts.scene import Goal, LiberoScene
 
 STANDOFF = 0.08  # m from the handle, against the approach
 KNOB_DEPTH = 0.010  # m below its top: parts of a knob that stand up at least this far are taken
-FROM_ROBOT = 0.5  # of the robot's direction in the approach to a bar, compared with the drawer's
+GLIDE = 0.1  # m above the standoff that the hand keeps until it is near, to pass over what stands on the way
 NEARLY_TURNED = 0.4  # rad from the orientation at the handle: turning swings the hand, so that is done in free air
 TURNED = 0.1
 REACHED = 0.010  # m short of the handle at which the fingers are around it
@@ -134,7 +134,9 @@ class MoveJoint:
             case Phase.TURN:
                 return (self._turning_point, self._rotation), OPEN
             case Phase.APPROACH:
-                return (self._standoff, self._rotation), OPEN
+                away = float(np.linalg.norm((self._standoff - self._scene.gripper_position)[:2]))
+                above = np.array([*self._standoff[:2], self._standoff[2] + min(away, GLIDE)])
+                return (above, self._rotation), OPEN
             case Phase.REACH:
                 return (self._grip, self._rotation), OPEN
             case Phase.CLOSE:
@@ -151,17 +153,16 @@ class MoveJoint:
 def _bar_grip(scene: LiberoScene, joint: Joint) -> tuple[Array, Array]:
     """Return position `[3]` and rotation `[3, 3]` of a gripper around the bar that sticks out furthest.
 
-    The hand comes horizontally, from the front and a little from the robot's side: that keeps it within reach, and
-    clear of the bars above and below.
+    The hand comes horizontally and straight on: so it stays clear of what stands beside, above and below.
     """
     boxes, outward = scene.body_boxes(joint.body), joint.direction
     reach = [float((Boxes(*_one(boxes, i)).points() @ outward).max()) for i in range(len(boxes.centers))]
     bar = int(np.argmax(reach))
     center = boxes.centers[bar]
     along = boxes.rotations[bar][:, int(np.argmax(boxes.halves[bar]))]
-    away = center - scene.base
-    approach = _unit(FROM_ROBOT * _unit(np.array([*away[:2], 0.0])) - outward)
-    closing = _unit(np.cross(approach, along))
+    approach = -outward
+    closing = np.cross(approach, along)
+    closing /= np.linalg.norm(closing)
     options = [np.stack([c, np.cross(approach, c), approach], axis=1) for c in (closing, -closing)]
     return center, max(options, key=lambda option: float(np.trace(option @ scene.gripper_rotation.T)))
 
@@ -181,7 +182,3 @@ def _knob_grip(scene: LiberoScene, joint: Joint) -> tuple[Array, Array]:
 def _one(boxes: Boxes, index: int) -> tuple[Array, Array, Array]:
     part = slice(index, index + 1)
     return boxes.centers[part], boxes.rotations[part], boxes.halves[part]
-
-
-def _unit(vector: Array) -> Array:
-    return vector / np.linalg.norm(vector)
