@@ -99,7 +99,7 @@ def test_the_report_of_a_run(played, tmp_path):
     result = CliRunner().invoke(app, ["report", str(folder), "--output", str(page)])
     assert result.exit_code == 0, result.output
     text = page.read_text()
-    for expected in ("2 steps, loss", "Validation", "depth 2", "Success", "Samples/s", "mean_recurrence"):
+    for expected in ("2 steps, loss", "Validation", "depth 2", "Success", "samples/s", "mean_recurrence"):
         assert expected in text, expected
     assert "http" not in text.replace("http://www.w3.org/", "")
     numbers = load_training(folder).numbers

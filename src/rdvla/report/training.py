@@ -141,7 +141,7 @@ def _figures(run: TrainingRun) -> list[dict[str, Any]]:
     ):
         if name in numbers:
             one = [Curve("", numbers[name], "line c2")]
-            found.append(_figure("", title.capitalize() + ".", lambda w, o=one, t=title: curves(o, w, t), small=True))  # type: ignore[misc]
+            found.append(_figure("", "", lambda w, o=one, t=title: curves(o, w, t), small=True))  # type: ignore[misc]
     return found
 
 
