@@ -1,5 +1,7 @@
 """The assembled network: layout of the sequence, independence within a batch, the policy around it."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -30,14 +32,18 @@ def network(tokenizer):
 
 
 @pytest.fixture(scope="module")
-def policy(network, tokenizer):
+def statistics():
     rng = np.random.default_rng(0)
-    statistics = DatasetStatistics(
+    return DatasetStatistics(
         action=NormStats.compute(rng.normal(size=(50, 7)).astype(np.float32), mask=[True] * 6 + [False]),
         state=NormStats.compute(rng.normal(size=(50, 8)).astype(np.float32)),
         num_transitions=50,
         num_trajectories=1,
     )
+
+
+@pytest.fixture(scope="module")
+def policy(network, tokenizer, statistics):
     return RDVLAPolicy(Checkpoint(network, {"test": statistics}, tokenizer, image_path=TINY), name="test")
 
 
@@ -103,6 +109,51 @@ def test_a_batch_gives_each_sample_what_it_gets_alone(policy):
         alone = policy.infer(each, stop=stop, seed=seed)
         assert alone.num_recurrences == batched.num_recurrences
         np.testing.assert_allclose(alone.actions, batched.actions, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        StopRule("latent", threshold=0.02, max_depth=20),
+        StopRule("action_mse", threshold=1e-6, max_depth=20, check_every=3),
+    ],
+    ids=lambda stop: stop.name,
+)
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_tasks_prompts_and_depths_mix_in_a_batch_in_every_precision(network, tokenizer, statistics, stop, precision):
+    checkpoint = Checkpoint(network, {"test": statistics}, tokenizer, image_path=TINY)
+    policy = RDVLAPolicy(checkpoint, name="test", precision=precision)
+    observations = [observation(seed, INSTRUCTIONS[seed % 2]) for seed in range(4)]
+    together = policy.infer_batch(observations, stop=stop, seeds=range(4))
+    for seed, batched in enumerate(together):
+        alone = policy.infer(observations[seed], stop=stop, seed=seed)
+        assert alone.num_recurrences == batched.num_recurrences
+        np.testing.assert_allclose(alone.actions, batched.actions, atol=1e-4 if precision == "float32" else 5e-3)
+
+
+def test_a_budget_buys_at_least_one_iteration_and_at_most_what_the_rule_wants(policy):
+    plenty = policy.infer(observation(), seed=3, budget_ms=1e6)
+    assert (plenty.num_recurrences, plenty.out_of_time) == (12, False)
+    np.testing.assert_array_equal(plenty.actions, policy.infer(observation(), seed=3).actions)
+    nothing = policy.infer(observation(), seed=3, budget_ms=1e-3)
+    assert (nothing.num_recurrences, nothing.out_of_time) == (1, True)
+    np.testing.assert_array_equal(nothing.actions, policy.infer(observation(), stop=StopRule.fixed(1), seed=3).actions)
+    costs = policy.costs[1]
+    assert min(costs.encode, costs.iteration, costs.decode) > 0
+    between = policy.infer(observation(), stop=StopRule.fixed(4000), seed=3, budget_ms=nothing.timings["total"] + 200)
+    assert 1 <= between.num_recurrences < 4000
+    assert between.out_of_time
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_decides_like_a_cpu(network, tokenizer, statistics):
+    checkpoint = Checkpoint(copy.deepcopy(network), {"test": statistics}, tokenizer, image_path=TINY)
+    expected = RDVLAPolicy(checkpoint, name="test").infer(observation(), seed=3, stop=StopRule.fixed(4))
+    policy = RDVLAPolicy(checkpoint, name="test", device="cuda")
+    found = policy.infer(observation(), seed=3, stop=StopRule.fixed(4), budget_ms=1e6)
+    assert found.num_recurrences == 4
+    np.testing.assert_allclose(found.actions, expected.actions, atol=1e-3)
 
 
 def test_bad_observations_say_what_is_wrong(policy):

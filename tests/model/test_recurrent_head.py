@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rdvla.bench.machine import PeakMemory
 from rdvla.errors import ConfigError
 from rdvla.model.config import HeadConfig, RDVLAConfig
 from rdvla.model.decide import decide
@@ -133,6 +134,17 @@ def test_min_depth_and_check_every_are_kept(head):
     assert decide(head, conditioning, latents(), make_criterion(patient), patient).num_recurrences.tolist() == [5] * 3
     seldom = StopRule("action_l2", threshold=1e9, max_depth=12, check_every=3)
     assert decide(head, conditioning, latents(), make_criterion(seldom), seldom).num_recurrences.tolist() == [6] * 3
+
+
+@pytest.mark.parametrize("name", ["fixed", "action_mse", "latent"])
+def test_memory_does_not_grow_with_depth(head, name):
+    def peak(depth):
+        rule = StopRule.fixed(depth) if name == "fixed" else StopRule(name, threshold=0.0, max_depth=depth)
+        with PeakMemory() as memory:
+            decide(head, head.condition(contexts()), latents(), make_criterion(rule), rule)
+        return memory.peak
+
+    assert peak(512) == peak(3) >= latents().nbytes
 
 
 def test_stopping_metrics_on_three_numbers():

@@ -56,7 +56,7 @@ class Int8Linear(nn.Module):
         """Map float32 `[..., in]` to `[..., out]`."""
         rows = x.flatten(0, -2)
         scale = _scale(rows)
-        levels = (rows / scale).round_().add_(128).to(torch.uint8)  # the kernel wants them unsigned, zero at 128
+        levels = (rows / scale).add_(128.5).to(torch.uint8)  # rounded; the kernel wants them unsigned, zero at 128
         product = torch.ops.onednn.qlinear_pointwise.default(
             levels, 1.0, 128, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
