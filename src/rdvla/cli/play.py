@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from rdvla.errors import ConfigError
 def play_command(
     suite: Annotated[str, typer.Option(help="Suite of the task, e.g. libero_object or toy.")],
     task_id: Annotated[int, typer.Option(help="Task of the suite, from 0.")] = 0,
-    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder of the policy.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint folder or hub id of the policy.")] = None,
     policy: Annotated[str | None, typer.Option(help="Instead of a checkpoint: ws://host:port.")] = None,
     port: Annotated[int, typer.Option(help="Port of the page, 0 for a free one.")] = 8000,
     init_states: Annotated[str, typer.Option(help="Bundled initial states, over and over, e.g. 0-9 or 3.")] = "0-9",
@@ -28,7 +27,13 @@ def play_command(
     horizon: Annotated[str, typer.Option(help="Actions executed per decision: a number or a rule's name.")] = "5",
     rate: Annotated[float, typer.Option(help="Control steps per second, at most.")] = 20.0,
     show_every: Annotated[int, typer.Option(help="Render for the page every n-th step; 0 only at decisions.")] = 2,
+    statistics: Annotated[str | None, typer.Option(help="Which of the checkpoint's statistics, e.g. a suite.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    base: Annotated[str | None, typer.Option(help="Of an un-merged lora_adapter: the VLM it was trained on.")] = None,
     device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or int8 [default: the checkpoint's].")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
 ) -> None:
     """Play a task again and again and show it live at http://127.0.0.1:PORT."""
@@ -50,7 +55,7 @@ def play_command(
     rule = default_rule(depth, stop, delta, max_depth)
     states = parse_indices(init_states, field="init-states")
     steps = make_horizon(horizon)
-    _, _, make_policy = choose_policy(checkpoint, policy, LoadOptions(device=device))
+    _, _, make_policy = choose_policy(checkpoint, policy, LoadOptions(revision, base, statistics, device, precision))
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("rdvla.serve.loop").setLevel(logging.ERROR)  # a simulator may be slower than --rate
     if checkpoint is not None:
