@@ -17,13 +17,15 @@ KNOB_DEPTH = 0.010  # m below its top: parts of a knob that stand up at least th
 GLIDE = 0.1  # m above the standoff that the hand keeps until it is near, to pass over what stands on the way
 NEARLY_TURNED = 0.4  # rad from the orientation at the handle: turning swings the hand, so that is done in free air
 TURNED = 0.1
+CENTRED = 0.008  # m beside the line to the handle: from here on the hand waits before it goes ahead,
+FUNNEL = 4.0  # by this much for every metre more
 REACHED = 0.010  # m short of the handle at which the fingers are around it
 CLOSE_STEPS = 10
 RELEASE_STEPS = 6
 LEAD_SLIDE = 0.05  # m that the commanded pose is ahead of the joint
 LEAD_HINGE = 0.5  # rad
-SLIPPED = 0.03  # m that the hand may shift on the handle
-PATIENCE = 80  # steps after which a phase ends whatever the error
+SLIPPED = 0.05  # m that the hand may shift on the handle
+PATIENCE = 60  # steps after which a phase ends whatever the error
 
 
 class Phase(Enum):
@@ -102,8 +104,10 @@ class MoveJoint:
                 if late or (turned and np.linalg.norm(position - self._standoff) < 0.015):
                     self._enter(Phase.REACH)
             case Phase.REACH:
-                if late or (self._grip - position) @ self._rotation[:, 2] < REACHED:
+                if self._to_go(position)[0] < REACHED:
                     self._enter(Phase.CLOSE)
+                elif late:
+                    self._enter(Phase.RELEASE)
             case Phase.CLOSE:
                 if self._steps >= CLOSE_STEPS:
                     self._hold, self._held_value = (position, rotation), self._joint.value
@@ -120,6 +124,12 @@ class MoveJoint:
             case Phase.RETREAT:
                 return not late and bool(np.linalg.norm(position - self._standoff) > 0.015)
         return True
+
+    def _to_go(self, position: Array) -> tuple[float, float]:
+        """Return how far (m) the handle is ahead of the hand, and how far to its side."""
+        way = self._grip - position
+        ahead = float(way @ self._rotation[:, 2])
+        return ahead, float(np.linalg.norm(way - ahead * self._rotation[:, 2]))
 
     def _turn_left(self, rotation: Array) -> float:
         return float(np.linalg.norm(rotation_vector(self._rotation @ rotation.T)))
@@ -138,7 +148,9 @@ class MoveJoint:
                 above = np.array([*self._standoff[:2], self._standoff[2] + min(away, GLIDE)])
                 return (above, self._rotation), OPEN
             case Phase.REACH:
-                return (self._grip, self._rotation), OPEN
+                _, aside = self._to_go(self._scene.gripper_position)
+                wait = min(STANDOFF, FUNNEL * max(0.0, aside - CENTRED))
+                return (self._grip - wait * self._rotation[:, 2], self._rotation), OPEN
             case Phase.CLOSE:
                 return (self._grip, self._rotation), CLOSED
             case Phase.MOVE:
