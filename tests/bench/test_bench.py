@@ -60,7 +60,7 @@ class TestWholeRun:
     def test_released_kind_and_checkpoint_are_both_there(self, result):
         titles = {row.section for row in result.rows}
         for section in ("head", "decision", "memory"):
-            assert {f"{section}, released size", f"{section}, shipped policy"} <= titles
+            assert {f"{section}, released size", f"{section}, policy"} <= titles
 
     def test_low_precision_columns_say_how_far_off_they_are(self, result):
         row = next(row for row in result.rows if row.name == "r = 3")
@@ -69,7 +69,7 @@ class TestWholeRun:
         assert row.differences.keys() == row.values.keys()
 
     def test_memory_is_flat(self, result):
-        for section in ("memory, released size", "memory, shipped policy"):
+        for section in ("memory, released size", "memory, policy"):
             peaks = {row.name: row.median(OURS) for row in result.rows if row.section == section}
             scratchpad = 8 * 16 * 4 / 1e6  # the one before is still there while the next is computed
             assert peaks["decision, r = 8"] == peaks["decision, r = 24"]
@@ -250,8 +250,8 @@ class TestCommand:
         assert done.exit_code == 0, done.output
         assert f"Every number: {numbers}\nFigures: {figures}" in done.output
         assert {row["section"] for row in json.loads(numbers.read_text())["rows"]} == {
-            "head, shipped policy",
-            "memory, shipped policy",
+            "head, policy",
+            "memory, policy",
         }
         assert "<svg" in figures.read_text()
 

@@ -88,6 +88,7 @@ def speed_ups(rows: Sequence[Row]) -> str:
     most = max(ratio for _, _, ratio in shown)
     x = Scale((0, max(most, 1.0)), (NAMES, WIDTH - 60))
     axis_x(drawing, x, [(t, f"{t:g}x") for t in nice_ticks(0, x.domain[1], 6)], height - BOTTOM, "times faster")
+    drawing.line((x(1.0), TOP), (x(1.0), height - BOTTOM), "threshold")
     top = float(TOP)
     for section, group in groupby(shown, key=lambda entry: entry[0].section):
         drawing.text((8, top + 12), section, "label ink")
@@ -99,7 +100,6 @@ def speed_ups(rows: Sequence[Row]) -> str:
             drawing.rect(NAMES, top, x(ratio) - NAMES, BAR, f"bar {_colour(name, index)}", tip)
             drawing.text((x(ratio) + 6, top + 12), f"{ratio:.2f}x", "value")
             top += BAR + 5
-    drawing.line((x(1.0), TOP), (x(1.0), height - BOTTOM), "threshold")
     return str(drawing)
 
 

@@ -26,7 +26,7 @@ from rdvla.model.recurrent import Context, RecurrentHead
 from rdvla.policy import StopRule
 
 LOADED = ("float32", "int8")
-"""Where more than the head is measured; bfloat16 is slower than float32 on processors without its instructions."""
+"""Where more than the head at batch 1 is measured; each is one more copy of the weights."""
 DEEPEST = 32
 USUAL = StopRule.fixed(12)
 """The depth of the released evaluation."""

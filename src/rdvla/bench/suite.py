@@ -30,7 +30,7 @@ class Plan:
     """What to measure.
 
     Attributes:
-        checkpoint: the shipped policy, or another one.
+        checkpoint: a policy small enough to measure everything; its folder's name heads its tables.
         chosen: names of `SECTIONS`.
         released: a network with random weights to measure beside it; None measures the checkpoint alone.
         full: encode with the released network too, not only its head (released sizes: 12 GB, minutes).
@@ -195,7 +195,8 @@ class _Bench:
     def __init__(self, plan: Plan, network: RDVLA, tell: Callable[[str], None]) -> None:
         self.plan, self.network, self.tell = plan, network, tell
         self.found: list[Row | list[Timed]] = []
-        self._heads = [("shipped policy", network.config, network.head)]
+        self._title = plan.checkpoint.resolve().name
+        self._heads = [(self._title, network.config, network.head)]
         if plan.released is not None and {"head", "memory", "batch"} & set(plan.chosen):
             tell("draw a head of released size")
             self._heads.insert(0, ("released size", plan.released, random_head(plan.released.head)))
@@ -205,7 +206,7 @@ class _Bench:
             self._time(sections.head_cases(title, config, head, self.plan.depths))
 
     def decision(self) -> None:
-        self._time(sections.decision_cases("shipped policy", self.network))
+        self._time(sections.decision_cases(self._title, self.network))
         if self.plan.full and self.plan.released is not None:
             self.tell("draw a network of released size")
             network = random_network(self.plan.released)
@@ -219,10 +220,10 @@ class _Bench:
     def batch(self) -> None:
         for title, config, head in self._heads[:-1]:
             self._time(sections.head_batches(f"{title}, head", config, head, self.plan.batches))
-        self._time(sections.decision_batches("shipped policy, whole decision", self.network, self.plan.batches))
+        self._time(sections.decision_batches(f"{self._title}, whole decision", self.network, self.plan.batches))
 
     def training(self) -> None:
-        self._time(sections.training_cases("shipped policy", copy.deepcopy(self.network)))
+        self._time(sections.training_cases(self._title, copy.deepcopy(self.network)))
 
     def simulator(self) -> None:
         from rdvla.bench import simulator
@@ -230,7 +231,7 @@ class _Bench:
         self.tell("start the simulator")
         env, policy = simulator.start(self.plan.checkpoint)
         try:
-            self._time(simulator.simulator_cases("shipped policy", env, policy), most=FEW)
+            self._time(simulator.simulator_cases(self._title, env, policy), most=FEW)
         finally:
             env.close()
 
