@@ -19,7 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from rdvla.errors import TrainingError
 
-_FAILURE = "failure"
+_FAILURE, _GONE = "failure", "gone"
 _PATIENCE = timedelta(days=7)  # while the first process decodes images, validates, saves or plays episodes
 _LAST_WORDS_S = 2.0
 
@@ -86,6 +86,17 @@ class Ranks:
             with suppress(RuntimeError):  # the store may be gone with the process that kept it
                 self._store.set(_FAILURE, f"process {self.index}: {error or type(error).__name__}")
         dist.destroy_process_group()
+        if error is not None:
+            self._let_the_others_read()
+
+    def _let_the_others_read(self) -> None:
+        """Keep the store for a moment: without torchrun's agent, it ends with the first process."""
+        with suppress(RuntimeError):
+            if self.is_first:
+                gone = [f"{_GONE}{index}" for index in range(1, self.count)]
+                self._store.wait(gone, timedelta(seconds=2 * _LAST_WORDS_S))
+            else:
+                self._store.set(f"{_GONE}{self.index}", "")
 
     def wait(self) -> None:
         """Wait until every process is here, however long it takes.

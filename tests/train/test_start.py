@@ -1,0 +1,89 @@
+"""Where a run starts: a whole checkpoint, the vision-language part of one, or a Prismatic base."""
+
+import pytest
+import torch
+from train_fakes import RELEASED_KIND, record, run_small, small
+
+from rdvla.checkpoints import load, names
+from rdvla.errors import ConfigError
+from rdvla.train.config import TrainConfig
+from rdvla.train.start import Origin, make_collator, new_checkpoint, open_split
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A small trained policy of the released kind."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        return run_small(record(folder / "demos", episodes=2, length=4), folder / "run", max_steps=1)
+
+
+def start(dataset, **model):
+    config = TrainConfig.build(small(dataset, "run", model=model))
+    origin = Origin.load(config)
+    split = open_split(config, origin, None)
+    return config, split, new_checkpoint(config, split, origin)
+
+
+def write_prism(path, model):
+    """Write a network's vision-language part as the published base nests and names it."""
+    nested = {"vision_backbone": {}, "projector": {}, "llm_backbone": {}}
+    for name, tensor in names.part(names.to_published(model.state_dict()), names.VLM).items():
+        part, _, rest = name.partition(".")
+        if part == "vision_backbone":
+            rest = rest.replace("scale_factor", "gamma").replace("fused_featurizer", "siglip_featurizer")
+            nested[part][rest if "siglip" in rest else rest.replace("featurizer", "dino_featurizer")] = tensor
+        elif part == "projector":
+            layer, _, kind = rest.partition(".")
+            nested[part][f"projector.{2 * (int(layer[-1]) - 1)}.{kind}"] = tensor
+        elif part == "language_model":
+            nested["llm_backbone"][f"llm.{rest}"] = tensor
+    path.parent.mkdir(parents=True)
+    torch.save({"model": nested}, path)
+
+
+def test_another_robot_on_the_vision_language_part_of_a_policy(trained, tmp_path):
+    dataset = record(tmp_path / "wide", action_dim=9, episodes=2, length=3)
+    _, split, checkpoint = start(dataset, base_vlm=str(trained), head={"chunk_size": 3})
+    own, theirs = checkpoint.model.state_dict(), load(trained).model.state_dict()
+    head = checkpoint.model.config.head
+    assert (head.action_dim, head.chunk_size, head.recurrent_layers) == (9, 3, (2, 2))
+    assert split.training.batch([0]).actions.shape == (1, 3, 9)
+    for name, tensor in own.items():
+        kept = not name.startswith(("head.", "state_projector."))
+        assert not kept or torch.equal(tensor, theirs[name]), name
+    assert not torch.equal(own["state_projector.fc1.weight"], theirs["state_projector.fc1.weight"])
+
+
+def test_a_prismatic_base(dataset, trained, tmp_path):
+    write_prism(tmp_path / "prism" / "checkpoints" / "step-1.pt", load(trained).model)
+    model = RELEASED_KIND | {"base_vlm": str(tmp_path / "prism"), "tokenizer": str(trained), "lora": {"rank": 2}}
+    _, _, checkpoint = start(dataset, **model)
+    own, theirs = checkpoint.model.state_dict(), load(trained).model.state_dict()
+    assert torch.equal(own["projector.fc1.base_layer.weight"], theirs["projector.fc1.weight"])
+    assert not torch.equal(own["latent_tokens"], theirs["latent_tokens"])
+    with pytest.raises(ConfigError, match=r"model\.tokenizer"):
+        start(dataset, **{key: value for key, value in model.items() if key != "tokenizer"})
+
+
+def test_sizes_that_the_dataset_does_not_have(dataset):
+    with pytest.raises(ConfigError, match=r"model\.head\.action_dim is 9, but .* has 7"):
+        start(dataset, **RELEASED_KIND | {"head": RELEASED_KIND["head"] | {"action_dim": 9}})
+    with pytest.raises(ConfigError, match="Did you mean 'hidden_size'"):
+        start(dataset, **RELEASED_KIND | {"network": {"language": {"hiden_size": 16}}})
+
+
+def test_images_as_the_policy_will_see_them(dataset):
+    """Validation images are cut like the policy's; frames that were JPEG files are not compressed again."""
+    config, split, checkpoint = start(dataset, **RELEASED_KIND)
+    collator = make_collator(config, checkpoint)
+    stored = split.training.batch([0])
+    seen = collator(stored).inputs.images
+    assert collator.crop_area == 0.9
+    assert not torch.equal(seen[0, 0], torch.from_numpy(stored.images["primary"][0]))
+    values = small(dataset, "run")
+    once = TrainConfig.build(values | {"data": values["data"] | {"stored_as_jpeg": True}})
+    other = open_split(once, Origin.load(once), None).training.batch([0])
+    assert (other.images["primary"] != stored.images["primary"]).any()
+    assert checkpoint.image_path.jpeg
