@@ -93,13 +93,17 @@ def test_a_served_process_becomes_ready_and_stops_at_a_signal(sent: signal.Signa
     command = [sys.executable, "-c", code, "--checkpoint", "fake", "--port", "0", "--web"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("ready: ws://127.0.0.1:"), line
-    address = line.split()[1].replace("ws", "http", 1)
-    with urllib.request.urlopen(address + "/healthz", timeout=5) as answer:
-        assert answer.read() == b"OK\n"
-    assert process.stdout.readline() == f"live page: {address}\n"
-    process.send_signal(sent)
-    rest, errors = process.communicate(timeout=30)
-    assert process.returncode == 0, errors
-    assert rest == ""
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("ready: ws://127.0.0.1:"), line
+        address = line.split()[1].replace("ws", "http", 1)
+        with urllib.request.urlopen(address + "/healthz", timeout=60) as answer:
+            assert answer.read() == b"OK\n"
+        assert process.stdout.readline() == f"live page: {address}\n"
+        process.send_signal(sent)
+        rest, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert rest == ""
+    finally:
+        process.kill()
+        process.communicate()
