@@ -36,6 +36,7 @@ def demo_command(
         init_states="10",
         depth="1,4,12",
         stop="action_mse",
+        horizon="4",
         checkpoint=str(checkpoint),
         output=output,
         video=1,
