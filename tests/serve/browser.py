@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def browser_page(width: int = 1280, height: int = 860) -> Iterator["Page"]:
-    """Open an empty page; afterwards, fail on script errors and on requests to other hosts. Skips without Chromium."""
+def browser_page(width: int = 1280, height: int = 860, *, tolerated: str | None = None) -> Iterator["Page"]:
+    """Open an empty page; afterwards, fail on script errors and on requests to other hosts. Skips without Chromium.
+
+    Console messages that contain `tolerated` are no errors.
+    """
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
@@ -31,7 +34,8 @@ def browser_page(width: int = 1280, height: int = 860) -> Iterator["Page"]:
             yield page
         finally:
             browser.close()
-        assert faults == []
+        faults = [fault for fault in faults if tolerated is None or tolerated not in fault]
+        assert not faults, faults
 
 
 def until(page: "Page", condition: str, timeout_s: float = 60.0) -> None:

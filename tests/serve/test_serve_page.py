@@ -177,7 +177,7 @@ def test_watching_and_steering_in_a_browser(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_page_comes_back_after_the_server_did() -> None:
-    with browser_page() as page:
+    with browser_page(tolerated="ERR_CONNECTION_REFUSED") as page:  # it knocks while nobody is there
         with serving(FakePolicy(), WEB) as server:
             page.goto(address(server))
             until(page, "document.querySelector('#connection').textContent === 'connected'")
