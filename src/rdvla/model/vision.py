@@ -206,7 +206,8 @@ class ConvTower(nn.Module):
             stride = 2 if index else config.stem_stride
             kernel = 3 if index else 2 * stride
             padding = (kernel - stride + 1) // 2
-            layers: list[nn.Module] = [nn.Conv2d(previous, channels, kernel, stride=stride, padding=padding, bias=False)]
+            convolution = nn.Conv2d(previous, channels, kernel, stride=stride, padding=padding, bias=False)
+            layers: list[nn.Module] = [convolution]
             if index >= len(config.channels) - config.residual_stages:
                 layers.append(ResidualBlock(channels, config.norm_groups))
             self.stages.append(nn.Sequential(*layers, nn.GroupNorm(config.norm_groups, channels), nn.ReLU()))
