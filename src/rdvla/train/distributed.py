@@ -86,6 +86,7 @@ class Ranks:
             with suppress(RuntimeError):  # the store may be gone with the process that kept it
                 self._store.set(_FAILURE, f"process {self.index}: {error or type(error).__name__}")
         dist.destroy_process_group()
+        del self._patient  # the last hold on its connections: only now do waiting processes notice
         if error is not None:
             self._let_the_others_read()
 
