@@ -4,6 +4,7 @@ from data_recordings import PRIMARY, STATE, WRIST, episode, record
 
 from rdvla.data.frame_cache import resize_to
 from rdvla.data.lerobot_v3 import LeRobotDataset
+from rdvla.errors import DatasetError
 
 
 def open_dataset(root, tmp_path, **options):
@@ -54,6 +55,36 @@ def test_only_fresh_rows_start_a_chunk(tmp_path):
     np.testing.assert_array_equal(dataset[4].actions, episodes[1].columns["action"][4:8])
     published = open_dataset(tmp_path / "d", tmp_path, sampling="published")
     assert published.batch(range(len(published))).frame_index.tolist() == [0, 4, 0, 4]
+
+
+def test_several_datasets_follow_each_other(tmp_path):
+    episodes = [episode(0, task="open the drawer"), episode(1, length=9, render_every=4), episode(2, length=5)]
+    record(tmp_path / "a", episodes[:1])
+    record(tmp_path / "b", episodes[1:2], fresh=True)
+    record(tmp_path / "c", episodes[2:])
+    joined = open_dataset([tmp_path / name for name in "abc"], tmp_path)
+    assert joined.episodes == (0, 1, 2)
+    assert joined.instructions == ("open the drawer", "pick up the cup")
+    assert [joined.instruction(number) for number in range(3)] == [each.task for each in episodes]
+    batch = joined.batch(range(len(joined)))
+    parts = [open_dataset(tmp_path / name, tmp_path).select([0]) for name in "abc"]
+    alone = [part.batch(range(len(part))) for part in parts]
+    assert batch.episode_index.tolist() == [0] * 11 + [1] * 3 + [2] * 5
+    for field in ("state", "actions", "action_is_pad", "frame_index", "instructions"):
+        np.testing.assert_array_equal(getattr(batch, field), np.concatenate([getattr(each, field) for each in alone]))
+    for camera, images in batch.images.items():
+        np.testing.assert_array_equal(images, np.concatenate([each.images[camera] for each in alone]))
+    assert joined.statistics().num_transitions == 25
+
+
+def test_datasets_that_do_not_fit_together(tmp_path):
+    record(tmp_path / "a", [episode(0)])
+    record(tmp_path / "fps", [episode(1)], fps=10)
+    record(tmp_path / "state", [episode(1, state=5)], state=5)
+    record(tmp_path / "size", [episode(1, size=(32, 32))], size=(32, 32))
+    for other, message in [("fps", "20.*fps.*10"), ("state", "8 entries in.*5 in"), ("size", "24, 32.*32, 32")]:
+        with pytest.raises(DatasetError, match=message):
+            open_dataset([tmp_path / "a", tmp_path / other], tmp_path)
 
 
 def test_select_shares_frames(tmp_path):

@@ -1,6 +1,7 @@
 """The LIBERO expert: what it does in which order, and that it solves tasks in the simulator."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from rdvla.errors import ConfigError
 from rdvla.experts import libero, make_demonstrator, make_expert
 from rdvla.experts.base import NoPlanError
 from rdvla.experts.boxes import Boxes
+from rdvla.experts.pick_and_place import Phase
 from rdvla.experts.push import Slide
 from rdvla.experts.scene import Goal
 
@@ -141,6 +143,23 @@ def solve(env: object, task: TaskSpec, seed: int) -> int | None:
     return next((n for n in range(1, task.max_steps) if env.step(expert.act(env).executed)), None)  # type: ignore[attr-defined]
 
 
+def hand_over(env: Any, seed: int) -> list[float]:
+    """Let an expert carry the object, and a new one finish the task; return what the new one does with the gripper."""
+    env.reset(seed=seed)
+    first, second = libero.LiberoExpert(), libero.LiberoExpert()
+    first.reset(env)
+    while getattr(first.skill, "phase", None) != Phase.CARRY:
+        env.step(first.act(env))
+    second.reset(env)
+    grips, solved = [], False
+    while not solved and len(grips) < env.task.max_steps:
+        action = second.act(env)
+        grips.append(float(action[-1]))
+        solved = env.step(action)
+    assert solved
+    return grips
+
+
 @pytest.mark.sim
 @pytest.mark.slow
 @pytest.mark.parametrize(("suite", "task_id"), [("libero_object", 6), ("libero_spatial", 5)])
@@ -150,8 +169,12 @@ def test_it_picks_and_places(suite: str, task_id: int) -> None:
 
     with LiberoEnv(suite, task_id, camera_size=64) as env:
         steps = solve(env, env.task, seed=7)
+        grips = hand_over(env, seed=8)
     assert steps is not None
     assert 40 < steps < 160
+    closed = grips.index(-1.0)
+    assert closed > 10
+    assert set(grips[closed:]) == {-1.0}
 
 
 @pytest.mark.sim

@@ -1,5 +1,6 @@
 """`rdvla collect`: have the scripted experts demonstrate tasks, and write a LeRobotDataset v3.0."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,11 +9,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from rdvla.cli.policies import choose_policy
 from rdvla.envs import make_env
+from rdvla.errors import ConfigError
 from rdvla.eval.protocol import parse_indices, parse_names
 
 if TYPE_CHECKING:
     from rdvla.experts.collect import CollectSummary, Status
+    from rdvla.experts.worker import ExpertFactory
 
 EXIT_INCOMPLETE = 1
 
@@ -32,15 +36,25 @@ def collect(
     keep_staging: Annotated[
         bool, typer.Option(help="Keep the recorded episodes, so that the dataset can be extended later.")
     ] = False,
+    take_over_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="This policy acts first, for a random number of steps; the expert goes on, and only that is recorded.",
+        ),
+    ] = None,
+    policy_steps: Annotated[
+        int | None, typer.Option(help="With --take-over-from: the most steps the policy acts [default: 120].")
+    ] = None,
 ) -> None:
     """Record demonstrations of scripted experts as a LeRobotDataset v3.0.
 
     Failed episodes are dropped and counted. The same command again continues where it stopped, even after a kill.
     """
-    from rdvla.experts import make_demonstrator
     from rdvla.experts.collect import CollectConfig
     from rdvla.experts.collect import collect as run_collection
 
+    make_expert, takeover = _choose_expert(take_over_from, policy_steps)
     config = CollectConfig(
         output=output,
         suites=tuple(parse_names(suite, field="suite")),
@@ -52,6 +66,7 @@ def collect(
         camera_size=camera_size,
         storage=storage,
         keep_staging=keep_staging,
+        takeover=takeover,
     )
     console = Console()
     with _progress(console) as progress:
@@ -62,11 +77,31 @@ def collect(
             details = dropped if status.stage == "collecting" else ""
             progress.update(bar, description=status.stage, completed=status.done, total=status.total, details=details)
 
-        summary = run_collection(config, make_env=make_env, make_expert=make_demonstrator, on_status=show)
+        summary = run_collection(config, make_env=make_env, make_expert=make_expert, on_status=show)
     _print_summary(console, summary)
     if summary.missing:
         console.print(f"[bold]{summary.missing} demonstrations are missing[/bold]: the expert failed too often.")
         raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _choose_expert(checkpoint: str | None, policy_steps: int | None) -> "tuple[ExpertFactory, str]":
+    """Return what makes the demonstrator of a task, and in words from which policy it takes over, if from any.
+
+    Raises:
+        ConfigError: policy_steps below 1, or without a policy.
+        CheckpointError: no checkpoint there.
+    """
+    from rdvla.experts import make_demonstrator, make_takeover
+    from rdvla.experts.takeover import MAX_POLICY_STEPS
+
+    if policy_steps is not None and (checkpoint is None or policy_steps < 1):
+        raise ConfigError(f"--policy-steps {policy_steps}: give at least 1, and --take-over-from CHECKPOINT.")
+    if checkpoint is None:
+        return make_demonstrator, ""
+    steps = policy_steps or MAX_POLICY_STEPS
+    _, digest, make_policy = choose_policy(checkpoint, None)
+    factory = partial(make_takeover, make_policy=make_policy, max_policy_steps=steps)
+    return factory, f"checkpoint {digest}, after 0 to {steps} steps"
 
 
 def _progress(console: Console) -> Progress:

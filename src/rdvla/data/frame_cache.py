@@ -107,6 +107,35 @@ class MappedFrames:
         return MappedFrames, (self.path, self.shape)
 
 
+class JoinedFrames:
+    """The frames of several caches of the same size, one after the other."""
+
+    def __init__(self, parts: Sequence[MappedFrames]) -> None:
+        """Join `parts`, at least one.
+
+        Raises:
+            DatasetError: their images differ in size.
+        """
+        self.parts = tuple(parts)
+        sizes = sorted({part.shape[1:3] for part in parts})
+        if len(sizes) > 1:
+            raise DatasetError(f"images of {sizes[0]} and of {sizes[1]} pixels cannot be joined.")
+        self._first = np.cumsum([0, *map(len, parts)])
+        self.shape = (int(self._first[-1]), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        """Number of frames N."""
+        return self.shape[0]
+
+    def __getitem__(self, slots: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return a copy of the frames at `slots` `[B]`: `[B, h, w, 3]`."""
+        owner = np.searchsorted(self._first, slots, side="right") - 1
+        frames = np.empty((len(slots), *self.shape[1:]), dtype=np.uint8)
+        for number, part in enumerate(self.parts):
+            frames[owner == number] = part[slots[owner == number] - self._first[number]]
+        return frames
+
+
 def cache_key(fingerprint: str, cameras: Mapping[str, str], transform: FrameTransform, num_frames: int) -> str:
     """Return the folder name of a cache: a hash of everything its content depends on."""
     parts = json.dumps([_FORMAT, fingerprint, sorted(cameras.items()), transform.name, num_frames])

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -60,6 +60,35 @@ class LeRobotSource:
         source = cls(root, info, episodes, columns, starts, tables.read_tasks(root / TASKS_PATH))
         source._check()
         return source
+
+    @classmethod
+    def join(cls, sources: Sequence[Self]) -> Self:
+        """Return the episodes of `sources` (at least one), one after the other; their images are to be decoded before.
+
+        Raises:
+            DatasetError: they differ in frame rate or in the size of a column.
+        """
+        first = sources[0]
+        if len(sources) == 1:
+            return first
+        keys = sorted(first.columns.keys() - {FRESH_KEY})
+        for other in sources[1:]:
+            if other.info.fps != first.info.fps:
+                raise DatasetError(f"'{first.root}' has {first.info.fps} fps, '{other.root}' {other.info.fps}.")
+            for key in keys:
+                one, two = first.columns[key].shape[1], other.columns[key].shape[1]
+                if one != two:
+                    raise DatasetError(f"'{key}' has {one} entries in '{first.root}', {two} in '{other.root}'.")
+        tasks = dict(enumerate(dict.fromkeys(task for source in sources for task in source.tasks.values())))
+        number = {task: index for index, task in tasks.items()}
+        columns = {key: np.concatenate([source.columns[key] for source in sources]) for key in keys}
+        columns[FRESH_KEY] = np.concatenate([source.fresh for source in sources])[:, None]
+        columns["task_index"] = np.concatenate(
+            [[[number[source.tasks[int(index)]]] for index in source.columns["task_index"][:, 0]] for source in sources]
+        )
+        episodes = [row for source in sources for row in source.episodes]
+        starts = np.concatenate([[0], np.cumsum([row["length"] for row in episodes])]).astype(np.int64)
+        return replace(first, episodes=episodes, columns=columns, episode_start=starts, tasks=tasks)
 
     @cached_property
     def fresh(self) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from rdvla.data.frame_cache import (
     KEEP_SIZE,
     EpisodeFrames,
     FrameTransform,
+    JoinedFrames,
     MappedFrames,
     Progress,
     cache_key,
@@ -52,7 +53,7 @@ class LeRobotDataset:
     sampling: Sampling
     state_keys: tuple[str, ...]
     action_keys: tuple[str, ...]
-    frames: Mapping[str, MappedFrames]
+    frames: Mapping[str, JoinedFrames]
     frame_slot: NDArray[np.int64]
     episodes: tuple[int, ...]
     anchors: NDArray[np.int64]
@@ -60,7 +61,7 @@ class LeRobotDataset:
     @classmethod
     def open(
         cls,
-        root: Path | str,
+        root: Path | str | Sequence[Path | str],
         *,
         chunk_size: int,
         cameras: Mapping[str, str] | None = None,
@@ -74,7 +75,8 @@ class LeRobotDataset:
         """Open the dataset at `root`, decoding its images into the cache unless they are there already.
 
         Args:
-            root: folder of the dataset, or `owner/name` or `owner/name@revision` on the Hugging Face hub.
+            root: folder of the dataset, or `owner/name` or `owner/name@revision` on the Hugging Face hub; of several,
+                the episodes follow each other.
             chunk_size: actions per sample.
             cameras: camera name -> feature key; default all cameras, LIBERO's as `primary` and `wrist`.
             transform: brings stored frames to the policy's resolution; see `frame_cache.resize_to`.
@@ -86,19 +88,22 @@ class LeRobotDataset:
 
         Raises:
             ConfigError: chunk_size below 1 or an unknown sampling.
-            DatasetError: missing, damaged, another version, or without one of the named features.
+            DatasetError: missing, damaged, another version, without one of the named features, or several that differ.
             StorageError: no room for the cache.
         """
         chunk_starts(1, chunk_size, sampling)
-        folder = resolve(root)
-        info = DatasetInfo.load(folder)
-        chosen = _choose_cameras(info, cameras)
-        state_keys, action_keys = _choose_columns(info, state_key, "state"), _choose_columns(info, action_key, "action")
-        source = LeRobotSource.load(folder, list(dict.fromkeys(state_keys + action_keys)))
+        sources, caches = [], []
+        for folder in [resolve(each) for each in ([root] if isinstance(root, Path | str) else root)]:
+            info = DatasetInfo.load(folder)
+            chosen = _choose_cameras(info, cameras)
+            state_keys = _choose_columns(info, state_key, "state")
+            action_keys = _choose_columns(info, action_key, "action")
+            source = LeRobotSource.load(folder, list(dict.fromkeys(state_keys + action_keys)))
+            sources.append(source)
+            caches.append(_open_cache(source, chosen, transform, cache_dir, progress))
+        source = LeRobotSource.join(sources)
+        frames = {camera: JoinedFrames([cache[camera] for cache in caches]) for camera in chosen}
         slots = np.where(source.fresh, np.cumsum(source.fresh) - 1, -1)
-        jobs = [job for name, key in chosen.items() for job in _cache_jobs(source, name, key)]
-        key = cache_key(source.fingerprint(), chosen, transform, int(source.fresh.sum()))
-        frames = open_cache(cache_dir, key, jobs, transform, progress)
         everything = cls(
             source, chunk_size, sampling, state_keys, action_keys, frames, slots, (), np.zeros(0, dtype=np.int64)
         )
@@ -239,6 +244,18 @@ def _choose_columns(info: DatasetInfo, keys: str | Sequence[str], role: str) -> 
         if info.require(key, role).dtype in ("image", "video", "string", "language"):
             raise DatasetError(f"{role} '{key}' is of dtype '{info.features[key].dtype}'; name a numeric feature.")
     return chosen
+
+
+def _open_cache(
+    source: LeRobotSource,
+    cameras: Mapping[str, str],
+    transform: FrameTransform,
+    cache_dir: Path | None,
+    progress: Progress | None,
+) -> dict[str, MappedFrames]:
+    jobs = [job for name, key in cameras.items() for job in _cache_jobs(source, name, key)]
+    key = cache_key(source.fingerprint(), cameras, transform, int(source.fresh.sum()))
+    return open_cache(cache_dir, key, jobs, transform, progress)
 
 
 def _cache_jobs(source: LeRobotSource, name: str, key: str) -> list[EpisodeFrames]:

@@ -39,7 +39,7 @@ What was executed differs from `action`: small correlated noise disturbs the mot
 recoveries, and the label is what the expert wants in the state as it is. Episodes that did not succeed were dropped.
 Placements were sampled by the environment's own reset with a seed (collection seed {seed}), never taken from the
 benchmark's bundled initial states. Where every episode came from (suite, task, seeds) is in `collect.json`.
-
+{takeover}
 ## Tasks
 
 | suite | task | instruction | episodes | mean length |
@@ -49,6 +49,12 @@ benchmark's bundled initial states. Where every episode came from (suite, task, 
 ## Made with
 
 {versions}
+"""
+
+
+_TAKEOVER = """\
+Episodes begin where another policy had got to ({takeover}); its steps are not in the data, and placements that it
+solved by itself count as failed attempts.
 """
 
 
@@ -68,6 +74,7 @@ def dataset_card(settings: Mapping[str, Any], episodes: Sequence[Mapping[str, An
         tasks=len(by_task),
         render_every=settings["render_every"],
         seed=settings["seed"],
+        takeover=_TAKEOVER.format(**settings) if "takeover" in settings else "",
         table="\n".join(table),
         versions="\n".join(versions) or "- versions were not recorded",
     )

@@ -50,6 +50,7 @@ class CollectConfig:
         storage: how images are stored, `video` or `image` (PNG).
         keep_staging: keep the staged demonstrations, so that the same folder can be extended later.
         episode_timeout_s: an attempt that takes longer than this many seconds is taken for hung and repeated.
+        takeover: names the policy from which the demonstrators take over, and how; empty if they begin themselves.
 
     Raises:
         ConfigError: a value out of range.
@@ -66,6 +67,7 @@ class CollectConfig:
     storage: Storage = "video"
     keep_staging: bool = False
     episode_timeout_s: float = EPISODE_TIMEOUT_S
+    takeover: str = ""
 
     def __post_init__(self) -> None:
         if not self.suites:
@@ -85,7 +87,8 @@ class CollectConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that decide what an attempt records."""
-        return {"seed": self.seed, "render_every": self.render_every, "camera_size": self.camera_size}
+        takeover = {"takeover": self.takeover} if self.takeover else {}
+        return {"seed": self.seed, "render_every": self.render_every, "camera_size": self.camera_size, **takeover}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rdvla.experts.base import NoPlanError
 from rdvla.experts.boxes import Array, corridor_height
 from rdvla.experts.control import CLOSED, OPEN, action_towards, downward_rotation
-from rdvla.experts.grasps import TIP_BELOW, Grasp, plan_grasps
+from rdvla.experts.grasps import TIP_BELOW, Grasp, plan_grasps, wrap_half_turn
 from rdvla.experts.placing import find_place
 from rdvla.experts.scene import Goal, LiberoScene
 
@@ -73,13 +73,16 @@ class PickAndPlace:
         return self.phase in (Phase.DESCEND, Phase.CLOSE, Phase.LOWER, Phase.OPEN)
 
     def start(self) -> None:
-        """Plan from the present state and approach.
+        """Plan from the present state and approach; lift at once what is in the hand already.
 
         Raises:
             NoPlanError: the object cannot be taken.
         """
-        self._plan()
-        self._enter(Phase.HOVER)
+        if self._scene.in_hand(self._object):
+            self._hold_on()
+        else:
+            self._plan()
+            self._enter(Phase.HOVER)
 
     def act(self) -> NDArray[np.float32] | None:
         """Return the next action `[7]`, or None when the object was put down or the attempt is over.
@@ -126,6 +129,15 @@ class PickAndPlace:
             raise NoPlanError(f"no grasp of '{self._object}' is free of obstacles.")
         self.grasp = found[0]
         self._hover = self._planned.position + np.array([0.0, 0.0, HOVER_HEIGHT])
+
+    def _hold_on(self) -> None:
+        position, closing = self._scene.gripper_position, self._scene.gripper_rotation[:, 0]
+        yaw = wrap_half_turn(float(np.arctan2(-closing[0], closing[1])))
+        self.grasp = Grasp(position, yaw, cost=0.0, label="in hand")
+        self._obstacles = self._scene.obstacle_points(self._object)
+        self._origin = self._scene.position(self._object)
+        self._hold = position
+        self._begin_lift(position)
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase

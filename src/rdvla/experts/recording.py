@@ -17,11 +17,19 @@ from rdvla.envs.workers import TaskKey
 from rdvla.errors import DatasetError
 
 
+class AlreadySolvedError(Exception):
+    """The task is solved before the demonstration begins. It is no error: the attempt leaves no demonstration."""
+
+
 class Demonstrator(Protocol):
     """What is recorded: an expert that says both what it wants and what it does (`NoisyExpert`)."""
 
     def reset(self, env: Any, *, seed: int) -> None:
-        """Start an episode; everything random comes from `seed`."""
+        """Start an episode; everything random comes from `seed`.
+
+        Raises:
+            AlreadySolvedError: it is over already.
+        """
         ...
 
     def act(self, env: Any) -> Any:
@@ -61,7 +69,7 @@ class Play(NamedTuple):
     """How an attempt went.
 
     Attributes:
-        demonstration: what was recorded, None if the task was not solved.
+        demonstration: what was recorded, None if the task was not solved (or solved before there was a step to record).
         num_steps: control steps played.
         seconds: wall-clock time, reset and rendering included.
     """
@@ -155,7 +163,10 @@ def play(env: Env, expert: Demonstrator, attempt: Attempt, render_every: int) ->
     began = time.monotonic()
     placement, noise = attempt.seeds()
     env.reset(seed=placement)
-    expert.reset(env, seed=noise)
+    try:
+        expert.reset(env, seed=noise)
+    except AlreadySolvedError:
+        return Play(None, 0, time.monotonic() - began)
     states: list[NDArray[np.float32]] = []
     actions: list[NDArray[np.float32]] = []
     images: dict[str, list[bytes]] = {}

@@ -71,6 +71,11 @@ class LiberoScene:
         """The robot's base: `[3]`."""
         return np.array(self._data.xpos[self._base])
 
+    def in_hand(self, name: str) -> bool:
+        """Say whether both finger pads touch an object."""
+        held = self.problem.get_object(name)
+        return bool(self.problem._check_grasp(gripper=self.problem.robots[0].gripper, object_geoms=held))
+
     def position(self, name: str) -> Array:
         """Return where an object's body or a region's site is: `[3]`."""
         if name in self.problem.obj_body_id:
