@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +167,7 @@ class Conversation:
         future = self._service.batcher.submit(
             adapted.observation, options, client=self._connection.id, deadline=deadline
         )
-        answer = await self._await(asyncio.wrap_future(future), deadline, left)
+        answer = await self._await(future, deadline, left)
         timing = {
             "infer_ms": (time.monotonic() - arrived) * 1000,
             "queue_ms": answer.queue_ms,
@@ -176,7 +177,7 @@ class Conversation:
             timing["prev_total_ms"] = self._previous_ms
         return encode(self._service.reply(adapted, options, answer, timing))
 
-    async def _await(self, future: "asyncio.Future[Answer]", deadline: float, left: "asyncio.Future[None]") -> Answer:
+    async def _await(self, job: Future[Answer], deadline: float, left: "asyncio.Future[None]") -> Answer:
         """Wait for the answer until `deadline`.
 
         Raises:
@@ -184,14 +185,15 @@ class Conversation:
             ConnectionClosed: the client `left`.
         """
         timeout_s = max(0.0, deadline - time.monotonic())
+        future = asyncio.wrap_future(job)
         either: set[asyncio.Future[Any]] = {future, left}
         await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if left.done():
-            future.cancel()
+            _drop(job, future)
             self._service.metrics.abandoned.inc()
             raise ConnectionClosedOK(None, None)
         if not future.done() or time.monotonic() > deadline:
-            future.cancel()
+            _drop(job, future)
             raise DeadlineMissed("the answer was not ready in time and will not be sent.")
         try:
             return future.result()
@@ -229,3 +231,9 @@ class Conversation:
             self._service.metrics.errors.labels("slow_client").inc()
             self._connection.transport.abort()
             raise
+
+
+def _drop(job: Future[Answer], wrapper: "asyncio.Future[Answer]") -> None:
+    """Take a request back at once: cancelled through its wrapper alone, it would still wait for a turn of the loop."""
+    job.cancel()
+    wrapper.cancel()
