@@ -1,7 +1,7 @@
 """Everything a training run can be told."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -20,7 +20,7 @@ class DataConfig(Config):
     """What to learn from.
 
     Attributes:
-        root: LeRobotDataset v3.0: a folder, or `owner/name[@revision]` on the Hugging Face hub.
+        root: LeRobotDataset v3.0: a folder, or `owner/name[@revision]` on the Hugging Face hub; or a list of them.
         cameras: policy camera name -> dataset feature.
         state: features whose vectors, joined, are the robot's state.
         action: features whose vectors, joined, are the actions.
@@ -35,7 +35,7 @@ class DataConfig(Config):
         validation_fraction: fraction of the episodes held out, evenly spread.
     """
 
-    root: Path
+    root: Path | Annotated[tuple[Path, ...], Field(min_length=1)]
     cameras: dict[str, str] = Field(default=LIBERO_CAMERAS)
     state: tuple[str, ...] = ("observation.state",)
     action: tuple[str, ...] = ("action",)
@@ -46,6 +46,12 @@ class DataConfig(Config):
     augmentation: Augmentation = LIGHT_AUGMENTATION
     state_noise: NonNegativeFloat = 0.05
     validation_fraction: float = Field(default=0.04, ge=0.0, lt=1.0)
+
+    @property
+    def name(self) -> str:
+        """The names of the datasets: what the checkpoint calls their statistics."""
+        roots = (self.root,) if isinstance(self.root, Path) else self.root
+        return "+".join(root.name for root in roots)
 
 
 class HeadOverrides(Config):
@@ -224,7 +230,7 @@ class TrainConfig(Config):
         ema_decay: decay of the averaged weights that are saved for use; 0 saves the trained weights themselves.
         save_freq: steps between checkpoints.
         keep: newest checkpoints to keep.
-        log_freq: steps between log lines.
+        log_freq: steps between log lines; the last step has one, too.
         validate_freq: steps between validations.
         validation_samples: samples per validation.
         validation_depths: depths at which the validation loss is measured.
@@ -234,6 +240,9 @@ class TrainConfig(Config):
         max_loss_ratio: a loss that is so many times its running mean stops the run.
         hang_timeout_s: a process that lets the others wait for longer is taken for hung.
         num_threads: torch threads; null takes torch's default.
+        num_workers: threads of each process that prepare batches, as many of them ahead.
+        sharded: several processes share one copy of weights, gradients and optimiser state (FSDP2) instead of holding
+            one each: less memory, more communication. For networks larger than the presets.
     """
 
     output: Path
@@ -259,11 +268,15 @@ class TrainConfig(Config):
     max_loss_ratio: float = Field(default=20.0, gt=1.0)
     hang_timeout_s: PositiveFloat = 1800.0
     num_threads: PositiveInt | None = None
+    num_workers: PositiveInt = 1
+    sharded: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if list(self.validation_depths) != sorted(set(self.validation_depths)):
             raise ConfigError(f"validation_depths must ascend, found {self.validation_depths}.")
+        if self.sharded and self.optimizer.muon:
+            raise ConfigError("optimizer.muon needs whole matrices, sharded has parts of them; choose one.")
         if self.evaluation is not None and self.evaluation.every % self.save_freq:
             raise ConfigError(
                 f"evaluation.every ({self.evaluation.every}) must be a multiple of save_freq ({self.save_freq}):"

@@ -119,7 +119,7 @@ def new_checkpoint(config: TrainConfig, split: Split, origin: Origin) -> Checkpo
         CheckpointError: the weights have another state or action size than the dataset, or do not fit the preset.
     """
     convention = ActionConvention(config.data.gripper)
-    statistics = {config.data.root.name: split.training.statistics(convention)}
+    statistics = {config.data.name: split.training.statistics(convention)}
     notes = {"recipe": config.model_dump(mode="json", exclude={"output"}), "rdvla": __version__}
     torch.manual_seed(config.seed)
     if origin.whole is not None:
@@ -148,7 +148,7 @@ def _new_network(config: TrainConfig, dataset: LeRobotDataset, origin: Origin, *
     for name, size in found.items():
         if (getattr(config.model.head, name) or size) != size:
             raise ConfigError(
-                f"model.head.{name} is {getattr(config.model.head, name)}, but '{config.data.root}' has {size}."
+                f"model.head.{name} is {getattr(config.model.head, name)}, but '{config.data.name}' has {size}."
             )
     model = RDVLA(changed(wanted, {"cameras": tuple(config.data.cameras), "head": found}))
     if origin.vlm is not None:
@@ -175,7 +175,7 @@ def make_collator(config: TrainConfig, checkpoint: Checkpoint) -> Collator:
     """Return what turns stored samples into the network's inputs."""
     return Collator(
         cameras=checkpoint.model.config.cameras,
-        statistics=checkpoint.statistics[config.data.root.name],
+        statistics=checkpoint.statistics[config.data.name],
         convention=checkpoint.actions,
         prompt=Prompt(checkpoint.tokenizer, checkpoint.model.config.prompt),
         crop_area=checkpoint.image_path.crop_area,
