@@ -14,6 +14,8 @@ from rdvla.experts.placing import find_place
 from rdvla.experts.scene import Goal, LiberoScene
 
 HOVER_HEIGHT = 0.10  # m above the grasp
+ALIGNED = 0.012  # m beside the grasp within which to descend
+TURNED = 0.12  # rad, the same for the yaw
 CARRY_CLEARANCE = 0.03  # m between what is carried and what it passes over
 CORRIDOR_RADIUS = 0.07  # m beside the straight path that counts as on it
 REPLAN_SHIFT = 0.008  # m that an object may move before the approach is planned anew
@@ -73,16 +75,19 @@ class PickAndPlace:
         return self.phase in (Phase.DESCEND, Phase.CLOSE, Phase.LOWER, Phase.OPEN)
 
     def start(self) -> None:
-        """Plan from the present state and approach; lift at once what is in the hand already.
+        """Plan from the present state and approach; go on with a descent or a lift that someone else has begun.
 
         Raises:
             NoPlanError: the object cannot be taken.
         """
         if self._scene.in_hand(self._object):
             self._hold_on()
-        else:
-            self._plan()
-            self._enter(Phase.HOVER)
+            return
+        found = self._plan()
+        begun = [grasp for grasp in found if self._is_descending_to(grasp)]
+        if begun:
+            self._choose(begun[0])
+        self._enter(Phase.DESCEND if begun else Phase.HOVER)
 
     def act(self) -> NDArray[np.float32] | None:
         """Return the next action `[7]`, or None when the object was put down or the attempt is over.
@@ -110,7 +115,8 @@ class PickAndPlace:
         assert self.grasp is not None
         return self.grasp
 
-    def _plan(self) -> None:
+    def _plan(self) -> list[Grasp]:
+        """Plan for the scene as it is, choose the best grasp and return all of them."""
         scene = self._scene
         self._place = find_place(scene, self._goal)
         self._obstacles: Array = scene.obstacle_points(self._object)
@@ -127,8 +133,18 @@ class PickAndPlace:
         )
         if not found:
             raise NoPlanError(f"no grasp of '{self._object}' is free of obstacles.")
-        self.grasp = found[0]
-        self._hover = self._planned.position + np.array([0.0, 0.0, HOVER_HEIGHT])
+        self._choose(found[0])
+        return found
+
+    def _choose(self, grasp: Grasp) -> None:
+        self.grasp = grasp
+        self._hover = grasp.position + np.array([0.0, 0.0, HOVER_HEIGHT])
+
+    def _is_descending_to(self, grasp: Grasp) -> bool:
+        position = self._scene.gripper_position
+        low = abs(float(position[2] - grasp.position[2])) < HOVER_HEIGHT / 2
+        aligned = float(np.linalg.norm(position[:2] - grasp.position[:2])) < ALIGNED
+        return low and aligned and self._yaw_error(grasp) < TURNED
 
     def _hold_on(self) -> None:
         position, closing = self._scene.gripper_position, self._scene.gripper_rotation[:, 0]
@@ -152,7 +168,7 @@ class PickAndPlace:
             case Phase.HOVER:
                 self._replan_if_moved(REPLAN_SHIFT)
                 above = self._over_obstacles(position, self._hover, TIP_BELOW)
-                if late or (_near(position, above, 0.012, 0.02) and self._yaw_error() < 0.12):
+                if late or (_near(position, above, ALIGNED, 0.02) and self._yaw_error(self._planned) < TURNED):
                     self._enter(Phase.DESCEND)
             case Phase.DESCEND:
                 if self._replan_if_moved(DESCENT_SHIFT):
@@ -259,9 +275,9 @@ class PickAndPlace:
         self._still = self._still + 1 if resting else 0
         return self._still >= STUCK_STEPS
 
-    def _yaw_error(self) -> float:
+    def _yaw_error(self, grasp: Grasp) -> float:
         closing = self._scene.gripper_rotation[:, 0]
-        wanted = downward_rotation(self._planned.yaw)[:, 0]
+        wanted = downward_rotation(grasp.yaw)[:, 0]
         return float(np.arccos(np.clip(closing @ wanted, -1.0, 1.0)))
 
 
