@@ -11,7 +11,7 @@ from rdvla.errors import ConfigError
 from rdvla.experts import libero, make_demonstrator, make_expert
 from rdvla.experts.base import NoPlanError
 from rdvla.experts.boxes import Boxes
-from rdvla.experts.pick_and_place import Phase
+from rdvla.experts.pick_and_place import Phase, PickAndPlace
 from rdvla.experts.push import Slide
 from rdvla.experts.scene import Goal
 
@@ -143,13 +143,24 @@ def solve(env: object, task: TaskSpec, seed: int) -> int | None:
     return next((n for n in range(1, task.max_steps) if env.step(expert.act(env).executed)), None)  # type: ignore[attr-defined]
 
 
+def play_until(env: Any, expert: libero.LiberoExpert, phase: Phase) -> None:
+    for _ in range(env.task.max_steps):
+        if isinstance(expert.skill, PickAndPlace) and expert.skill.phase == phase:
+            return
+        env.step(expert.act(env))
+    pytest.fail(f"the expert never came to {phase}")
+
+
 def hand_over(env: Any, seed: int) -> list[float]:
     """Let an expert carry the object, and a new one finish the task; return what the new one does with the gripper."""
     env.reset(seed=seed)
     first, second = libero.LiberoExpert(), libero.LiberoExpert()
     first.reset(env)
-    while getattr(first.skill, "phase", None) != Phase.CARRY:
-        env.step(first.act(env))
+    play_until(env, first, Phase.CLOSE)
+    second.reset(env)
+    assert isinstance(second.skill, PickAndPlace)
+    assert second.skill.phase == Phase.DESCEND
+    play_until(env, first, Phase.CARRY)
     second.reset(env)
     grips, solved = [], False
     while not solved and len(grips) < env.task.max_steps:
