@@ -1,9 +1,9 @@
 """Samples per second of the loader alone: `python bench/loader.py [DATASET] [--samples 512] [--size 128]`.
 
-A sample is one image per camera, a state and a chunk of 8 actions. Drawn at random from the frame cache, as training
-does, plain and with the augmentations; and without the cache: found in its video (or table), decoded and resized when
-it is asked for. Without DATASET a small synthetic one is recorded first. Compare lines of one run; on a busy machine,
-those of the last column.
+A sample is one image per camera, a state and a chunk of 8 actions. In the batches that training gets, drawn at random
+from the frame cache, plain and with the augmentations, by one and two threads (`num_workers`); and without the cache:
+found in its video (or table), decoded and resized when it is asked for. Without DATASET a small synthetic one is
+recorded first. Compare lines of one run; on a busy machine, those of the last column.
 """
 
 import argparse
@@ -14,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rdvla.data.augmentation import LIGHT_AUGMENTATION, PUBLISHED_AUGMENTATION, Augmentation, augment_batch
+from rdvla.data.augmentation import LIGHT_AUGMENTATION, PUBLISHED_AUGMENTATION, Augmentation
 from rdvla.data.frame_cache import resize_to
 from rdvla.data.lerobot_meta import STANDARD_CAMERAS, camera_feature, vector_feature
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
+from rdvla.model.prompt import Prompt, train_tokenizer
+from rdvla.train.batches import Collator, training_batches
+from rdvla.types import ActionConvention
 
 BATCH = 16
 
@@ -48,42 +51,52 @@ def record(root: Path) -> Path:
     return root
 
 
-def from_cache(dataset: LeRobotDataset, augmentation: Augmentation | None):
-    def load(indices: np.ndarray) -> int:
-        batch = dataset.batch(indices)
-        if augmentation is not None:
-            rng = np.random.default_rng(int(indices[0]))
-            for images in batch.images.values():
-                augment_batch(images, augmentation, rng)
-        return len(indices)
+def from_cache(dataset: LeRobotDataset, augmentation: Augmentation):
+    """Return what goes through the batches that training would get."""
+    prompt = Prompt(train_tokenizer(dataset.instructions), "{instruction}")
+    collator = Collator(dataset.cameras, dataset.statistics(), ActionConvention(), prompt)
+
+    def load(samples: int, threads: int) -> None:
+        batches = training_batches(
+            dataset,
+            collator,
+            batch_size=BATCH,
+            augmentation=augmentation,
+            state_noise=0.02,
+            seed=0,
+            positions=range(samples // BATCH),
+            num_workers=threads,
+        )
+        for _ in batches:
+            pass
 
     return load
 
 
 def from_files(dataset: LeRobotDataset, size: int):
+    """Return what decodes and resizes images when they are asked for."""
     shrink = resize_to(size).apply
     starts = dataset.source.episode_start
 
-    def load(indices: np.ndarray) -> int:
-        for row in dataset.anchors[indices]:
-            episode = int(np.searchsorted(starts, row, side="right")) - 1
-            frame = np.array([row - starts[episode]])
-            for key in dataset.info.cameras:
-                shrink(next(iter(dataset.source.decode(episode, key, frame))))
-        return len(indices)
+    def decode(row: int) -> None:
+        episode = int(np.searchsorted(starts, row, side="right")) - 1
+        for key in dataset.info.cameras:
+            shrink(next(iter(dataset.source.decode(episode, key, np.array([row - starts[episode]])))))
+
+    def load(samples: int, threads: int) -> None:
+        rows = np.random.default_rng(0).choice(dataset.anchors, samples)
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(decode, rows))
 
     return load
 
 
-def samples_per_second(load, length: int, threads: int, samples: int) -> tuple[float, float]:
+def samples_per_second(load, samples: int, threads: int) -> tuple[float, float]:
     """Return samples per second of the clock, and per second of processor time."""
-    order = np.random.default_rng(0).permutation(np.arange(samples) % length)
-    batches = np.array_split(order, max(1, samples // BATCH))
-    load(batches[0])
+    load(BATCH, threads)
     clock, processor = time.perf_counter(), time.process_time()
-    with ThreadPoolExecutor(threads) as pool:
-        done = sum(pool.map(load, batches))
-    return done / (time.perf_counter() - clock), done / (time.process_time() - processor)
+    load(samples, threads)
+    return samples / (time.perf_counter() - clock), samples / (time.process_time() - processor)
 
 
 def main() -> None:
@@ -106,7 +119,7 @@ def main() -> None:
         print(f"{len(dataset)} samples of {len(dataset.cameras)} cameras at {options.size} pixels")
         print(f"building the cache, once: {frames} frames in {seconds:.1f} s = {frames / seconds:.0f} frames/s\n")
         ways = {
-            "cache": from_cache(dataset, None),
+            "cache": from_cache(dataset, Augmentation()),
             "cache, light augmentation": from_cache(dataset, LIGHT_AUGMENTATION),
             "cache, published augmentation": from_cache(dataset, PUBLISHED_AUGMENTATION),
             "no cache, decoded on demand": from_files(dataset, options.size),
@@ -114,7 +127,7 @@ def main() -> None:
         print("| samples per second | 1 thread | 2 threads | per second of one core |\n|---|---|---|---|")
         for name, load in ways.items():
             count = options.samples if name.startswith("cache") else max(BATCH, options.samples // 8)
-            (one, core), (two, _) = (samples_per_second(load, len(dataset), threads, count) for threads in (1, 2))
+            (one, core), (two, _) = (samples_per_second(load, count, threads) for threads in (1, 2))
             print(f"| {name} | {one:.0f} | {two:.0f} | {core:.0f} |")
 
 

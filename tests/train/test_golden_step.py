@@ -7,20 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from train_fakes import record, run
+from train_fakes import IMAGE, record, run
 
 from rdvla.checkpoints import load
 from rdvla.checkpoints.official_write import save_official
 from rdvla.data.episodes import ChunkBatch
+from rdvla.doctor.checks import compare
+from rdvla.doctor.golden_head import OUTPUT_LIMIT
 from rdvla.doctor.golden_vlm import load_vlm_case
 from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import absolute_error
+from rdvla.runtime import load_policy
 from rdvla.train.batches import Collator
 from rdvla.train.config import LoraConfig
 from rdvla.train.lora import add_adapters
 from rdvla.train.precision import checkpoint_activations
 from rdvla.train.step import CPU
-from rdvla.types import ActionConvention
+from rdvla.types import ActionConvention, Observation
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "parity" / "golden" / "vlm"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the recorded tensors are not on this machine")
@@ -98,7 +101,8 @@ def test_released_weights_are_trained_saved_and_released_again(tmp_path):
     model = {"init_from": str(start), "lora": {"rank": 4}, "gradient_checkpointing": True}
     changes = {"max_steps": 1, "batch_size": 1, "precision": "mixed", "trackers": ()}
     data = {"root": str(dataset), "validation_fraction": 0.0}
-    trained = load(run(dataset, tmp_path / "run", model=model, data=data, **changes))
+    policy = run(dataset, tmp_path / "run", model=model, data=data, **changes)
+    trained = load(policy)
     save_official(tmp_path / "released", trained)
     again = load(tmp_path / "released")
     before = load(start).model.state_dict()
@@ -108,3 +112,10 @@ def test_released_weights_are_trained_saved_and_released_again(tmp_path):
     assert own["head.coda.output_proj.weight"].dtype == torch.bfloat16
     moved = {name.split(".")[0] for name in own if not torch.equal(own[name], before[name])}
     assert moved == {"vision", "projector", "language", "latent_tokens", "state_projector", "head"}
+    seen = Observation(
+        {name: np.full((256, 256, 3), 40 * len(name), np.uint8) for name in IMAGE}, np.ones(8, np.float32), "pick it up"
+    )
+    chunks = [load_policy(path).infer(seen, seed=0) for path in (tmp_path / "released", policy)]
+    check = compare("released", "actions", *(chunk.actions for chunk in chunks), OUTPUT_LIMIT)
+    assert check.status == "pass", check
+    assert chunks[0].num_recurrences == chunks[1].num_recurrences

@@ -49,7 +49,7 @@ def test_merged_computes_what_adapters_do():
     model = adapted("all_linear")
     before = copy.deepcopy(model.state_dict())
     plain = released_network()
-    plain.load_state_dict(merged_weights(model), strict=True)
+    plain.load_state_dict(dict(merged_weights(model)), strict=True)
     difference = (predict(model) - predict(plain)).abs().max()
     assert difference < 1e-5
     assert (predict(model) - predict(released_network())).abs().max() > 1e-3, "the adapters do nothing"
@@ -59,7 +59,7 @@ def test_merged_computes_what_adapters_do():
 
 def test_unmerging_in_place_as_peft_does_agrees():
     model = adapted("all_linear")
-    ours = merged_weights(model)
+    ours = dict(merged_weights(model))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
     for name, layer in layers.items():
@@ -77,7 +77,7 @@ def test_bfloat16_weights_merge_with_the_published_rounding():
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     assert (down.dtype, layer.base_layer.weight.dtype) == (torch.float32, torch.bfloat16)
     expected = merged(layer.base_layer.weight, down, up, 2.0)
-    assert torch.equal(merged_weights(model)[f"{name}.weight"], expected)
+    assert torch.equal(dict(merged_weights(model))[f"{name}.weight"], expected)
 
 
 @pytest.mark.parametrize("choice", ["trained", "all_linear"])

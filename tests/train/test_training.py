@@ -14,10 +14,11 @@ from train_fakes import IMAGE, record, run, settings
 from rdvla.config import apply_overrides
 from rdvla.errors import CheckpointError, ConfigError, DatasetError, TrainingError
 from rdvla.runtime import load_policy
-from rdvla.train.batches import sample_indices
+from rdvla.train.batches import sample_indices, training_batches
 from rdvla.train.config import OptimizerConfig, TrainConfig
 from rdvla.train.loop import Watcher, train
 from rdvla.train.optim import rate_factor
+from rdvla.train.start import Origin, make_collator, new_checkpoint, open_split
 from rdvla.train.step import Average
 from rdvla.types import Observation
 
@@ -46,17 +47,18 @@ def test_an_interrupted_run_continues_bit_for_bit(dataset, tmp_path):
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(dataset, tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(settings(dataset, tmp_path / "two", batch_size=2)))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
-    command = [*torchrun, "rdvla.cli.main", "train", "--config", str(file)]
+    file.write_text(yaml.safe_dump(settings(dataset, tmp_path / "two", batch_size=4)))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "rdvla.train", "--config", str(file)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    run(dataset, tmp_path / "one", batch_size=4)
+    run(dataset, tmp_path / "one", batch_size=8)
 
     def losses(folder):
         lines = [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
         return [line["loss"] for line in lines if "loss" in line]
 
     assert losses("two") == pytest.approx(losses("one"), rel=1e-5)
+    assert (tmp_path / "two" / "report.html").exists()
 
 
 def test_the_trained_policy_acts(dataset, tmp_path):
@@ -129,6 +131,34 @@ def test_every_sample_comes_once_per_epoch():
     assert sorted(order[:10]) == list(range(10))
     assert sorted(order[10:]) == list(range(10))
     assert not np.array_equal(order[:10], order[10:])
+
+
+def test_a_batch_depends_on_its_position_alone(dataset):
+    """However many threads prepare them; more threads than batches, too."""
+    config = TrainConfig.build(settings(dataset, "unused"))
+    origin = Origin.load(config)
+    split = open_split(config, origin, None)
+    collator = make_collator(config, new_checkpoint(config, split, origin))
+
+    def batches(num_workers):
+        return training_batches(
+            split.training,
+            collator,
+            batch_size=3,
+            augmentation=config.data.augmentation,
+            state_noise=config.data.state_noise,
+            seed=0,
+            positions=range(1, 9, 2),
+            num_workers=num_workers,
+        )
+
+    alone = list(batches(1))
+    for num_workers in (2, 5):
+        found = list(batches(num_workers))
+        assert len(found) == len(alone) == 4
+        for batch, expected in zip(found, alone, strict=True):
+            assert torch.equal(batch.inputs.images, expected.inputs.images)
+            assert torch.equal(batch.inputs.state, expected.inputs.state)
 
 
 def test_schedule_by_hand():

@@ -13,6 +13,7 @@ from rdvla.data.lerobot_meta import Feature
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 from rdvla.errors import RDVLAError
 from rdvla.train.config import TrainConfig
+from rdvla.train.distributed import Ranks
 from rdvla.train.loop import train
 
 IMAGE = {"primary": "observation.images.image", "wrist": "observation.images.image2"}
@@ -152,19 +153,14 @@ class Crew:
     """A run in processes of its own, as a launcher would start them; each leaves its error in a file."""
 
     def __init__(self, folder, values, *, count=1, largest_file=None):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         folder.mkdir(parents=True, exist_ok=True)
         self.errors = [folder / f"error{rank}.txt" for rank in range(count)]
-        common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        common["XDG_CACHE_HOME"] = os.environ["XDG_CACHE_HOME"]
         self.members = [
             PROCESSES.Process(
                 target=_member,
-                args=({"RANK": str(rank)} | common, values, self.errors[rank], None if rank else largest_file),
+                args=(environment, values, error, None if rank else largest_file),
             )
-            for rank in range(count)
+            for rank, (environment, error) in enumerate(zip(_environments(count), self.errors, strict=True))
         ]
         for error in self.errors:
             error.unlink(missing_ok=True)
@@ -186,6 +182,35 @@ class Crew:
             for member in self.members:
                 member.kill()
         return [member.exitcode for member in self.members]
+
+
+def _environments(count):
+    """Return what a launcher says to each of `count` processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common["XDG_CACHE_HOME"] = os.environ["XDG_CACHE_HOME"]
+    return [{"RANK": str(rank)} | common for rank in range(count)]
+
+
+def in_processes(count, check):
+    """Run `check()` in processes that have met each other; an error in one of them is one here."""
+    members = [PROCESSES.Process(target=_meet, args=(environment, check)) for environment in _environments(count)]
+    for member in members:
+        member.start()
+    for member in members:
+        member.join(timeout=120)
+    codes = [member.exitcode for member in members]
+    for member in members:
+        member.kill()
+    assert codes == [0] * count
+
+
+def _meet(environment, check):
+    os.environ |= environment
+    with Ranks().on(torch.device("cpu")):
+        check()
 
 
 def _member(environment, values, error_file, largest_file):

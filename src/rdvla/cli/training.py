@@ -14,6 +14,7 @@ from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.runner import Resources, evaluate
 from rdvla.policy import StopRule
+from rdvla.report.training import write_training_report
 from rdvla.train.config import TrainConfig
 from rdvla.train.loop import Watcher
 
@@ -69,8 +70,12 @@ class Screen(Watcher):
         self._console.print(f"warning: {message}", style="yellow", soft_wrap=True, markup=False)
 
     def ended(self, policy: Path) -> None:
-        """Say where the policy is."""
-        self._console.print(f"policy: {policy}\nreport: rdvla report {self._config.output}", soft_wrap=True)
+        """Write the report of the run, and say where policy and report are."""
+        if self._console.quiet:
+            return
+        report = self._config.output / "report.html"
+        write_training_report(self._config.output, report)
+        self._console.print(f"policy: {policy}\nreport: {report}", soft_wrap=True)
 
     def evaluate(self, policy: Path, output: Path) -> Mapping[str, float]:
         """Play the run's episodes; returns success rates in all and by suite."""

@@ -1,7 +1,8 @@
 """Batches as a function of (seed, step): nothing to save, nothing to restore, the same after a restart."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -138,8 +139,12 @@ def training_batches(
     state_noise: float,
     seed: int,
     positions: range,
+    num_workers: int = 1,
 ) -> Iterator[TrainBatch]:
-    """Yield the batches at `positions`, the next one prepared in the background."""
+    """Yield the batches at `positions`; `num_workers` threads prepare as many of the next ones meanwhile.
+
+    What a batch holds depends on its position alone.
+    """
 
     def prepare(position: int) -> TrainBatch:
         indices = sample_indices(len(dataset), batch_size, seed, position)
@@ -147,10 +152,11 @@ def training_batches(
         rngs = [np.random.default_rng([seed, 1, number]) for number in numbers]
         return collator(dataset.batch(indices), disturbance=Disturbance(augmentation, state_noise, rngs))
 
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        upcoming = [executor.submit(prepare, position) for position in positions[:1]]
-        for following in [*positions[1:], None]:
-            batch = upcoming.pop().result()
-            if following is not None:
-                upcoming.append(executor.submit(prepare, following))
-            yield batch
+    with ThreadPoolExecutor(num_workers) as executor:
+        upcoming: deque[Future[TrainBatch]] = deque()
+        for position in positions:
+            upcoming.append(executor.submit(prepare, position))
+            if len(upcoming) > num_workers:
+                yield upcoming.popleft().result()
+        while upcoming:
+            yield upcoming.popleft().result()

@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from rdvla.errors import TrainingError
+from rdvla.train.sharding import is_sharded
 
 _FAILURE, _GONE = "failure", "gone"
 _PATIENCE = timedelta(days=7)  # while the first process decodes images, validates, saves or plays episodes
@@ -106,7 +107,7 @@ class Ranks:
             PeerError: one of them has ended.
         """
         if self.count > 1:
-            with self._together():
+            with self.together():
                 dist.barrier(group=self._patient)
 
     def total(self, value: float) -> float:
@@ -118,7 +119,7 @@ class Ranks:
         if self.count == 1:
             return value
         tensor = torch.tensor(value, dtype=torch.float64)
-        with self._together():
+        with self.together():
             dist.all_reduce(tensor)
         return float(tensor)
 
@@ -131,29 +132,36 @@ class Ranks:
         if self.count == 1:
             return value
         tensor = torch.tensor(value)
-        with self._together():
+        with self.together():
             dist.broadcast(tensor, src=0, group=self._patient)
         return int(tensor)
 
     def sum_gradients(self, model: nn.Module) -> None:
-        """Replace every gradient by its sum over the processes.
+        """Replace every gradient by its sum over the processes; a sharded model's are sums already.
 
         Raises:
             PeerError: one of them has ended, or hangs.
         """
-        if self.count == 1:
+        if self.count == 1 or is_sharded(model):
             return
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        with self._together():
+        with self.together():
             dist.all_reduce(flat)
         for gradient, summed in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
+        """Enclose what all processes compute together.
+
+        Raises:
+            PeerError: instead of the RuntimeError that torch raises when one of them has ended, or hangs.
+        """
         try:
             yield
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise PeerError(f"process {self.index} stops: {self._why()} ({str(error).splitlines()[0]})") from error
 

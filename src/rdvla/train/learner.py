@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +17,19 @@ from rdvla.train.distributed import Ranks
 from rdvla.train.lora import merged_weights
 from rdvla.train.optim import make_optimizer, rate_factor
 from rdvla.train.precision import saved_dtype
+from rdvla.train.sharding import gathered, shard, spread
 from rdvla.train.step import Average, Site, step_generator, train_step, trained, validation_losses
 
 _MEAN_DECAY, _MEAN_STEPS = 0.98, 50
 
 
 class Learner:
-    """A policy in training. On equal states, equal batches make equal states."""
+    """A policy in training. On equal states, equal batches make equal states.
+
+    Attributes:
+        model: the network.
+        sharded: its weights are spread over the processes, so that all of them have to call every method.
+    """
 
     def __init__(self, config: TrainConfig, checkpoint: Checkpoint, *, ranks: Ranks, site: Site) -> None:
         """Train `checkpoint.model` in place.
@@ -34,6 +41,10 @@ class Learner:
             site: where and how to compute.
         """
         self._config, self._checkpoint, self._ranks, self._site = config, checkpoint, ranks, site
+        self.sharded = config.sharded and ranks.count > 1
+        if self.sharded:
+            with ranks.together():
+                shard(checkpoint.model, site.device)
         self.model = checkpoint.model.to(site.device).train()
         self._optimizer = make_optimizer(self.model, config.optimizer)
         self._average = Average(self.model, config.ema_decay)
@@ -44,20 +55,22 @@ class Learner:
 
         Raises:
             TrainingError: the loss is not finite, or exploded.
+            PeerError: another process has ended, or hangs.
         """
         optimizer = self._config.optimizer
         factor = rate_factor(optimizer, number, self._config.max_steps)
         self._optimizer.set_rates(factor)
-        numbers = train_step(
-            self.model,
-            self._optimizer,
-            batches,
-            ranks=self._ranks,
-            generator=step_generator(self._config.seed, number),
-            clip_grad_norm=optimizer.clip_grad_norm,
-            site=self._site,
-            highest_loss=self._highest_loss,
-        )
+        with self._collective():
+            numbers = train_step(
+                self.model,
+                self._optimizer,
+                batches,
+                ranks=self._ranks,
+                generator=step_generator(self._config.seed, number),
+                clip_grad_norm=optimizer.clip_grad_norm,
+                site=self._site,
+                highest_loss=self._highest_loss,
+            )
         self._average.update(self.model)
         decay = min(_MEAN_DECAY, self._losses / (self._losses + 1))
         self._mean_loss = decay * self._mean_loss + (1 - decay) * numbers["loss"]
@@ -71,7 +84,7 @@ class Learner:
     def validate(self, batches: Iterable[TrainBatch]) -> dict[str, float]:
         """Return the averaged weights' validation loss per depth."""
         self.model.eval()
-        with self._average.used_by(self.model):
+        with self._collective(), self._average.used_by(self.model):
             losses = validation_losses(
                 self.model, batches, self._config.validation_depths, seed=self._config.seed, site=self._site
             )
@@ -80,20 +93,23 @@ class Learner:
 
     def policy(self, step: int) -> Checkpoint:
         """Return a copy for use: averaged weights, adapters merged, on the CPU, in the dtype of saved policies."""
-        with self._average.used_by(self.model):
-            weights = merged_weights(self.model)
-            dtype = saved_dtype(self._site.precision)
-            weights = {name: weight.to("cpu", dtype, copy=True) for name, weight in weights.items()}
+        dtype = saved_dtype(self._site.precision)
+        with self._collective(), self._average.used_by(self.model):
+            weights = {name: weight.to("cpu", dtype, copy=True) for name, weight in merged_weights(self.model)}
         model = build_empty(self.model.config)
         model.load_state_dict(weights, strict=True, assign=True)
         return replace(self._checkpoint, model=model.eval(), step=step)
 
     def state(self) -> dict[str, Any]:
         """Return what `load` needs: everything that training changes. Frozen weights are not in it."""
+        with self._collective():
+            whole = {
+                "trained": gathered({name: parameter.detach() for name, parameter in trained(self.model).items()}),
+                "optimizer": self._optimizer.state_dict(),
+                "average": gathered(self._average.weights),
+            }
         return {
-            "trained": {name: parameter.detach() for name, parameter in trained(self.model).items()},
-            "optimizer": self._optimizer.state_dict(),
-            "average": self._average.weights,
+            **whole,
             "updates": self._average.updates,
             "mean_loss": self._mean_loss,
             "losses": self._losses,
@@ -108,11 +124,15 @@ class Learner:
         own = trained(self.model)
         if state["trained"].keys() != own.keys():
             raise CheckpointError("the saved state has other trained weights than this run; choose another output.")
-        with torch.no_grad():
+        with self._collective(), torch.no_grad():
             for name, tensor in state["trained"].items():
-                own[name].copy_(tensor)
-        self._optimizer.load_state_dict(state["optimizer"])
-        for name, weight in state["average"].items():
-            self._average.weights[name].copy_(weight)
+                own[name].copy_(spread(tensor, own[name]))
+            self._optimizer.load_state_dict(state["optimizer"])
+            for name, weight in state["average"].items():
+                self._average.weights[name].copy_(spread(weight, own[name]))
         self._average.updates = state["updates"]
         self._mean_loss, self._losses = state["mean_loss"], state["losses"]
+
+    def _collective(self) -> AbstractContextManager[None]:
+        """Return what encloses computations with weights: where they are spread, any of them needs all processes."""
+        return self._ranks.together() if self.sharded else nullcontext()

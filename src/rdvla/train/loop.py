@@ -102,6 +102,7 @@ class _Run:
         """Take the remaining steps."""
         config, ranks = self._config, self._ranks
         batches = self._batches()
+        takes_part = ranks.is_first or self._learner.sharded
         if ranks.is_first:
             self._watcher.started(self._start)
         for step in range(self._start, config.max_steps):
@@ -110,13 +111,14 @@ class _Run:
                 self._watcher.stepped(step + 1, numbers)
                 self._report(step + 1, numbers)
             if self._pauses(step + 1):
-                if ranks.is_first:
+                if takes_part:
                     self._judge_and_save(step + 1)
                 ranks.wait()
         final = self._folder.path / "policy"
-        if self._log is not None:
+        policy = self._learner.policy(config.max_steps) if takes_part else None
+        if self._log is not None and policy is not None:
             self._log.close()
-            save_native(final, self._learner.policy(config.max_steps), replace=True)
+            save_native(final, policy, replace=True)
         ranks.wait()
         return final
 
@@ -132,6 +134,7 @@ class _Run:
             state_noise=config.data.state_noise,
             seed=config.seed,
             positions=range(self._start * per_step, config.max_steps * per_step)[ranks.index :: ranks.count],
+            num_workers=config.num_workers,
         )
 
     def _pauses(self, done: int) -> bool:
@@ -140,7 +143,7 @@ class _Run:
 
     def _report(self, done: int, numbers: Mapping[str, float]) -> None:
         config = self._config
-        if done % config.log_freq:
+        if done % config.log_freq and done != config.max_steps:
             return
         samples = (done - self._clocked) * config.grad_accumulation_steps * self._ranks.count * config.batch_size
         speed = samples / (time.perf_counter() - self._clock)
@@ -148,16 +151,20 @@ class _Run:
         self._record(done, {**numbers, "samples_per_second": speed, "memory_gb": _memory_gb()})
 
     def _judge_and_save(self, done: int) -> None:
-        """Validate, save and play, whatever is due after step `done`."""
+        """Validate, save and play, whatever is due after step `done`.
+
+        The first process does it, with the others' help where weights are sharded.
+        """
         config, last = self._config, done == self._config.max_steps
         if self._split.validation is not None and (last or done % config.validate_freq == 0):
             self._record(done, self._learner.validate(self._held_out(self._split.validation)))
         if last or done % config.save_freq == 0:
-            self._folder.save(done, self._learner.policy(done), {"step": done, **self._learner.state()})
-            if config.evaluation is not None and (last or done % config.evaluation.every == 0):
-                policy = self._folder.directory(done) / "policy"
-                output = self._folder.path / "evaluations" / f"{done:06d}"
-                self._record(done, self._watcher.evaluate(policy, output))
+            policy, state = self._learner.policy(done), self._learner.state()
+            if self._ranks.is_first:
+                self._folder.save(done, policy, {"step": done, **state})
+                if config.evaluation is not None and (last or done % config.evaluation.every == 0):
+                    output = self._folder.path / "evaluations" / f"{done:06d}"
+                    self._record(done, self._watcher.evaluate(self._folder.directory(done) / "policy", output))
 
     def _held_out(self, dataset: LeRobotDataset) -> Iterator[TrainBatch]:
         count = min(self._config.validation_samples, len(dataset))
@@ -166,9 +173,9 @@ class _Run:
             yield self._collator(dataset.batch(chosen))
 
     def _record(self, step: int, numbers: Mapping[str, float]) -> None:
-        assert self._log is not None
-        self._log.write(step, numbers)
-        self._watcher.logged(step, numbers)
+        if self._log is not None:
+            self._log.write(step, numbers)
+            self._watcher.logged(step, numbers)
 
 
 def _memory_gb() -> float:

@@ -4,6 +4,8 @@ Adapters are put in place module by module, so the network keeps its class and i
 its own weights as `M.base_layer` and its adapter as `M.lora_A.default` and `M.lora_B.default`.
 """
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from rdvla.checkpoints.lora import merged
@@ -11,6 +13,7 @@ from rdvla.errors import MissingExtraError
 from rdvla.model.rdvla import RDVLA
 from rdvla.model.vision import DinoSiglip
 from rdvla.train.config import LoraConfig
+from rdvla.train.sharding import gathered
 
 _ADAPTER = "default"
 _PARTS = ("vision", "projector", "language")
@@ -75,21 +78,20 @@ def uncomputed(model: RDVLA) -> tuple[str, ...]:
     return (*prefixes, *(f"language.model.layers.{index}." for index in layers))
 
 
-def merged_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of the network without adapters that computes the same; `model` stays as it is.
+def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and weights of the network without adapters that computes the same; `model` stays as it is.
 
-    The dtypes are those of the adapted weights, rounded as the published merge rounds.
+    The dtypes are those of the adapted weights, rounded as the published merge rounds. Of a sharded model, one weight
+    after the other is brought together, by all processes.
     """
-    weights: dict[str, Tensor] = {}
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     modules = dict(model.named_modules())
-    for name, tensor in state.items():
+    for name, stored in state.items():
         if ".lora_" in name:
             continue
-        plain = name.replace(".base_layer.", ".")
+        tensor = gathered(stored)
         if name.endswith(".base_layer.weight"):
             module = name.removesuffix(".base_layer.weight")
-            down, up = (state[f"{module}.lora_{half}.{_ADAPTER}.weight"] for half in "AB")
+            down, up = (gathered(state[f"{module}.lora_{half}.{_ADAPTER}.weight"]) for half in "AB")
             tensor = merged(tensor, down, up, modules[module].scaling[_ADAPTER])
-        weights[plain] = tensor
-    return weights
+        yield name.replace(".base_layer.", "."), tensor

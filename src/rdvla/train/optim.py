@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from rdvla.train.config import OptimizerConfig
+from rdvla.train.sharding import gathered, spread
 
 
 class Optimizers:
@@ -39,13 +40,18 @@ class Optimizers:
             member.step()
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return what `load_state_dict` needs to continue."""
-        return [member.state_dict() for member in self.members]
+        """Return what `load_state_dict` needs to continue; where parameters are sharded, a call for all processes."""
+        return [gathered(member.state_dict()) for member in self.members]
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
         """Continue from `state_dict`'s result."""
-        for member, state in zip(self.members, states, strict=True):
-            member.load_state_dict(state)
+        for member, saved in zip(self.members, states, strict=True):
+            parameters = [parameter for group in member.param_groups for parameter in group["params"]]
+            state = {
+                index: {name: spread(value, parameters[index]) for name, value in entries.items()}
+                for index, entries in saved["state"].items()
+            }
+            member.load_state_dict(saved | {"state": state})
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizers:

@@ -51,11 +51,16 @@ def saved_dtype(precision: Precision) -> torch.dtype:
 
 def checkpoint_activations(model: RDVLA) -> None:
     """Keep no activations inside tower blocks and language layers; the backward pass computes them again."""
+    for block in repeated_blocks(model):
+        block.forward = _recomputed(block.forward)
+
+
+def repeated_blocks(model: RDVLA) -> list[nn.Module]:
+    """Return the tower blocks and language layers."""
     blocks = list(model.language.model.layers)
     if isinstance(model.vision, DinoSiglip):
         blocks += [*model.vision.featurizer.blocks, *model.vision.fused_featurizer.blocks]
-    for block in blocks:
-        block.forward = _recomputed(block.forward)
+    return blocks
 
 
 def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -93,6 +93,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "validate_freq": 10_000,
     "log_freq": 10,
     "ema_decay": 0.0,
+    "num_workers": 8,
     "seed": 42,
 }
 

@@ -39,6 +39,8 @@ _CONTINUABLE = (
     "max_loss_ratio",
     "hang_timeout_s",
     "num_threads",
+    "num_workers",
+    "sharded",
 )
 
 

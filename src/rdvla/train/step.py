@@ -15,6 +15,7 @@ from rdvla.train.config import Precision
 from rdvla.train.distributed import Ranks
 from rdvla.train.optim import Optimizers
 from rdvla.train.precision import arithmetic
+from rdvla.train.sharding import gathered, together
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def train_step(
         error += loss.item()
     ranks.sum_gradients(model)
     error = ranks.total(error)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm).item()
+    norm = gathered(nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)).item()
     if not (math.isfinite(error) and math.isfinite(norm)) or error > highest_loss:
         where = [
             f"episode {episode} frame {frame}"
@@ -122,7 +123,7 @@ def validation_losses(
     head = model.head
     for index, batch in enumerate(batches):
         batch = batch.to(site.device)
-        with arithmetic(site.precision, site.device):
+        with arithmetic(site.precision, site.device), together(model):
             conditioning = head.condition(model.encode(batch.inputs))
             latents = head.init_latents(len(batch.actions), step_generator(seed, index))
             for depth in range(1, depths[-1] + 1):
@@ -167,10 +168,13 @@ class Average:
         finally:
             self._swap(model)
 
+    @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
         own = trained(model)
         for name, weight in self.weights.items():
-            own[name].data, self.weights[name] = weight, own[name].data
+            lent = weight.clone()
+            weight.copy_(own[name])
+            own[name].copy_(lent)
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
