@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +17,11 @@ from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.data.stats import select_statistics
 from rdvla.errors import ConfigError, ObservationError, suggest
 from rdvla.model.budget import Costs, Timer
-from rdvla.model.decide import decide
+from rdvla.model.decide import Recurrence, decide
 from rdvla.model.freeze import freeze
 from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import Inputs
+from rdvla.model.recorded import RecordedNetwork
 from rdvla.model.stopping import make_criterion
 from rdvla.policy import PolicyMetadata, StopRule
 from rdvla.types import ActionChunk, Observation
@@ -36,8 +38,9 @@ def load_policy(
     statistics: str | None = None,
     device: str = "cpu",
     precision: str | None = None,
+    compile: bool = False,
 ) -> "RDVLAPolicy":
-    """Load a checkpoint and return the policy.
+    """Load a checkpoint and return the policy, after one decision about nothing that measures its `costs`.
 
     Args:
         source: a native or released checkpoint directory, or a hub id.
@@ -46,6 +49,8 @@ def load_policy(
         statistics: which entry of the checkpoint's statistics to use, if it has several (a suite name).
         device: a torch device.
         precision: `float32`, `bfloat16` or `int8` (8-bit linear layers, CPU only); None keeps the checkpoint's.
+        compile: record every shape of batch and prompt at its first decision, with `torch.compile` and, on a GPU, CUDA
+            graphs: minutes once, then less time for each (see `rdvla.model.recorded`). One thread may then use it.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or incomplete.
@@ -56,7 +61,11 @@ def load_policy(
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device '{device}' cannot be used here: {error}") from None
     checkpoint = checkpoints.load(source, revision=revision, base=base)
-    return RDVLAPolicy(checkpoint, name=str(source), statistics=statistics, device=device, precision=precision)
+    policy = RDVLAPolicy(
+        checkpoint, name=str(source), statistics=statistics, device=device, precision=precision, compile=compile
+    )
+    policy.warm_up()
+    return policy
 
 
 class RDVLAPolicy:
@@ -77,10 +86,12 @@ class RDVLAPolicy:
         statistics: str | None = None,
         device: str = "cpu",
         precision: str | None = None,
+        compile: bool = False,
     ) -> None:
         """Take over `checkpoint.model`, frozen for inference (see `rdvla.model.freeze`)."""
         network = checkpoint.model.to(device).requires_grad_(requires_grad=False)
-        self.model = freeze(network, precision)
+        self.model = freeze(network, precision, pack=not compile)
+        self._recorded = RecordedNetwork(self.model) if compile else None
         self.device = torch.device(device)
         self._statistics = select_statistics(checkpoint.statistics, statistics)
         self._images = checkpoint.image_path
@@ -110,6 +121,15 @@ class RDVLAPolicy:
 
     def reset(self) -> None:
         """Nothing to forget."""
+
+    def warm_up(self, batch: int = 1) -> None:
+        """Decide once about nothing: measures `costs` for this batch size and, if compiled, records it.
+
+        A compiled network is recorded for a short prompt; one of another length records again.
+        """
+        images = {name: np.zeros((256, 256, 3), dtype=np.uint8) for name in self._metadata.cameras}
+        nothing = Observation(images, np.zeros(self._metadata.state_dim, dtype=np.float32), "wait")
+        self.infer_batch([nothing] * batch, stop=StopRule.fixed(8), seeds=[0] * batch, budget_ms=math.inf)
 
     def infer(
         self,
@@ -157,11 +177,10 @@ class RDVLAPolicy:
         start = time.perf_counter()
         timer = self._timer(len(observations), budget_ms)
 
-        head = self.model.head
         inputs = self._prepare(observations)
+        latents = torch.cat([self.model.head.init_latents(1, _generator(seed)) for seed in seeds])
         prepared = time.perf_counter()
-        conditioning = head.condition(self.model.encode(inputs))
-        latents = torch.cat([head.init_latents(1, _generator(seed)) for seed in seeds])
+        head, conditioning = self._condition(inputs)
         timer.lap("encode")
         encoded = time.perf_counter()
         decision = decide(head, conditioning, latents, make_criterion(rule), rule, timer=timer)
@@ -185,6 +204,12 @@ class RDVLAPolicy:
             )
             for row, chunk in enumerate(actions)
         ]
+
+    def _condition(self, inputs: Inputs) -> tuple[Recurrence[Any], Any]:
+        """Return the head, and what stays fixed while it iterates."""
+        if self._recorded is not None:
+            return self._recorded.condition(inputs)
+        return self.model.head, self.model.head.condition(self.model.encode(inputs))
 
     def _timer(self, batch: int, budget_ms: float | None) -> Timer:
         if self.device.type == "cpu":

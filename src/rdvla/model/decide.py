@@ -4,15 +4,42 @@ Samples that have converged leave the batch, so a batch costs the sum of its dep
 depend on its companions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from rdvla.model.budget import Timer
-from rdvla.model.recurrent import Conditioning, RecurrentHead
 from rdvla.model.stopping import Look, StoppingCriterion
 from rdvla.policy import StopRule
+
+
+class Kept(Protocol):
+    """What stays fixed while the core iterates, of every sample; see `rdvla.model.recurrent.Conditioning`."""
+
+    def select(self, rows: Tensor) -> Self:
+        """Keep the samples `rows` (int64 indices)."""
+        ...
+
+
+Given = TypeVar("Given", bound=Kept)
+Given_contra = TypeVar("Given_contra", contravariant=True)
+
+
+class Recurrence(Protocol[Given_contra]):
+    """The part of a head that a decision needs: a `RecurrentHead`, or the same recorded."""
+
+    @property
+    def core(self) -> Callable[[Tensor, Given_contra], Tensor]:
+        """One iteration, `[B, K, D]` to `[B, K, D]`."""
+        ...
+
+    @property
+    def coda(self) -> Callable[[Tensor, Given_contra], Tensor]:
+        """From the scratchpad `[B, K, D]` to normalised actions `[B, K, A]`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,15 +61,15 @@ class Decision:
 
 @torch.no_grad()
 def decide(
-    head: RecurrentHead,
-    conditioning: Conditioning,
+    head: Recurrence[Given],
+    conditioning: Given,
     latents_BKD: Tensor,
     criterion: StoppingCriterion,
     rule: StopRule,
     *,
     timer: Timer | None = None,
 ) -> Decision:
-    """Iterate the core and decode.
+    """Iterate the core and decode. The host waits for the device at checks alone.
 
     Args:
         head: the action head.
@@ -75,7 +102,7 @@ def decide(
             timer.lap("decode")
         current = Look(latents_BKD, actions)
         if previous is not None:
-            converged, value = criterion(previous, current)
+            converged, value = (each.cpu() for each in criterion(previous, current))
             for row, number in zip(rows.tolist(), value.tolist(), strict=True):
                 traces[row].append(number)
             if depth >= rule.min_depth and converged.any():
@@ -84,9 +111,9 @@ def decide(
                 decoded = finished.actions
                 if decoded is None:
                     decoded = head.coda(finished.latents, conditioning.select(done))
-                for row, action in zip(rows[done.cpu()].tolist(), decoded, strict=True):
+                for row, action in zip(rows[done].tolist(), decoded, strict=True):
                     final[row] = action
-                rows = rows[stay.cpu()]
+                rows = rows[stay]
                 if not len(rows):
                     break
                 conditioning, current = conditioning.select(stay), current.select(stay)

@@ -69,7 +69,7 @@ def _scale(rows: Tensor) -> Tensor:
     return rows.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12) / 127
 
 
-def freeze(network: Network, precision: str | None = None) -> Network:
+def freeze(network: Network, precision: str | None = None, *, pack: bool = True) -> Network:
     """Return `network` for inference: in `precision`, with the linear layers replaced by faster ones where it helps.
 
     The copy shares its other parameters with `network`, whose own weights stay in float if `precision` is int8. Its
@@ -78,15 +78,19 @@ def freeze(network: Network, precision: str | None = None) -> Network:
     Args:
         network: any module, on one device; converted in place to the dtype that `precision` computes in.
         precision: float32, bfloat16, int8 (of the linear layers; the rest is float32), None for the dtype it has.
+        pack: False leaves the linear layers as they are, for a compiler to see.
 
     Raises:
-        ConfigError: an unknown precision, or int8 on anything but a CPU with instructions for it.
+        ConfigError: an unknown precision, or int8 on anything but a CPU with instructions for it, or not packed.
     """
     if precision is not None:
         if precision not in PRECISIONS:
             raise ConfigError(f"unknown precision '{precision}'.{suggest(precision, PRECISIONS)}")
         network.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
-    packable = _packable_dtypes() if all(each.device.type == "cpu" for each in network.parameters()) else ()
+    if precision == "int8" and not pack:
+        raise ConfigError("precision 'int8' cannot be compiled; take bfloat16 or float32, or do not compile.")
+    on_cpu = all(each.device.type == "cpu" for each in network.parameters())
+    packable = _packable_dtypes() if on_cpu and pack else ()
     if precision == "int8" and torch.int8 not in packable:
         raise ConfigError("precision 'int8' needs an x86 CPU with VNNI instructions; take bfloat16 or float32.")
     kept: dict[int, object] = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}

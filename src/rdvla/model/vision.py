@@ -154,8 +154,8 @@ class ViT(nn.Module):
 
     def pixels(self, images_BHWC: Tensor) -> Tensor:
         """Normalise RGB images `[B, H, W, 3]` in 0..1 with the tower's constants: `[B, 3, H, W]`."""
-        mean, std = (images_BHWC.new_tensor(values) for values in self._constants)
-        return ((images_BHWC - mean) / std).permute(0, 3, 1, 2)
+        channels = zip(images_BHWC.unbind(-1), *self._constants, strict=True)
+        return torch.stack([(channel - mean) / std for channel, mean, std in channels], dim=1)
 
 
 class DinoSiglip(nn.Module):
