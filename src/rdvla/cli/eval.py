@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rdvla.cli.policies import EXPERT, LoadOptions, choose_policy
+from rdvla.cli.policies import COMPILE_HELP, EXPERT, LoadOptions, choose_policy
 from rdvla.envs import list_tasks, make_env, num_init_states
 from rdvla.errors import ConfigError, suggest
 from rdvla.eval.protocol import (
@@ -61,6 +61,7 @@ def eval_command(
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or int8 [default: the checkpoint's].")
     ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help=COMPILE_HELP)] = False,
 ) -> None:
     """Evaluate a policy: success rates with 95 % intervals, one line per episode in OUTPUT/episodes.jsonl.
 
@@ -68,7 +69,7 @@ def eval_command(
     same initial states with the same seeds.
     """
     name, digest, policy_factory = choose_policy(
-        checkpoint, policy, LoadOptions(revision, base, statistics, device, precision)
+        checkpoint, policy, LoadOptions(revision, base, statistics, device, precision, compile)
     )
     stops = choose_stops(depth, stop, delta, min_depth, max_depth, check_every)
     if policy == EXPERT and stops != (None,):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rdvla.cli.policies import LoadOptions, choose_policy
+from rdvla.cli.policies import COMPILE_HELP, LoadOptions, choose_policy
 from rdvla.cli.serve import THREADS_HELP, default_rule, limit_threads
 from rdvla.errors import ConfigError
 
@@ -34,6 +34,7 @@ def play_command(
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or int8 [default: the checkpoint's].")
     ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help=COMPILE_HELP)] = False,
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
 ) -> None:
     """Play a task again and again and show it live at http://127.0.0.1:PORT."""
@@ -55,7 +56,8 @@ def play_command(
     rule = default_rule(depth, stop, delta, max_depth)
     states = parse_indices(init_states, field="init-states")
     steps = make_horizon(horizon)
-    _, _, make_policy = choose_policy(checkpoint, policy, LoadOptions(revision, base, statistics, device, precision))
+    options = LoadOptions(revision, base, statistics, device, precision, compile)
+    _, _, make_policy = choose_policy(checkpoint, policy, options)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("rdvla.serve.loop").setLevel(logging.ERROR)  # a simulator may be slower than --rate
     if checkpoint is not None:

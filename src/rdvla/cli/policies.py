@@ -15,6 +15,7 @@ from rdvla.policy import Policy, PolicyMetadata, StopRule
 from rdvla.types import ActionChunk, Observation
 
 EXPERT = "expert"
+COMPILE_HELP = "Record every shape at its first decision (torch.compile, CUDA graphs): minutes, for a GPU."
 
 
 class ExpertPolicy:
@@ -65,6 +66,7 @@ class LoadOptions:
     statistics: str | None = None
     device: str = "cpu"
     precision: str | None = None
+    compile: bool = False
 
     def label(self, source: str) -> str:
         """Return `source` with everything that is not left at its default, e.g. `runs/policy (precision=int8)`."""

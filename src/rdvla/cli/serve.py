@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rdvla.cli.policies import COMPILE_HELP
 from rdvla.config import load_yaml
 from rdvla.errors import ConfigError
 from rdvla.policy import StopRule
@@ -39,6 +40,7 @@ def serve_command(
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or int8 [default: the checkpoint's].")
     ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help=COMPILE_HELP)] = False,
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
 ) -> None:
     """Serve a policy with openpi's websocket protocol; GET /healthz and /metrics on the same port."""
@@ -61,12 +63,22 @@ def serve_command(
     api_key = read_api_key(settings, api_key_file)
     rule = default_rule(depth, stop, delta, max_depth)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    from rdvla.model.recorded import padded
     from rdvla.runtime import load_policy
 
     limit_threads(threads)
     policy = load_policy(
-        checkpoint, revision=revision, base=base, statistics=statistics, device=device, precision=precision
+        checkpoint,
+        revision=revision,
+        base=base,
+        statistics=statistics,
+        device=device,
+        precision=precision,
+        compile=compile,
     )
+    if compile:
+        for size in sorted({padded(count) for count in range(2, settings.max_batch + 1)}):
+            policy.warm_up(size)
     server = PolicyServer(policy, settings, api_key=api_key, default_stop=rule)
 
     def announce() -> None:

@@ -11,7 +11,7 @@ row would save next to nothing and cost a recording.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,8 +30,19 @@ Result = TypeVar("Result")
 
 def fuse(function: Callable[..., Result]) -> Callable[..., Result]:
     """Return `function` compiled: once for each shape, as one graph without a break."""
-    compiled: Callable[..., Result] = torch.compile(function, backend=BACKEND, fullgraph=True, dynamic=False)
-    return compiled
+    compiled = torch.compile(function, backend=BACKEND, fullgraph=True, dynamic=False)
+
+    def call(*arguments: Any) -> Result:
+        with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
+            result: Result = compiled(*arguments)
+            return result
+
+    return call
+
+
+def padded(count: int) -> int:
+    """Return the batch size that `count` samples are recorded at: the next power of two."""
+    return 1 << (count - 1).bit_length()
 
 
 def record(function: Callable[[], Result], device: torch.device) -> Callable[[], Result]:
@@ -43,8 +54,7 @@ def record(function: Callable[[], Result], device: torch.device) -> Callable[[],
             place, until the next call. Elsewhere it is `function`, compiled by this call.
     """
     function = torch.no_grad()(function)
-    with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
-        function()
+    function()
     if device.type != "cuda":
         return function
     with torch.cuda.device(device):
@@ -122,7 +132,7 @@ class RecordedNetwork:
     def condition(self, inputs: Inputs) -> tuple[RecordedHead, Places]:
         """Encode `inputs`; what is returned takes the place of head and conditioning, until the next call."""
         count, length = inputs.ids.shape
-        shape = 1 << (count - 1).bit_length(), -(-length // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+        shape = padded(count), -(-length // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
         if shape not in self._recorded:
             self._recorded[shape] = self._record(inputs, *shape)
         place, head = self._recorded[shape]
