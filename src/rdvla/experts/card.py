@@ -53,8 +53,8 @@ benchmark's bundled initial states. Where every episode came from (suite, task, 
 
 
 _TAKEOVER = """\
-Episodes begin where another policy had got to ({takeover}); its steps are not in the data, and placements that it
-solved by itself count as failed attempts.
+Episodes begin where another policy had got to ({takeover}).
+Its steps are not in the data; placements that it solved by itself count as failed attempts.
 """
 
 
