@@ -50,22 +50,31 @@ def load_policy(
         device: a torch device.
         precision: `float32`, `bfloat16` or `int8` (8-bit linear layers, CPU only); None keeps the checkpoint's.
         compile: record every shape of batch and prompt at its first decision, with `torch.compile` and, on a GPU, CUDA
-            graphs: minutes once, then less time for each (see `rdvla.model.recorded`). One thread may then use it.
+            graphs; for a GPU (see `rdvla.model.recorded`). Only one thread may use it at a time.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or incomplete.
         ConfigError: torch has no such device here, or the device cannot compute in that precision.
     """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device '{device}' cannot be used here: {error}") from None
+    check_device(device)
     checkpoint = checkpoints.load(source, revision=revision, base=base)
     policy = RDVLAPolicy(
         checkpoint, name=str(source), statistics=statistics, device=device, precision=precision, compile=compile
     )
     policy.warm_up()
     return policy
+
+
+def check_device(name: str) -> None:
+    """Make sure that torch can compute on the device `name`.
+
+    Raises:
+        ConfigError: it has no such device here.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device '{name}' cannot be used here: {error}") from None
 
 
 class RDVLAPolicy:

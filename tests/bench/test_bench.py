@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import bench_fakes as fakes
 import pytest
@@ -19,6 +20,7 @@ from rdvla.bench.table import format_result
 from rdvla.cli.main import app
 from rdvla.envs.toy import ToyEnv
 from rdvla.errors import CheckpointError, ConfigError, RDVLAError, StorageError
+from rdvla.model import recorded
 
 MACHINE = Machine(bytes_per_second=4e9, flops_per_second=1e12)
 
@@ -80,7 +82,9 @@ class TestWholeRun:
         result.write(tmp_path / "bench.json")
         document = json.loads((tmp_path / "bench.json").read_text())
         assert set(document) == {"format", "machine", "repeats", "rows"}
-        assert {"cores", "threads", "torch", "read_gb_per_s", "float32_gflop_per_s"} <= set(document["machine"])
+        assert {"device", "cores", "threads", "torch", "read_gb_per_s", "float32_gflop_per_s"} <= set(
+            document["machine"]
+        )
         for row in document["rows"]:
             assert set(row) == {"section", "name", "unit", "floor", "variants"}
             for variant in row["variants"].values():
@@ -143,6 +147,23 @@ class TestExactness:
         (case,) = sections.training_cases("test", random_network(fakes.LAPTOP_KIND))
         with pytest.raises(InexactError, match="training"):
             measuring.check(case)
+
+
+class TestCompiled:
+    def test_compiled_forms_are_checked_like_the_others(self, monkeypatch):
+        monkeypatch.setattr(recorded, "BACKEND", "eager")
+        cases = sections.decision_cases("test", random_network(fakes.LAPTOP_KIND), sections.COMPILED)
+        cases += sections.head_batches("test", fakes.LAPTOP_KIND, random_head(fakes.HEAD), (2,), sections.COMPILED)
+        for case in cases:
+            found = measuring.check(case)
+            assert set(found) == {PUBLISHED, "compiled float32", "compiled bfloat16"}
+            assert found["compiled float32"] <= case.limit
+            assert case.runs["compiled float32"].exact
+        assert Plan(Path(), compile=True).forms(sections.LOADED) == (*sections.LOADED, *sections.COMPILED)
+
+    def test_processor_time_is_that_of_the_processor(self):
+        with pytest.raises(ConfigError, match="processor time says nothing about the device 'meta'"):
+            Plan(Path(), threads=1, processor_time=True, device="meta")
 
 
 class TestFloor:
@@ -262,6 +283,7 @@ class TestCommand:
             (["--repeats", "0"], ConfigError, "repeats must be at least 1, found 0"),
             (["--threads", "0"], ConfigError, "threads must be at least 1, found 0"),
             (["--processor-time"], ConfigError, "threads must be 1, found None"),
+            (["--device", "gpu"], ConfigError, "device 'gpu' cannot be used here"),
             (["--checkpoint", "nowhere"], CheckpointError, "nowhere"),
             (["--json", "nowhere/bench.json"], StorageError, "no directory 'nowhere'"),
         ],

@@ -31,13 +31,19 @@ class Machine:
 
     @classmethod
     def measure(
-        cls, clock: Callable[[], float] = time.perf_counter, *, megabytes: int = 256, side: int = 1536, repeats: int = 5
+        cls,
+        clock: Callable[[], float] = time.perf_counter,
+        *,
+        device: str = "cpu",
+        megabytes: int = 256,
+        side: int = 1536,
+        repeats: int = 5,
     ) -> "Machine":
         """Return the best of several reads of `megabytes` and products of `side` x `side` matrices by `clock`."""
         columns = 4096
-        array = torch.ones(max(megabytes * 2**20 // 4 // columns, 1), columns)
-        vector = torch.ones(columns)
-        left, right = torch.rand(side, side), torch.rand(side, side)
+        array = torch.ones(max(megabytes * 2**20 // 4 // columns, 1), columns, device=device)
+        vector = torch.ones(columns, device=device)
+        left, right = torch.rand(side, side, device=device), torch.rand(side, side, device=device)
         reads = (lambda: array.sum(), lambda: array @ vector)
         read = min(seconds(call, clock) for call in reads for _ in range(repeats))
         multiply = min(seconds(lambda: left @ right, clock) for _ in range(repeats))
@@ -82,9 +88,10 @@ def floor(phases: Sequence[Work], machine: Machine) -> float:
     return sum(phase.seconds(machine) for phase in phases)
 
 
-def describe() -> dict[str, Any]:
-    """Return what the numbers depend on, without naming the machine."""
+def describe(device: str) -> dict[str, Any]:
+    """Return what the numbers of `device` depend on, without naming the machine."""
     return {
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device,
         "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -1,8 +1,9 @@
 """What is measured: a random network of the released sizes, the shipped policy's, and their random inputs."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,25 +11,46 @@ from torch import Tensor, nn
 from rdvla.bench.published import Hidden
 from rdvla.errors import ConfigError
 from rdvla.model.config import DinoSiglipConfig, HeadConfig, RDVLAConfig
-from rdvla.model.decide import decide
+from rdvla.model.decide import Recurrence, decide
 from rdvla.model.freeze import freeze
 from rdvla.model.rdvla import RDVLA, Inputs
+from rdvla.model.recorded import RecordedHead, RecordedNetwork, fuse
 from rdvla.model.recurrent import Context, RecurrentHead
 from rdvla.model.stopping import make_criterion
 from rdvla.policy import StopRule
 
+CPU = torch.device("cpu")
 PROMPT_LENGTH = 40
 """Tokens of a released prompt with an instruction of usual length."""
 
 Network = TypeVar("Network", bound=nn.Module)
+Start = Callable[[], tuple[Recurrence[Any], Any]]
+"""Begins a decision: encodes what there is to encode, and returns a head and its conditioning."""
 
 
-def frozen(network: Network, precisions: Sequence[str]) -> dict[str, Network]:
-    """Return `network`, which stays as it is, made ready to act in each precision that this processor has, by name."""
-    ready: dict[str, Network] = {}
-    for name in precisions:
+@dataclass(frozen=True)
+class Form:
+    """How ours computes; its text is the name of the variant."""
+
+    precision: str
+    compiled: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of scratchpads and conditioning."""
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+    def __str__(self) -> str:
+        return f"compiled {self.precision}" if self.compiled else self.precision
+
+
+def frozen(network: Network, forms: Iterable[Form]) -> dict[Form, Network]:
+    """Return `network`, which stays as it is, made ready to act in each form whose precision the device has."""
+    ready: dict[Form, Network] = {}
+    for form in forms:
+        original = network if form.precision != "bfloat16" else copy.deepcopy(network)
         try:
-            ready[name] = freeze(network if name != "bfloat16" else copy.deepcopy(network), name)
+            ready[form] = freeze(original, form.precision, pack=not form.compiled)
         except ConfigError:  # no instructions for int8
             continue
     return ready
@@ -61,24 +83,24 @@ def _open(head: RecurrentHead) -> None:
             nn.init.normal_(parameter, std=head.config.hidden_dim**-0.5)
 
 
-def random_inputs(config: RDVLAConfig, batch: int, seed: int = 0) -> Inputs:
+def random_inputs(config: RDVLAConfig, batch: int, seed: int = 0, *, device: torch.device = CPU) -> Inputs:
     """Return `batch` random inputs with prompts of one length."""
     generator = torch.Generator().manual_seed(seed)
     side, vocabulary = config.vision.image_size, config.language.vocab_size
+    images = torch.randint(256, (batch, len(config.cameras), side, side, 3), generator=generator, dtype=torch.uint8)
+    ids = torch.randint(3, vocabulary, (batch, PROMPT_LENGTH), generator=generator)
+    state = torch.rand(batch, config.head.state_dim, generator=generator) * 2 - 1
     return Inputs(
-        images=torch.randint(256, (batch, len(config.cameras), side, side, 3), generator=generator, dtype=torch.uint8),
-        ids=torch.randint(3, vocabulary, (batch, PROMPT_LENGTH), generator=generator),
-        lengths=torch.full((batch,), PROMPT_LENGTH),
-        state=torch.rand(batch, config.head.state_dim, generator=generator) * 2 - 1,
+        images.to(device), ids.to(device), torch.full((batch,), PROMPT_LENGTH, device=device), state.to(device)
     )
 
 
-def random_hidden(config: RDVLAConfig, batch: int, seed: int = 0) -> Hidden:
+def random_hidden(config: RDVLAConfig, batch: int, seed: int = 0, *, device: torch.device = CPU) -> Hidden:
     """Return random hidden states for the head of `config`, as many as its cameras and latent tokens make."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(tokens: int) -> Tensor:
-        return torch.randn(batch, tokens, config.head.hidden_dim, generator=generator)
+        return torch.randn(batch, tokens, config.head.hidden_dim, generator=generator).to(device)
 
     layers = config.head.conditioning_layers
     tasks, latents = len(config.cameras) * image_tokens(config), config.num_latent_tokens
@@ -113,19 +135,31 @@ def scratchpads(head: RecurrentHead, batch: int, seed: int = 0) -> Tensor:
     return head.init_latents(batch, torch.Generator().manual_seed(seed))
 
 
-def decider(
-    head: RecurrentHead, contexts: Mapping[int, Context], latents_BKD: Tensor, rule: StopRule
-) -> Callable[[], Tensor]:
-    """Return a function that decides as `rdvla.runtime` does: normalised actions float32 `[B, K, A]`.
+def start_head(form: Form, head: RecurrentHead, contexts: Mapping[int, Context]) -> Start:
+    """Return what conditions `head`, ready in `form`, on all of `contexts`."""
+    cast = {layer: Context(c.latents.to(form.dtype), c.vision.to(form.dtype)) for layer, c in contexts.items()}
+    if not form.compiled:
+        return lambda: (head, head.condition(cast))
+    batch, condition = len(next(iter(cast.values())).latents), fuse(head.condition)
+    recorded = RecordedHead(head, lambda: condition(cast), batch)
+    return lambda: (recorded, recorded.condition(batch))
 
-    Conditioning and scratchpads are brought into the head's dtype before.
-    """
-    criterion, dtype = make_criterion(rule), head.prelude.action_queries.dtype
-    cast = {layer: Context(c.latents.to(dtype), c.vision.to(dtype)) for layer, c in contexts.items()}
-    latents_BKD = latents_BKD.to(dtype)
+
+def start_network(form: Form, network: RDVLA, inputs: Inputs) -> Start:
+    """Return what encodes `inputs` and conditions the head of `network`, ready in `form`, on them."""
+    if not form.compiled:
+        return lambda: (network.head, network.head.condition(network.encode(inputs)))
+    recorded = RecordedNetwork(network)
+    return lambda: recorded.condition(inputs)
+
+
+def decider(start: Start, latents_BKD: Tensor, rule: StopRule) -> Callable[[], Tensor]:
+    """Return a function that decides as `rdvla.runtime` does: normalised actions float32 `[B, K, A]`."""
+    criterion = make_criterion(rule)
 
     @torch.no_grad()
     def run() -> Tensor:
-        return decide(head, head.condition(cast), latents_BKD, criterion, rule).actions.float()
+        head, conditioning = start()
+        return decide(head, conditioning, latents_BKD, criterion, rule).actions.float()
 
     return run

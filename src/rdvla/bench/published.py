@@ -138,15 +138,15 @@ class PublishedHead:
 
 
 @functools.cache
-def angles(positions: int, width: int, base: float) -> Tensor:
+def angles(positions: int, width: int, base: float, device: torch.device) -> Tensor:
     """Return one angle per position and number: laid out for halves, number k has the frequency of k mod width/2."""
     rows = [[p / base ** (2 * (k % (width // 2)) / width) for k in range(width)] for p in range(positions)]
-    return torch.tensor(rows)
+    return torch.tensor(rows, device=device)
 
 
 def rope(x: Tensor, base: float) -> Tensor:
     """Encode positions: the angles are laid out for halves, yet neighbours are turned."""
-    angle = angles(x.shape[-2], x.shape[-1], base)
+    angle = angles(x.shape[-2], x.shape[-1], base, x.device)
     turned = torch.empty_like(x)
     turned[..., 0::2], turned[..., 1::2] = -x[..., 1::2], x[..., 0::2]
     return x * torch.cos(angle) + turned * torch.sin(angle)

@@ -2,14 +2,16 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdvla.bench.machine import PeakMemory, Work
 from rdvla.bench.measure import ENCODING_LIMIT, OURS, PUBLISHED, Case, Row, Run
 from rdvla.bench.networks import (
-    Network,
+    Form,
+    Start,
     contexts_of,
     decider,
     first,
@@ -17,16 +19,21 @@ from rdvla.bench.networks import (
     random_hidden,
     random_inputs,
     scratchpads,
+    start_head,
+    start_network,
 )
 from rdvla.bench.published_network import PublishedNetwork, published_head
 from rdvla.model.config import RDVLAConfig
 from rdvla.model.freeze import PRECISIONS
 from rdvla.model.rdvla import RDVLA, Inputs
+from rdvla.model.recorded import fuse, record
 from rdvla.model.recurrent import Context, RecurrentHead
 from rdvla.policy import StopRule
 
-LOADED = ("float32", "int8")
+PLAIN = tuple(Form(precision) for precision in PRECISIONS)
+LOADED = (Form("float32"), Form("int8"))
 """Where more than the head at batch 1 is measured; each is one more copy of the weights."""
+COMPILED = (Form("float32", compiled=True), Form("bfloat16", compiled=True))
 DEEPEST = 32
 USUAL = StopRule.fixed(12)
 """The depth of the released evaluation."""
@@ -36,11 +43,13 @@ TRAINING_BATCH = 16
 TRAINING_DEPTH = 32
 
 
-def head_cases(title: str, config: RDVLAConfig, head: RecurrentHead, depths: Sequence[int]) -> list[Case]:
+def head_cases(
+    title: str, config: RDVLAConfig, head: RecurrentHead, depths: Sequence[int], forms: Sequence[Form] = PLAIN
+) -> list[Case]:
     """Return the head alone, batch 1: fixed depths, and two rules that never stop within 32 iterations."""
-    hidden, ours = random_hidden(config, 1), frozen(head, PRECISIONS)
-    contexts, latents = contexts_of(hidden), scratchpads(head, 1)
-    published = published_head(head)
+    hidden, latents = random_hidden(config, 1, device=_device(head)), scratchpads(head, 1)
+    contexts, published = contexts_of(hidden), published_head(head)
+    starts = {form: start_head(form, ready, contexts) for form, ready in frozen(head, forms).items()}
 
     def case(name: str, rule: StopRule, reference: StopRule) -> Case:
         looks = rule.max_depth if rule.name == "action_mse" else 1
@@ -49,7 +58,7 @@ def head_cases(title: str, config: RDVLAConfig, head: RecurrentHead, depths: Seq
             name=name,
             unit="ms",
             runs={PUBLISHED: Run(lambda: published.decide(hidden, latents, reference))}
-            | _runs(ours, lambda ready: decider(ready, contexts, latents, rule)),
+            | _decisions(starts, latents, rule),
             phases=head_phases(head, contexts, latents, rule.max_depth, looks),
         )
 
@@ -74,25 +83,29 @@ def head_phases(
     )
 
 
-def decision_cases(title: str, network: RDVLA) -> list[Case]:
+def decision_cases(title: str, network: RDVLA, forms: Sequence[Form] = LOADED) -> list[Case]:
     """Return encoding, and a whole decision from network inputs to normalised actions, batch 1."""
-    inputs, latents = random_inputs(network.config, 1), scratchpads(network.head, 1)
-    published, ours = PublishedNetwork(network), frozen(network, LOADED)
+    inputs, latents = random_inputs(network.config, 1, device=_device(network)), scratchpads(network.head, 1)
+    published, ours = PublishedNetwork(network), frozen(network, forms)
+    starts = {form: start_network(form, ready, inputs) for form, ready in ours.items()}
     layers = network.config.head.conditioning_layers
 
     @torch.no_grad()
     def encode_published() -> Tensor:
         return _together(contexts_of(published.encode(inputs)), layers)
 
-    def encoder(ready: RDVLA) -> Callable[[], Tensor]:
-        return torch.no_grad()(lambda: _together(ready.encode(inputs), layers))
+    def encoder(form: Form, ready: RDVLA) -> Callable[[], Tensor]:
+        compute = fuse(ready.encode) if form.compiled else ready.encode
+        encode = partial(compute, inputs)
+        repeat = record(encode, _device(ready)) if form.compiled else encode
+        return torch.no_grad()(lambda: _together(repeat(), layers))
 
     encoding, *phases = decision_phases(network, inputs, latents)
     encode = Case(
         section=f"decision, {title}",
         name="encode",
         unit="ms",
-        runs={PUBLISHED: Run(encode_published)} | _runs(ours, encoder),
+        runs={PUBLISHED: Run(encode_published)} | _runs({form: encoder(form, ready) for form, ready in ours.items()}),
         phases=(encoding,),
         limit=ENCODING_LIMIT,
         relative=True,
@@ -101,8 +114,7 @@ def decision_cases(title: str, network: RDVLA) -> list[Case]:
         section=f"decision, {title}",
         name=f"whole decision, r = {USUAL.max_depth}",
         unit="ms",
-        runs={PUBLISHED: Run(lambda: published.decide(inputs, latents, USUAL))}
-        | _runs(ours, lambda ready: whole_decision(ready, inputs, latents)),
+        runs={PUBLISHED: Run(lambda: published.decide(inputs, latents, USUAL))} | _decisions(starts, latents, USUAL),
         phases=(encoding, *phases),
     )
     return [encode, decision]
@@ -113,16 +125,6 @@ def _together(contexts: Mapping[int, Context], layers: Sequence[int]) -> Tensor:
     return torch.cat(states, dim=1).float()
 
 
-def whole_decision(network: RDVLA, inputs: Inputs, latents_BKD: Tensor) -> Callable[[], Tensor]:
-    """Return a function that decides once for every sample of `inputs`."""
-
-    @torch.no_grad()
-    def run() -> Tensor:
-        return decider(network.head, network.encode(inputs), latents_BKD, USUAL)()
-
-    return run
-
-
 @torch.no_grad()
 def decision_phases(network: RDVLA, inputs: Inputs, latents_BKD: Tensor) -> tuple[Work, ...]:
     """Return the work of encoding and of the head at its usual depth."""
@@ -130,52 +132,65 @@ def decision_phases(network: RDVLA, inputs: Inputs, latents_BKD: Tensor) -> tupl
     return (encoding, *head_phases(network.head, network.encode(inputs), latents_BKD, USUAL.max_depth, 1))
 
 
-def head_batches(title: str, config: RDVLAConfig, head: RecurrentHead, sizes: Sequence[int]) -> list[Case]:
+def head_batches(
+    title: str, config: RDVLAConfig, head: RecurrentHead, sizes: Sequence[int], forms: Sequence[Form] = LOADED
+) -> list[Case]:
     """Return the head on batches; the released code decides for one sample at a time."""
-    hidden, latents = random_hidden(config, max(sizes)), scratchpads(head, max(sizes))
-    published, one, ours = published_head(head), first(hidden), frozen(head, LOADED)
+    hidden, latents = random_hidden(config, max(sizes), device=_device(head)), scratchpads(head, max(sizes))
+    published, one, ours = published_head(head), first(hidden), frozen(head, forms)
 
     def case(size: int) -> Case:
         contexts = contexts_of(hidden, size)
+        starts = {form: start_head(form, ready, contexts) for form, ready in ours.items()}
         return Case(
             section=f"batches, {title}",
             name=f"batch {size}",
             unit="decisions/s",
             runs={PUBLISHED: Run(lambda: published.decide(one, latents[:1], USUAL))}
-            | _runs(ours, lambda ready: decider(ready, contexts, latents[:size], USUAL), size),
+            | _decisions(starts, latents[:size], USUAL),
             phases=head_phases(head, contexts, latents[:size], USUAL.max_depth, 1),
         )
 
     return [case(size) for size in sizes]
 
 
-def decision_batches(title: str, network: RDVLA, sizes: Sequence[int]) -> list[Case]:
+def decision_batches(title: str, network: RDVLA, sizes: Sequence[int], forms: Sequence[Form] = LOADED) -> list[Case]:
     """Return whole decisions in batches; the released code decides for one observation at a time."""
-    published, ours = PublishedNetwork(network), frozen(network, LOADED)
-    latents, everything = scratchpads(network.head, max(sizes)), random_inputs(network.config, max(sizes))
+    published, ours = PublishedNetwork(network), frozen(network, forms)
+    latents = scratchpads(network.head, max(sizes))
+    everything = random_inputs(network.config, max(sizes), device=_device(network))
 
     def take(size: int) -> Inputs:
         values = (everything.images, everything.ids, everything.lengths, everything.state)
         return Inputs(*(value[:size] for value in values))
 
     def case(size: int) -> Case:
+        starts = {form: start_network(form, ready, take(size)) for form, ready in ours.items()}
         return Case(
             section=f"batches, {title}",
             name=f"batch {size}",
             unit="decisions/s",
             runs={PUBLISHED: Run(lambda: published.decide(take(1), latents[:1], USUAL))}
-            | _runs(ours, lambda ready: whole_decision(ready, take(size), latents[:size]), size),
+            | _decisions(starts, latents[:size], USUAL),
             phases=decision_phases(network, take(size), latents[:size]),
         )
 
     return [case(size) for size in sizes]
 
 
-def _runs(
-    ours: Mapping[str, Network], make: Callable[[Network], Callable[[], Tensor]], samples: int = 1
-) -> dict[str, Run]:
-    """Return a run for every precision; only float32 has to be exact."""
-    return {name: Run(make(ready), samples, exact=name == OURS) for name, ready in ours.items()}
+def _decisions(starts: Mapping[Form, Start], latents_BKD: Tensor, rule: StopRule) -> dict[str, Run]:
+    """Return a run of every form that decides about all samples."""
+    calls = {form: decider(start, latents_BKD.to(form.dtype), rule) for form, start in starts.items()}
+    return _runs(calls, len(latents_BKD))
+
+
+def _runs(calls: Mapping[Form, Callable[[], Tensor]], samples: int = 1) -> dict[str, Run]:
+    """Return a run of every form; only float32 has to be exact."""
+    return {str(form): Run(call, samples, exact=form.precision == OURS) for form, call in calls.items()}
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 def training_cases(title: str, network: RDVLA) -> list[Case]:
@@ -183,10 +198,11 @@ def training_cases(title: str, network: RDVLA) -> list[Case]:
 
     The first step of each variant starts from the same weights, so their gradients can be compared.
     """
-    inputs, latents = random_inputs(network.config, TRAINING_BATCH), scratchpads(network.head, TRAINING_BATCH)
+    device, latents = _device(network), scratchpads(network.head, TRAINING_BATCH)
+    inputs = random_inputs(network.config, TRAINING_BATCH, device=device)
     config = network.config.head
     shape = (TRAINING_BATCH, config.chunk_size, config.action_dim)
-    target = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    target = (torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1).to(device)
     n_grad = min(config.backprop_depth, TRAINING_DEPTH)
 
     def stepper(model: RDVLA | PublishedNetwork) -> Callable[[], Tensor]:
@@ -225,11 +241,12 @@ def memory_rows(title: str, config: RDVLAConfig, head: RecurrentHead, depths: Se
 
     A training pass counts the gradients; it is constant from `backprop_depth` iterations on.
     """
-    contexts, latents = contexts_of(random_hidden(config, 1)), scratchpads(head, 1)
-    ready, learner = frozen(head, [OURS])[OURS], copy.deepcopy(head).train().requires_grad_()
+    contexts, latents = contexts_of(random_hidden(config, 1, device=_device(head))), scratchpads(head, 1)
+    form, learner = PLAIN[0], copy.deepcopy(head).train().requires_grad_()
+    start = start_head(form, frozen(head, [form])[form], contexts)
 
     def deciding(depth: int) -> None:
-        decider(ready, contexts, latents, StopRule.fixed(depth))()
+        decider(start, latents, StopRule.fixed(depth))()
 
     def training(depth: int) -> None:
         n_grad = min(depth, config.head.backprop_depth)

@@ -81,8 +81,8 @@ def simulator_cases(title: str, env: Env, policy: Policy, horizons: tuple[str, .
     ]
 
 
-def start(checkpoint: Path) -> tuple[Env, Policy]:
-    """Start LIBERO's simulator and load the policy.
+def start(checkpoint: Path, *, device: str = "cpu", compile: bool = False) -> tuple[Env, Policy]:
+    """Start LIBERO's simulator and load the policy; see `rdvla.runtime.load_policy`.
 
     Raises:
         MissingExtraError: LIBERO is not installed.
@@ -92,4 +92,4 @@ def start(checkpoint: Path) -> tuple[Env, Policy]:
     from rdvla.envs.registry import make_env
     from rdvla.runtime import load_policy
 
-    return make_env(SUITE, TASK_ID), load_policy(checkpoint)
+    return make_env(SUITE, TASK_ID), load_policy(checkpoint, device=device, compile=compile)

@@ -14,10 +14,11 @@ from rdvla import checkpoints
 from rdvla.bench import sections
 from rdvla.bench.machine import Machine, describe, floor
 from rdvla.bench.measure import Case, Row, Timed, measure, per_iteration
-from rdvla.bench.networks import random_head, random_network
+from rdvla.bench.networks import Form, random_head, random_network
 from rdvla.errors import ConfigError, StorageError, suggest
 from rdvla.model.config import RDVLAConfig, rdvla_0_5b
 from rdvla.model.rdvla import RDVLA
+from rdvla.runtime import check_device
 
 SECTIONS = ("head", "decision", "memory", "batch", "training", "simulator")
 FORMAT = 1
@@ -38,6 +39,8 @@ class Plan:
         threads: torch's threads; None keeps its choice.
         processor_time: count the time that the process computes, not the clock's; for a machine with other work, and
             one thread.
+        device: a torch device; all sides compute there.
+        compile: measure the recorded forms too (see `rdvla.model.recorded`).
         depths: fixed depths of the head, at least two, ascending.
         batches: batch sizes.
         memory_depths: depths at which memory is counted.
@@ -53,6 +56,8 @@ class Plan:
     repeats: int = 5
     threads: int | None = None
     processor_time: bool = False
+    device: str = "cpu"
+    compile: bool = False
     depths: tuple[int, ...] = (1, 4, 8, 12, 32)
     batches: tuple[int, ...] = (1, 4, 16)
     memory_depths: tuple[int, ...] = (1, 8, 64, 512)
@@ -67,11 +72,25 @@ class Plan:
             raise ConfigError(f"threads must be at least 1, found {self.threads}.")
         if self.processor_time and self.threads != 1:
             raise ConfigError(f"processor time is that of one thread: threads must be 1, found {self.threads}.")
+        if self.processor_time and self.device != "cpu":
+            raise ConfigError(f"processor time says nothing about the device '{self.device}'; drop one of the two.")
+        check_device(self.device)
 
     @property
     def clock(self) -> Callable[[], float]:
         """What the times are read from."""
-        return time.process_time if self.processor_time else time.perf_counter
+        if self.processor_time:
+            return time.process_time
+        return time.perf_counter if self.device == "cpu" else self._synchronised_clock
+
+    def _synchronised_clock(self) -> float:
+        torch.accelerator.synchronize(self.device)
+        return time.perf_counter()
+
+    def forms(self, usual: tuple[Form, ...]) -> tuple[Form, ...]:
+        """Return how ours computes: on a CPU as `usual`, elsewhere in every precision; and compiled, if asked for."""
+        plain = usual if self.device == "cpu" else sections.PLAIN
+        return (*plain, *sections.COMPILED) if self.compile else plain
 
     @classmethod
     def usual(cls, checkpoint: Path, **changes: Any) -> "Plan":
@@ -160,18 +179,20 @@ def run(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Result:
         InexactError: a variant that should be exact is not; no times are reported.
         CheckpointError, MissingExtraError, SimulatorError: see `rdvla.checkpoints.load` and `rdvla.bench.simulator`.
     """
-    network = checkpoints.load(plan.checkpoint).model.float().eval().requires_grad_(requires_grad=False)
+    network = checkpoints.load(plan.checkpoint).model.float().to(plan.device).eval()
+    network.requires_grad_(requires_grad=False)
+    torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions is not float32
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     tell("how fast the machine reads and multiplies")
-    machine = Machine.measure(plan.clock)
+    machine = Machine.measure(plan.clock, device=plan.device)
     bench = _Bench(plan, network, tell)
     for name in SECTIONS:
         if name in plan.chosen:
             getattr(bench, name)()
-    machine = machine.best(Machine.measure(plan.clock))
+    machine = machine.best(Machine.measure(plan.clock, device=plan.device))
     rows = [row for entry in bench.found for row in _rows(entry, machine)]
-    description = describe() | {"time": "of the processor" if plan.processor_time else "of the clock"}
+    description = describe(plan.device) | {"time": "of the processor" if plan.processor_time else "of the clock"}
     return Result(machine, description, plan.repeats, tuple(rows))
 
 
@@ -199,18 +220,20 @@ class _Bench:
         self._heads = [(self._title, network.config, network.head)]
         if plan.released is not None and {"head", "memory", "batch"} & set(plan.chosen):
             tell("draw a head of released size")
-            self._heads.insert(0, ("released size", plan.released, random_head(plan.released.head)))
+            self._heads.insert(0, ("released size", plan.released, random_head(plan.released.head).to(plan.device)))
 
     def head(self) -> None:
         for title, config, head in self._heads:
-            self._time(sections.head_cases(title, config, head, self.plan.depths))
+            forms = self.plan.forms(sections.PLAIN)
+            self._time(sections.head_cases(title, config, head, self.plan.depths, forms))
 
     def decision(self) -> None:
-        self._time(sections.decision_cases(self._title, self.network))
+        forms = self.plan.forms(sections.LOADED)
+        self._time(sections.decision_cases(self._title, self.network, forms))
         if self.plan.full and self.plan.released is not None:
             self.tell("draw a network of released size")
-            network = random_network(self.plan.released)
-            self._time(sections.decision_cases("released size", network), most=FEW)
+            network = random_network(self.plan.released).to(self.plan.device)
+            self._time(sections.decision_cases("released size", network, forms), most=FEW)
 
     def memory(self) -> None:
         for title, config, head in self._heads:
@@ -218,9 +241,10 @@ class _Bench:
             self.found += sections.memory_rows(title, config, head, self.plan.memory_depths)
 
     def batch(self) -> None:
+        sizes, forms = self.plan.batches, self.plan.forms(sections.LOADED)
         for title, config, head in self._heads[:-1]:
-            self._time(sections.head_batches(f"{title}, head", config, head, self.plan.batches))
-        self._time(sections.decision_batches(f"{self._title}, whole decision", self.network, self.plan.batches))
+            self._time(sections.head_batches(f"{title}, head", config, head, sizes, forms))
+        self._time(sections.decision_batches(f"{self._title}, whole decision", self.network, sizes, forms))
 
     def training(self) -> None:
         self._time(sections.training_cases(self._title, copy.deepcopy(self.network)))
@@ -229,7 +253,7 @@ class _Bench:
         from rdvla.bench import simulator
 
         self.tell("start the simulator")
-        env, policy = simulator.start(self.plan.checkpoint)
+        env, policy = simulator.start(self.plan.checkpoint, device=self.plan.device, compile=self.plan.compile)
         try:
             self._time(simulator.simulator_cases(self._title, env, policy), most=FEW)
         finally:

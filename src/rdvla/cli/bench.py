@@ -23,6 +23,8 @@ def bench_command(
     processor_time: Annotated[
         bool, typer.Option("--processor-time", help="Of one thread, not the clock's: for a busy machine.")
     ] = False,
+    device: Annotated[str, typer.Option(help="Where both sides compute, e.g. cuda.")] = "cpu",
+    compile: Annotated[bool, typer.Option("--compile", help="Also ours compiled (on a GPU: CUDA graphs).")] = False,
     json: Annotated[Path | None, typer.Option(help="Also write every number to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw them into this HTML file.")] = None,
 ) -> None:
@@ -42,7 +44,14 @@ def bench_command(
     if simulator and "simulator" not in chosen:
         chosen = (*chosen, "simulator")
     plan = suite.Plan.usual(
-        checkpoint, chosen=chosen, full=full, repeats=repeats, threads=threads, processor_time=processor_time
+        checkpoint,
+        chosen=chosen,
+        full=full,
+        repeats=repeats,
+        threads=threads,
+        processor_time=processor_time,
+        device=device,
+        compile=compile,
     )
     result = suite.run(plan.quick() if quick else plan, lambda line: print(line, file=sys.stderr, flush=True))
     print("\n" + format_result(result))

@@ -15,7 +15,7 @@ from rdvla.policy import Policy, PolicyMetadata, StopRule
 from rdvla.types import ActionChunk, Observation
 
 EXPERT = "expert"
-COMPILE_HELP = "Record every shape at its first decision (torch.compile, CUDA graphs): minutes, for a GPU."
+COMPILE_HELP = "Record every shape at its first decision (torch.compile, CUDA graphs); for a GPU."
 
 
 class ExpertPolicy:

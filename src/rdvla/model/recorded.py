@@ -120,7 +120,7 @@ class RecordedHead:
 
 
 class RecordedNetwork:
-    """A network recorded for every shape of inputs that it meets, at the first of its kind: that one takes minutes."""
+    """A network recorded for every shape of inputs that it meets, when the first of its kind comes."""
 
     def __init__(self, network: RDVLA) -> None:
         """Take `network`, whose weights no longer change; nothing is compiled yet."""
