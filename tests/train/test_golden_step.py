@@ -113,7 +113,7 @@ def test_released_weights_are_trained_saved_and_released_again(tmp_path):
     moved = {name.split(".")[0] for name in own if not torch.equal(own[name], before[name])}
     assert moved == {"vision", "projector", "language", "latent_tokens", "state_projector", "head"}
     seen = Observation(
-        {name: np.full((256, 256, 3), 40 * len(name), np.uint8) for name in IMAGE}, np.ones(8, np.float32), "pick it up"
+        {name: np.full((256, 256, 3), 20 * len(name), np.uint8) for name in IMAGE}, np.ones(8, np.float32), "pick it up"
     )
     chunks = [load_policy(path).infer(seen, seed=0) for path in (tmp_path / "released", policy)]
     check = compare("released", "actions", *(chunk.actions for chunk in chunks), OUTPUT_LIMIT)

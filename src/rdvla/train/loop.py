@@ -54,8 +54,8 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Path:
 
     On the CPU the result depends on the configuration alone: an interrupted and continued run equals an
     uninterrupted one bit for bit, given the same versions and number of threads and processes. Under torchrun, n
-    processes with micro-batches of b samples take the steps of one process with b x n; on a CPU, two processes of one
-    thread are faster than one of two. The first process writes the files.
+    processes with micro-batches of b samples take the steps of one process with b x n. The first process writes the
+    files.
 
     Args:
         config: the run.
