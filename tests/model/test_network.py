@@ -10,6 +10,7 @@ from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.data.images import TINY
 from rdvla.data.stats import DatasetStatistics, NormStats
 from rdvla.errors import ConfigError, ObservationError
+from rdvla.model import recorded
 from rdvla.model.config import rdvla_tiny
 from rdvla.model.prompt import Prompt, train_tokenizer
 from rdvla.model.rdvla import RDVLA, Inputs, masked_l1
@@ -143,6 +144,23 @@ def test_a_budget_buys_at_least_one_iteration_and_at_most_what_the_rule_wants(po
     between = policy.infer(observation(), stop=StopRule.fixed(4000), seed=3, budget_ms=nothing.timings["total"] + 200)
     assert 1 <= between.num_recurrences < 4000
     assert between.out_of_time
+
+
+def test_a_compiled_policy_decides_the_same_and_is_measured_before_it_is_asked(
+    policy, network, tokenizer, statistics, monkeypatch
+):
+    monkeypatch.setattr(recorded, "BACKEND", "eager")
+    checkpoint = Checkpoint(network, {"test": statistics}, tokenizer, image_path=TINY)
+    compiled = RDVLAPolicy(checkpoint, name="test", compile=True)
+    compiled.warm_up(2)
+    costs = compiled.costs[2]
+    assert min(costs.encode, costs.iteration, costs.decode) > 0
+    observations = [observation(seed, INSTRUCTIONS[seed % 2]) for seed in range(2)]
+    for stop in (None, StopRule("latent", threshold=0.02, max_depth=20)):
+        plain, fast = (each.infer_batch(observations, stop=stop, seeds=[1, 2]) for each in (policy, compiled))
+        for one, other in zip(plain, fast, strict=True):
+            assert other.num_recurrences == one.num_recurrences
+            np.testing.assert_allclose(other.actions, one.actions, atol=2e-5)
 
 
 @pytest.mark.gpu
