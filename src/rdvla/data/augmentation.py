@@ -107,7 +107,8 @@ class Factors:
 
 def augment(image_hwc: NDArray[np.uint8], factors: Factors) -> NDArray[np.uint8]:
     """Apply one draw to a uint8 `[h, w, 3]` image; returns a new uint8 `[h, w, 3]` image."""
-    image_hwc = shift(image_hwc, factors.vertical, factors.horizontal)
+    if factors.vertical or factors.horizontal or factors.only_shifts_and_levels:
+        image_hwc = shift(image_hwc, factors.vertical, factors.horizontal)  # a copy
     if factors.only_shifts_and_levels:
         return _apply_levels(image_hwc, factors.brightness, factors.contrast)
     planes = to_float(np.ascontiguousarray(image_hwc.transpose(2, 0, 1)))
