@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import time
 
 import pytest
 import torch
@@ -85,6 +87,15 @@ def _check_parts():
         assert torch.equal(gathered(parameter.detach()), before[name]), name
     held = sum(parameter.to_local().numel() for name, parameter in after.items() if name != "head.gamma_init")
     assert 0.4 < held / sum(tensor.numel() for tensor in before.values()) < 0.6
+
+
+def test_a_process_that_dies_stops_the_other(dataset, tmp_path):
+    crew = Crew(tmp_path, small(dataset, tmp_path / "run", max_steps=10_000, save_freq=10_000, sharded=True), count=2)
+    while crew.running and not (tmp_path / "run" / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    crew.members[0].kill()
+    assert crew.wait() == [-signal.SIGKILL, 2]
+    assert "another process has ended without a word" in crew.errors[1].read_text()
 
 
 def test_one_process_has_nobody_to_share_with(dataset, tmp_path):
