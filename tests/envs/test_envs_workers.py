@@ -6,9 +6,13 @@ import time
 import pytest
 
 from rdvla.envs.workers import Broken, Played, Worker, WorkerError, wait_for_any
-from rdvla.errors import ConfigError, MissingExtraError, SimulatorError
+from rdvla.errors import ConfigError, MissingExtraError, ServeError, SimulatorError
 
 FOREVER = 600.0
+
+
+class RefusedError(ServeError):
+    """A kind of error that another room declares."""
 
 
 class FakePlayer:
@@ -29,6 +33,8 @@ class FakePlayer:
             raise ConfigError("seed is wrong")
         if job == "missing":
             raise MissingExtraError("mujoco", "libero")
+        if job == "refused":
+            raise RefusedError("not now")
         if job == "defect":
             raise ZeroDivisionError("a defect")
         return tuple(self.jobs)
@@ -72,6 +78,7 @@ def test_a_hung_process_is_ended(worker):
     [
         ("mistake", ConfigError, "^seed is wrong$"),
         ("missing", MissingExtraError, "^mujoco is not installed"),
+        ("refused", ServeError, "^not now$"),
         ("defect", WorkerError, "(?s)ZeroDivisionError: a defect.*in play"),
     ],
 )

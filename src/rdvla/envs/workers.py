@@ -70,7 +70,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class _Failed:
-    """Something else raised; `error` names its class in `rdvla.errors`, or is None (`message` is a traceback)."""
+    """Something else raised; `error` names its kind in `rdvla.errors`, or is None (`message` is a traceback)."""
 
     error: str | None
     message: str
@@ -195,7 +195,8 @@ def _reply(player: Player[Any, Any], job: object) -> Played[Any] | Broken | _Fai
     except SimulatorError as error:
         return Broken(str(error))
     except RDVLAError as error:
-        return _Failed(type(error).__name__, str(error))
+        kind = next(each for each in type(error).__mro__ if each.__module__ == errors.__name__)
+        return _Failed(kind.__name__, str(error))
     except Exception as error:  # noqa: BLE001 - sent to the parent, which raises it again
         return _Failed(None, f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
 
