@@ -85,7 +85,7 @@ def load_suite(suite: str) -> tuple[LiberoTask, ...]:
     """
     suites = _suites()
     if suite not in suites:
-        raise ConfigError(f"unknown suite '{suite}'.{suggest(suite, suites)}")
+        raise ConfigError(f"unknown suite '{suite}'.{suggest(suite, [*suites, 'toy'])}")
     benchmark = suites[suite]
     return tuple(_read_task(suite, benchmark, index) for index in range(benchmark.get_num_tasks()))
 
