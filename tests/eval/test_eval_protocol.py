@@ -25,7 +25,7 @@ def test_ranges_and_lists():
     assert parse_indices("0-2,10-11", field="task-ids") == (0, 1, 2, 10, 11)
 
 
-@pytest.mark.parametrize("text", ["", "a", "3,", "9-3", "-1", "1,1", "1-3,2", "1.5"])
+@pytest.mark.parametrize("text", ["", "a", "3,", "9-3", "-1", "1,1", "1-3,2", "1.5", "0-99999999999"])
 def test_wrong_indices_name_the_field(text):
     with pytest.raises(ConfigError, match="task-ids"):
         parse_indices(text, field="task-ids")

@@ -111,3 +111,5 @@ def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
         EpisodeLog(tmp_path / "file" / "out")
+    with pytest.raises(RecordError, match="rdvla eval"):
+        read_records(tmp_path / "file")

@@ -203,8 +203,8 @@ def picky_env(suite, task_id):
 
 def test_defect_of_the_policy_stops_with_its_traceback(tmp_path):
     with pytest.raises(WorkerError, match=r"(?s)ZeroDivisionError: the policy has a defect.*in infer"):
-        run(tmp_path, config(), policy=BrokenPolicy)
-    assert read_records(tmp_path) == []
+        run(tmp_path / "out", config(), policy=BrokenPolicy)
+    assert not (tmp_path / "out").exists()
 
 
 def test_user_errors_in_a_worker_keep_their_type(tmp_path):

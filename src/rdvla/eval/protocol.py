@@ -19,6 +19,9 @@ from rdvla.errors import ConfigError, suggest
 from rdvla.horizons import make_horizon
 from rdvla.policy import StopRule
 
+MAX_RANGE = 100_000
+"""Numbers in one range such as 0-9: more are a slip of the hand."""
+
 POLICY_DEFAULT = "default"
 """Label of the rule that leaves the depth to the policy."""
 
@@ -185,19 +188,28 @@ def check_init_states(
     highest = max(config.init_states)
     for suite in config.suites:
         for task in select_tasks(tasks[suite], config.task_ids):
-            available = count(suite, task.task_id)
-            if highest >= available:
-                raise ConfigError(
-                    f"init-states names {highest}, but {suite} task {task.task_id} ({task.name}) has {available} "
-                    f"initial states: 0-{available - 1}."
-                )
+            check_init_state(highest, task, count(suite, task.task_id))
+
+
+def check_init_state(init_state: int, task: TaskSpec, available: int) -> None:
+    """Check that a task with `available` initial states has this one.
+
+    Raises:
+        ConfigError: it has fewer.
+    """
+    if init_state >= available:
+        raise ConfigError(
+            f"init-states names {init_state}, but {task.suite} task {task.task_id} ({task.name}) has {available} "
+            f"initial states: 0-{available - 1}."
+        )
 
 
 def parse_indices(text: str, *, field: str) -> tuple[int, ...]:
     """Read whole numbers and ranges, e.g. `3,9` or `0-4,10-19` (both ends included).
 
     Raises:
-        ConfigError: not numbers, a range that runs backwards, or a repeated number. The message names `field`.
+        ConfigError: not numbers, a range that runs backwards or is absurdly long, or a repeated number. The message
+            names `field`.
     """
     numbers: list[int] = []
     for part in text.split(","):
@@ -207,6 +219,8 @@ def parse_indices(text: str, *, field: str) -> tuple[int, ...]:
         low, high = int(first), int(last) if dash else int(first)
         if high < low:
             raise ConfigError(f"{field} '{text}': the range '{part}' runs backwards; write {high}-{low}.")
+        if high - low >= MAX_RANGE:
+            raise ConfigError(f"{field} '{text}': the range '{part}' is longer than {MAX_RANGE:,} numbers.")
         numbers.extend(range(low, high + 1))
     if len(set(numbers)) != len(numbers):
         raise ConfigError(f"{field} '{text}' repeats a number.")

@@ -138,8 +138,10 @@ def read_records(folder: Path) -> list[EpisodeRecord | ErrorRecord]:
     path = folder / EPISODES_FILE
     try:
         text = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RecordError(f"'{folder}' holds no {EPISODES_FILE}; is it the output folder of 'rdvla eval'?") from None
+    except OSError as error:
+        raise RecordError(f"cannot read '{path}': {error.strerror}.") from None
     complete = text[: text.rfind(b"\n") + 1]
     try:
         lines = complete.decode("utf-8").split("\n")[:-1]
@@ -175,7 +177,7 @@ class EpisodeLog:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = (folder / EPISODES_FILE).open("ab")
         except OSError as error:
-            raise StorageError(f"cannot write to '{folder}': {error.strerror}.") from None
+            raise StorageError(f"cannot write to '{folder}': {error.strerror}; choose another output folder.") from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

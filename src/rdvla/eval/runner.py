@@ -7,6 +7,7 @@ itself), `episodes.jsonl` (one line per episode), `summary.json` (rates with int
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from rdvla.envs.base import TaskSpec
 from rdvla.envs.workers import EPISODE_TIMEOUT_S, Broken, Played, Worker, wait_for_any
 from rdvla.errors import ConfigError, RecordError, SimulatorError, StorageError
 from rdvla.eval.protocol import EvalConfig, Job, plan
-from rdvla.eval.records import EpisodeLog, EpisodeRecord, ErrorRecord, Key, latest
+from rdvla.eval.records import EPISODES_FILE, EpisodeLog, EpisodeRecord, ErrorRecord, Key, latest
 from rdvla.eval.schedule import Schedule, task_key
 from rdvla.eval.summary import summarise
 from rdvla.eval.worker import EnvFactory, EpisodePlayer, Finished, PolicyFactory, Try, WorkerSettings, versions
@@ -98,7 +99,10 @@ def evaluate(
             records = latest([*log.records, *run.records])
             position = {job.key: number for number, job in enumerate(jobs)}
             records.sort(key=lambda record: position[record.key])
-            write_json(output / SUMMARY_FILE, summarise(records))
+            if records:
+                write_json(output / SUMMARY_FILE, summarise(records))
+            else:
+                _leave_nothing(output)
     return records
 
 
@@ -182,6 +186,14 @@ class _Run:
         self.records.append(record)
         self._done += 1
         self._on_record(record, self._done, self._total)
+
+
+def _leave_nothing(output: Path) -> None:
+    """Remove the folder of an evaluation without an episode, whose policy could not be loaded for instance."""
+    for name in (EPISODES_FILE, RUN_FILE):
+        (output / name).unlink(missing_ok=True)
+    with suppress(OSError):  # something else is in it
+        output.rmdir()
 
 
 def _error_record(job: Job, message: str, attempts: int, policy_digest: str) -> ErrorRecord:
