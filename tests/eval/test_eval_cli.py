@@ -1,15 +1,19 @@
+from typing import get_args
+
 import pytest
 import typer
 from eval_fakes import ToyOracle
 from typer.testing import CliRunner
 
 from rdvla.cli import eval as command
-from rdvla.cli.policies import LoadOptions, choose_policy, fingerprint
+from rdvla.cli.demo import demo_command
+from rdvla.cli.policies import LoadOptions, Precision, choose_policy, fingerprint
 from rdvla.cli.report import report_command
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.eval.records import read_records
+from rdvla.model.freeze import PRECISIONS
 
-app = typer.Typer(pretty_exceptions_enable=False)
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("eval")(command.eval_command)
 app.command("report")(report_command)
 
@@ -80,11 +84,27 @@ def test_wrong_arguments_leave_no_episode(tmp_path, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_unknown_precision_is_refused_at_once(tmp_path):
+    result = call("eval", "--checkpoint", tmp_path, "--suite", "toy", "--output", tmp_path, "--precision", "int7")
+    assert result.exit_code == 2
+    assert "'int7' is not one of 'float32', 'bfloat16', 'int8'" in result.output
+    assert get_args(Precision) == PRECISIONS
+
+
+def test_the_demo_replaces_nothing_but_a_demo(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for output in (tmp_path, tmp_path / "config.json"):
+        with pytest.raises(ConfigError, match="other than an earlier demo"):
+            demo_command(tmp_path, output)
+    assert (tmp_path / "config.json").exists()
+
+
 @pytest.mark.usefixtures("oracle")
 def test_unknown_suite(tmp_path):
     pytest.importorskip("libero", reason="the known suites are those of the installed LIBERO")
-    with pytest.raises(ConfigError, match=r"unknown suite 'libero_objects'.*'libero_object'"):
-        call("eval", "--suite", "libero_objects", "--output", tmp_path)
+    for suite, nearest in (("libero_objects", "libero_object"), ("toi", "toy")):
+        with pytest.raises(ConfigError, match=f"unknown suite '{suite}'.*'{nearest}'"):
+            call("eval", "--suite", suite, "--output", tmp_path)
 
 
 def test_rules_of_the_command_line():
@@ -108,7 +128,7 @@ def test_choice_of_the_policy(tmp_path):
     with pytest.raises(ConfigError, match="'expert' is no checkpoint; drop precision=int8"):
         choose_policy(None, "expert", LoadOptions(precision="int8"))
     (tmp_path / "config.json").write_text("{}")
-    assert choose_policy(tmp_path, None)[0] == str(tmp_path)
+    assert choose_policy(tmp_path, None)[0] == choose_policy(f"{tmp_path}/", None)[0] == str(tmp_path)
     options = LoadOptions(device="cuda", precision="int8")
     assert choose_policy(tmp_path, None, options)[0] == f"{tmp_path} (device=cuda, precision=int8)"
     with pytest.raises(CheckpointError, match="no checkpoint directory"):

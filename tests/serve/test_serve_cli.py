@@ -50,6 +50,10 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
         ({"policy": "expert"}, "neither iterates nor looks"),
         ({"show_every": -1}, "show-every"),
         ({"init_states": "a"}, "init-states"),
+        ({"init_states": "49-50"}, "names 50, but toy task 0"),
+        ({"task_id": 6}, "has no task 6"),
+        ({"rate": 0.0}, "--rate"),
+        ({"episodes": 0}, "--episodes"),
         ({}, "give either --checkpoint"),
     ]:
         with pytest.raises(ConfigError, match=match):

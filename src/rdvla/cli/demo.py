@@ -23,7 +23,7 @@ def demo_command(
     """Watch the policy think: four LIBERO tasks at depth 1, 4 and 12 and with adaptive stopping; ends with a report."""
     if not (checkpoint / "config.json").is_file():
         raise CheckpointError(f"no checkpoint at '{checkpoint}'; run this in the repository or pass --checkpoint.")
-    if output.exists() and any(output.iterdir()):
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
         if not (output / "episodes.jsonl").is_file():
             raise ConfigError(f"'{output}' holds something other than an earlier demo; choose another --output.")
         shutil.rmtree(output)

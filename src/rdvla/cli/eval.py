@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rdvla.cli.policies import COMPILE_HELP, EXPERT, LoadOptions, choose_policy
+from rdvla.cli.policies import COMPILE_HELP, EXPERT, PRECISION_HELP, LoadOptions, Precision, choose_policy
 from rdvla.envs import list_tasks, make_env, num_init_states
 from rdvla.errors import ConfigError, suggest
 from rdvla.eval.protocol import (
@@ -49,7 +49,10 @@ def eval_command(
     check_every: Annotated[int | None, typer.Option(help="Of --stop: look every n-th iteration [default: 1].")] = None,
     horizon: Annotated[
         str | None,
-        typer.Option(help="Actions executed per decision: a number or a rule such as linear_decay [default: 5]."),
+        typer.Option(
+            help="Actions executed per decision: a number or a rule such as linear_decay [default: 5, as released; "
+            "a policy's model card says what suits it]."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the scratchpads.")] = 7,
     video: Annotated[int, typer.Option(help="Film this many episodes per task and rule.")] = 0,
@@ -58,9 +61,7 @@ def eval_command(
     base: Annotated[str | None, typer.Option(help="Of an un-merged lora_adapter: the VLM it was trained on.")] = None,
     statistics: Annotated[str | None, typer.Option(help="Which of the checkpoint's statistics, e.g. a suite.")] = None,
     device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
-    precision: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or int8 [default: the checkpoint's].")
-    ] = None,
+    precision: Annotated[Precision | None, typer.Option(help=PRECISION_HELP)] = None,
     compile: Annotated[bool, typer.Option("--compile", help=COMPILE_HELP)] = False,
 ) -> None:
     """Evaluate a policy: success rates with 95 % intervals, one line per episode in OUTPUT/episodes.jsonl.

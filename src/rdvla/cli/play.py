@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rdvla.cli.policies import COMPILE_HELP, LoadOptions, choose_policy
+from rdvla.cli.policies import COMPILE_HELP, PRECISION_HELP, LoadOptions, Precision, choose_policy
 from rdvla.cli.serve import THREADS_HELP, default_rule, limit_threads
 from rdvla.errors import ConfigError
 
@@ -31,15 +31,13 @@ def play_command(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     base: Annotated[str | None, typer.Option(help="Of an un-merged lora_adapter: the VLM it was trained on.")] = None,
     device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
-    precision: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or int8 [default: the checkpoint's].")
-    ] = None,
+    precision: Annotated[Precision | None, typer.Option(help=PRECISION_HELP)] = None,
     compile: Annotated[bool, typer.Option("--compile", help=COMPILE_HELP)] = False,
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
 ) -> None:
     """Play a task again and again and show it live at http://127.0.0.1:PORT."""
-    from rdvla.envs import make_env
-    from rdvla.eval.protocol import parse_indices
+    from rdvla.envs import list_tasks, make_env, num_init_states
+    from rdvla.eval.protocol import check_init_state, parse_indices, select_tasks
     from rdvla.horizons import make_horizon
     from rdvla.policy import ChunkExecutor
     from rdvla.serve.background import serving
@@ -52,9 +50,15 @@ def play_command(
         raise ConfigError("the expert neither iterates nor looks; play a checkpoint or ws://host:port.")
     if show_every < 0:
         raise ConfigError(f"--show-every must be at least 0, found {show_every}.")
+    if not rate > 0:
+        raise ConfigError(f"--rate must be above 0, found {rate}.")
+    if episodes is not None and episodes < 1:
+        raise ConfigError(f"--episodes must be at least 1, found {episodes}.")
     settings = ServeConfig.build({"port": port, "web": True}, source="the command line")
     rule = default_rule(depth, stop, delta, max_depth)
     states = parse_indices(init_states, field="init-states")
+    task = select_tasks(list_tasks(suite), [task_id])[0]
+    check_init_state(max(states), task, num_init_states(suite, task_id))
     steps = make_horizon(horizon)
     options = LoadOptions(revision, base, statistics, device, precision, compile)
     _, _, make_policy = choose_policy(checkpoint, policy, options)

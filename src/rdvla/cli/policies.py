@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from rdvla.policy import Policy, PolicyMetadata, StopRule
 from rdvla.types import ActionChunk, Observation
 
 EXPERT = "expert"
+Precision = Literal["float32", "bfloat16", "int8"]
+PRECISION_HELP = "What the checkpoint computes in [default: as stored]."
 COMPILE_HELP = "Record every shape at its first decision (torch.compile, CUDA graphs); for a GPU."
 
 
@@ -65,7 +67,7 @@ class LoadOptions:
     base: str | None = None
     statistics: str | None = None
     device: str = "cpu"
-    precision: str | None = None
+    precision: Precision | None = None
     compile: bool = False
 
     def label(self, source: str) -> str:
@@ -110,7 +112,7 @@ def choose_policy(
         from rdvla.checkpoints.hub import resolve
 
         digest = fingerprint(resolve(checkpoint, revision=options.revision))
-        return options.label(str(checkpoint)), digest, partial(load_checkpoint, str(checkpoint), options)
+        return options.label(str(Path(checkpoint))), digest, partial(load_checkpoint, str(checkpoint), options)
     assert policy is not None
     if options != LoadOptions():
         raise ConfigError(f"'{policy}' is no checkpoint; drop {options.label('').strip(' ()')}.")

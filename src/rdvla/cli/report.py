@@ -12,7 +12,7 @@ from rdvla.report.training import is_training, write_training_report
 
 def report_command(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders written by 'rdvla eval', or one by 'rdvla train'.")
+        list[Path], typer.Argument(metavar="RUN", help="Folders written by 'rdvla eval', or one by 'rdvla train'.")
     ],
     output: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
 ) -> None:

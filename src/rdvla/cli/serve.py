@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rdvla.cli.policies import COMPILE_HELP
+from rdvla.cli.policies import COMPILE_HELP, PRECISION_HELP, Precision
 from rdvla.config import load_yaml
 from rdvla.errors import ConfigError
 from rdvla.policy import StopRule
@@ -37,9 +37,7 @@ def serve_command(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     base: Annotated[str | None, typer.Option(help="Of an un-merged lora_adapter: the VLM it was trained on.")] = None,
     device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
-    precision: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or int8 [default: the checkpoint's].")
-    ] = None,
+    precision: Annotated[Precision | None, typer.Option(help=PRECISION_HELP)] = None,
     compile: Annotated[bool, typer.Option("--compile", help=COMPILE_HELP)] = False,
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
 ) -> None:
