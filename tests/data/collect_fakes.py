@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rdvla.envs.toy import ToyEnv
-from rdvla.errors import SimulatorError
+from rdvla.errors import CheckpointError, SimulatorError
 
 
 class Step(NamedTuple):
@@ -44,6 +44,15 @@ class ToyDemonstrator:
 
 def make_demonstrator(task):
     return ToyDemonstrator()
+
+
+class Unloadable(ToyDemonstrator):
+    def reset(self, env, *, seed):
+        raise CheckpointError("the weights are damaged")
+
+
+def make_unloadable(task):
+    return Unloadable()
 
 
 def make_toy(suite, task_id, *, camera_size):

@@ -13,7 +13,7 @@ import pytest
 from rdvla.data.files import write_atomically, writing
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.envs.toy import ToyEnv
-from rdvla.errors import ConfigError, SimulatorError, StorageError
+from rdvla.errors import CheckpointError, ConfigError, SimulatorError, StorageError
 from rdvla.experts import collect as collection
 from rdvla.experts.collect import CollectConfig, collect
 from rdvla.experts.recording import Attempt, Demonstration, play
@@ -140,6 +140,8 @@ def test_kept_staging_can_be_extended(reference, tmp_path):
     run(tmp_path / "d", episodes=1, keep_staging=True)
     with pytest.raises(ConfigError, match="seed = 0, now it is 1"):
         run(tmp_path / "d", seed=1)
+    with pytest.raises(ConfigError, match="takeover = None, now it is 'checkpoint 1'"):
+        run(tmp_path / "d", takeover="checkpoint 1")
     run(tmp_path / "d")
     assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
 
@@ -212,6 +214,18 @@ def test_a_kill_while_writing(reference, tmp_path, monkeypatch):
     (tmp_path / "d/.writing/data").mkdir(parents=True)
     run(tmp_path / "d", make_env=fakes.make_broken)
     assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
+
+
+def test_demonstrations_of_both_kinds_are_not_mixed(tmp_path):
+    run(tmp_path / "d", task_ids=(0,), episodes=1, takeover="checkpoint 1", keep_staging=True)
+    with pytest.raises(ConfigError, match="takeover = 'checkpoint 1', now it is None"):
+        run(tmp_path / "d", task_ids=(0,), episodes=1)
+
+
+def test_where_nothing_was_settled_nothing_is_left(tmp_path):
+    with pytest.raises(CheckpointError, match="damaged"):
+        collect(config(tmp_path / "d"), make_env=fakes.make_toy, make_expert=fakes.make_unloadable)
+    assert not (tmp_path / "d").exists()
 
 
 def test_two_runs_in_one_folder(tmp_path):

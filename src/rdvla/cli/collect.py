@@ -80,7 +80,10 @@ def collect(
         summary = run_collection(config, make_env=make_env, make_expert=make_expert, on_status=show)
     _print_summary(console, summary)
     if summary.missing:
-        console.print(f"[bold]{summary.missing} demonstrations are missing[/bold]: the expert failed too often.")
+        reason = "the expert failed too often"
+        if take_over_from is not None:
+            reason += ", or the policy had solved the task already (try fewer --policy-steps)"
+        console.print(f"[bold]{summary.missing} demonstrations are missing[/bold]: {reason}.")
         raise typer.Exit(EXIT_INCOMPLETE)
 
 

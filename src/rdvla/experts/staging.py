@@ -8,7 +8,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +38,8 @@ class Staging:
     def locked(self) -> Iterator[None]:
         """Keep other processes from collecting into the same folder; the lock ends with the process.
 
+        Where nothing was settled, e.g. because a policy cannot be loaded, nothing is left.
+
         Raises:
             ConfigError: another process is at it.
             StorageError: the folder cannot be created.
@@ -53,7 +55,13 @@ class Staging:
                     f"another `rdvla collect` is writing to '{self.folder.parent}'; wait for it, or choose another "
                     "folder."
                 ) from None
-            yield
+            try:
+                yield
+            finally:
+                if self.exists and not any(self.folder.glob("*/task_*/*")):
+                    self.delete()
+                    with suppress(OSError):  # something else is in it
+                        self.folder.parent.rmdir()
 
     def bind(self, settings: Mapping[str, Any]) -> None:
         """Note the settings that decide what is recorded, or compare them with those of the run being continued.
@@ -66,11 +74,12 @@ class Staging:
             write_atomically(path, json.dumps(settings, indent=2).encode())
             return
         before = json.loads(path.read_text(encoding="utf-8"))
-        for key, value in settings.items():
-            if before.get(key) != value:
+        for key in {**before, **settings}:
+            was, now = before.get(key), settings.get(key)
+            if was != now:
                 raise ConfigError(
-                    f"'{self.folder.parent}' holds an unfinished collection with {key} = {before.get(key)!r}, now it "
-                    f"is {value!r}; repeat the first command, or choose another folder."
+                    f"'{self.folder.parent}' holds an unfinished collection with {key} = {was!r}, now it is {now!r}; "
+                    "repeat the first command, or choose another folder."
                 )
 
     def outcomes(self, suite: str, task_id: int) -> dict[int, Outcome]:
