@@ -144,9 +144,10 @@ def test_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
         write_report([run], tmp_path / "file" / "report.html")
-    (run / "run.json").write_text("{")
-    with pytest.raises(RecordError, match=r"run\.json"):
-        load_runs([run])
+    for damaged in ("{", "[]", '{"command": null}', '{"config": 3}'):
+        (run / "run.json").write_text(damaged)
+        with pytest.raises(RecordError, match=r"run\.json"):
+            load_runs([run])
     (run / EPISODES_FILE).write_text("")
     with pytest.raises(RecordError, match="no finished episode"):
         load_runs([run])

@@ -114,8 +114,11 @@ def _load(folder: Path) -> Run:
     if not records:
         raise RecordError(f"'{folder}' holds no finished episode yet.")
     run = _read_json(folder / RUN_FILE)
+    command, config = run.get("command", []), run.get("config", {})
+    if not isinstance(command, list) or not isinstance(config, dict):
+        raise RecordError(f"'{folder / RUN_FILE}' is damaged; evaluate again into another folder.")
     policy = _read_json(folder / POLICY_FILE) if (folder / POLICY_FILE).exists() else {}
-    return Run(folder, tuple(run.get("command", ())), run.get("config", {}), policy, records)
+    return Run(folder, tuple(map(str, command)), config, policy, records)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def write_page(page: str, output: Path) -> None:
     except OSError as error:
         if output.parent.is_dir():
             unfinished.unlink(missing_ok=True)
-        raise StorageError(f"cannot write '{output}': {error.strerror}.") from None
+        raise StorageError(f"cannot write '{output}': {error.strerror}; choose another file.") from None
 
 
 def _jinja() -> ModuleType:
