@@ -100,7 +100,7 @@ class DynamicBuckets:
         return min(self.buckets[sum(num_recurrences >= limit for limit in limits)], chunk_size)
 
     def reset(self) -> None:
-        """Keep the statistics: they describe the policy. (`rdvla eval` makes a new horizon for every episode.)"""
+        """Keep the statistics: they describe the policy; `rdvla eval` makes a new horizon for every episode."""
 
 
 HORIZONS: Mapping[str, Callable[[], Horizon]] = {
