@@ -136,6 +136,15 @@ class JoinedFrames:
         return frames
 
 
+def join_frames(parts: Sequence[MappedFrames]) -> MappedFrames | JoinedFrames:
+    """Return the frames of `parts`, at least one, as one; a single one as it is, so that reading it copies once.
+
+    Raises:
+        DatasetError: their images differ in size.
+    """
+    return parts[0] if len(parts) == 1 else JoinedFrames(parts)
+
+
 def cache_key(fingerprint: str, cameras: Mapping[str, str], transform: FrameTransform, num_frames: int) -> str:
     """Return the folder name of a cache: a hash of everything its content depends on."""
     parts = json.dumps([_FORMAT, fingerprint, sorted(cameras.items()), transform.name, num_frames])

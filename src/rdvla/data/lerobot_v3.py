@@ -22,6 +22,7 @@ from rdvla.data.frame_cache import (
     MappedFrames,
     Progress,
     cache_key,
+    join_frames,
     open_cache,
 )
 from rdvla.data.hub import resolve
@@ -53,7 +54,7 @@ class LeRobotDataset:
     sampling: Sampling
     state_keys: tuple[str, ...]
     action_keys: tuple[str, ...]
-    frames: Mapping[str, JoinedFrames]
+    frames: Mapping[str, MappedFrames | JoinedFrames]
     frame_slot: NDArray[np.int64]
     episodes: tuple[int, ...]
     anchors: NDArray[np.int64]
@@ -102,7 +103,7 @@ class LeRobotDataset:
             sources.append(source)
             caches.append(_open_cache(source, chosen, transform, cache_dir, progress))
         source = LeRobotSource.join(sources)
-        frames = {camera: JoinedFrames([cache[camera] for cache in caches]) for camera in chosen}
+        frames = {camera: join_frames([cache[camera] for cache in caches]) for camera in chosen}
         slots = np.where(source.fresh, np.cumsum(source.fresh) - 1, -1)
         everything = cls(
             source, chunk_size, sampling, state_keys, action_keys, frames, slots, (), np.zeros(0, dtype=np.int64)

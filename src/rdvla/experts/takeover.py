@@ -1,6 +1,7 @@
 """Demonstrations from where a policy gets to: it acts first, then the expert takes over (DAgger, arXiv 1011.0686)."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class Takeover:
     def __init__(
         self, demonstrator: Demonstrator, make_policy: Callable[[], Policy], max_policy_steps: int = MAX_POLICY_STEPS
     ) -> None:
-        """Let the policy that `make_policy` builds (at the first episode) act before `demonstrator`."""
+        """Let the policy that `make_policy` builds (at the first episode, once per process) act before."""
         self.max_policy_steps = max_policy_steps
         self._demonstrator = demonstrator
         self._make_policy = make_policy
@@ -36,7 +37,7 @@ class Takeover:
             AlreadySolvedError: the policy solved the task by itself.
         """
         if self._executor is None:
-            self._executor = ChunkExecutor(self._make_policy(), Fixed(REPLAN_STEPS))
+            self._executor = ChunkExecutor(_build(self._make_policy), Fixed(REPLAN_STEPS))
         self._executor.reset(seed)
         for _ in range(np.random.default_rng([seed, 1]).integers(0, self.max_policy_steps + 1)):
             if env.step(self._executor.act(env.observe)):
@@ -46,3 +47,9 @@ class Takeover:
     def act(self, env: Any) -> Any:
         """Return what the demonstrator wants and does."""
         return self._demonstrator.act(env)
+
+
+@cache
+def _build(make_policy: Callable[[], Policy]) -> Policy:
+    """A process plays many tasks, each with a demonstrator of its own: they share the policy."""
+    return make_policy()
