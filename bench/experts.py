@@ -11,11 +11,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from rdvla.envs.libero import LiberoEnv
-from rdvla.envs.suites import list_tasks
+from rdvla.collect.demonstrators import make_demonstrator
+from rdvla.envs.libero.env import LiberoEnv
+from rdvla.envs.libero.suites import list_tasks
 from rdvla.errors import RDVLAError
 from rdvla.eval.intervals import wilson
-from rdvla.experts import make_demonstrator
 
 
 @dataclass(frozen=True)

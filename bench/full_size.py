@@ -22,8 +22,8 @@ from rdvla.data.stats import DatasetStatistics, NormStats
 from rdvla.model.config import rdvla_0_5b
 from rdvla.model.prompt import train_tokenizer
 from rdvla.model.rdvla import RDVLA
+from rdvla.policies.network import RDVLAPolicy
 from rdvla.policy import StopRule
-from rdvla.runtime import RDVLAPolicy
 from rdvla.types import Observation
 
 INSTRUCTION = "pick up the black bowl between the plate and the ramekin and place it on the plate"

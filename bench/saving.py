@@ -19,8 +19,8 @@ import numpy as np
 from rdvla.envs import list_tasks, make_env
 from rdvla.horizons import Fixed
 from rdvla.model.freeze import PRECISIONS
+from rdvla.policies.network import RDVLAPolicy, load_policy
 from rdvla.policy import ChunkExecutor, StopRule, decision_seed
-from rdvla.runtime import RDVLAPolicy, load_policy
 from rdvla.types import ActionChunk, Observation
 
 SEED = 7

@@ -5,13 +5,13 @@
 Needs numpy, msgpack and websockets; importing it loads no network and no simulator.
 """
 
-from rdvla.serve.client import RemotePolicy
-from rdvla.serve.clock import Clock, SystemClock
-from rdvla.serve.connection import Connection, ConnectionLost
-from rdvla.serve.guard import ActionGuard, ActionLimits, Intervention
-from rdvla.serve.loop import ControlLoop, Decider, Outcome, Pacer, RequestEvent, ThreadedDecider
-from rdvla.serve.protocol import BadRequest, Busy, DeadlineMissed, RateLimited, RequestRefused, ShuttingDown
-from rdvla.serve.strategies import Background, Decision, Entry, Ledger, Strategy, Synchronous, TemporalEnsembling
+from rdvla.robot.client import RemotePolicy
+from rdvla.robot.clock import Clock, SystemClock
+from rdvla.robot.connection import Connection, ConnectionLost
+from rdvla.robot.guard import ActionGuard, ActionLimits, Intervention
+from rdvla.robot.loop import ControlLoop, Decider, Outcome, Pacer, RequestEvent, ThreadedDecider
+from rdvla.robot.strategies import Background, Decision, Entry, Ledger, Strategy, Synchronous, TemporalEnsembling
+from rdvla.wire.protocol import BadRequest, Busy, DeadlineMissed, RateLimited, RequestRefused, ShuttingDown
 
 __all__ = [
     "ActionGuard",

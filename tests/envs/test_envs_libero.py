@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rdvla.envs import _simulator
-from rdvla.envs.libero import SETTLING_ACTION, LiberoEnv, axis_angle, load_task
+from rdvla.envs.libero import simulator
+from rdvla.envs.libero.env import SETTLING_ACTION, LiberoEnv, axis_angle, load_task
 from rdvla.errors import ConfigError, SimulatorError
 
 pytest.importorskip("libero", reason="LIBERO is not installed")
@@ -31,11 +31,11 @@ def env():
 @contextlib.contextmanager
 def start_stock(suite: str, task_id: int):
     """The stock environment: it reloads the model at every reset and renders at every step."""
-    _simulator.prepare()
+    simulator.prepare()
     from libero.libero.envs import OffScreenRenderEnv
 
     bddl_file = load_task(suite, task_id).bddl_file
-    with _simulator.quiet_import():
+    with simulator.quiet_import():
         env = OffScreenRenderEnv(bddl_file_name=str(bddl_file), camera_heights=256, camera_widths=256)
     yield env
     context = env.sim._render_context_offscreen
@@ -254,7 +254,7 @@ def test_a_bare_machine(tmp_path):
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("LIBERO", "XDG", "MPL"))}
     # Compiling robosuite's numeric kernels afresh would take ten seconds more.
-    kept |= {"HOME": str(home), "NUMBA_CACHE_DIR": str(_simulator.cache_dir() / "numba")}
+    kept |= {"HOME": str(home), "NUMBA_CACHE_DIR": str(simulator.cache_dir() / "numba")}
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
         stdin=subprocess.DEVNULL,

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from rdvla.envs import _simulator, list_tasks
-from rdvla.envs.suites import list_suites, load_init_states, load_task
+from rdvla.envs import list_tasks
+from rdvla.envs.libero import simulator
+from rdvla.envs.libero.suites import list_suites, load_init_states, load_task
 from rdvla.errors import ConfigError, MissingExtraError, SimulatorError
 
 libero = pytest.importorskip("libero", reason="LIBERO is not installed")
@@ -32,29 +33,29 @@ def run(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess
 
 
 def test_the_user_chooses_the_backend(monkeypatch):
-    monkeypatch.setattr(_simulator, "_loads", lambda _: False)
+    monkeypatch.setattr(simulator, "_loads", lambda _: False)
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    assert _simulator.choose_gl_backend() == "osmesa"
+    assert simulator.choose_gl_backend() == "osmesa"
 
 
 @pytest.mark.parametrize(("available", "backend"), [("libEGL", "egl"), ("libOSMesa", "osmesa")])
 def test_the_backend_is_the_one_whose_library_loads(monkeypatch, available, backend):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(_simulator, "_loads", lambda library: library.startswith(available))
-    assert _simulator.choose_gl_backend() == backend
+    monkeypatch.setattr(simulator, "_loads", lambda library: library.startswith(available))
+    assert simulator.choose_gl_backend() == backend
 
 
 def test_without_a_gl_library_the_error_names_the_package(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(_simulator, "_loads", lambda _: False)
+    monkeypatch.setattr(simulator, "_loads", lambda _: False)
     with pytest.raises(SimulatorError, match="apt-get install libegl1"):
-        _simulator.choose_gl_backend()
+        simulator.choose_gl_backend()
 
 
 def test_a_backend_that_cannot_start_is_a_simulator_error(tmp_path):
     result = run(
         """
-        from rdvla.envs.libero import LiberoEnv
+        from rdvla.envs.libero.env import LiberoEnv
         from rdvla.errors import SimulatorError
         try:
             LiberoEnv("libero_object", 0)
@@ -73,13 +74,13 @@ def test_a_backend_that_cannot_start_is_a_simulator_error(tmp_path):
 
 
 def test_a_missing_distribution_names_the_extra(monkeypatch):
-    monkeypatch.setattr(_simulator, "_package_root", lambda _: None)
-    _simulator.prepare_paths.cache_clear()
+    monkeypatch.setattr(simulator, "_package_root", lambda _: None)
+    simulator.prepare_paths.cache_clear()
     try:
         with pytest.raises(MissingExtraError, match=r"rdvla\[libero\]"):
-            _simulator.prepare_paths()
+            simulator.prepare_paths()
     finally:
-        _simulator.prepare_paths.cache_clear()
+        simulator.prepare_paths.cache_clear()
 
 
 STOCK = """
@@ -101,8 +102,8 @@ def stock_libero(tmp_path):
 
 
 IMPORT_STOCK = """
-from rdvla.envs import _simulator
-_simulator.prepare_paths()
+from rdvla.envs.libero import simulator
+simulator.prepare_paths()
 import os, libero.libero
 print(os.environ.get("LIBERO_CONFIG_PATH", "unset"))
 """
@@ -133,10 +134,10 @@ def test_an_unwritable_cache_is_a_clear_error(stock_libero):
     blocker.touch()
     result = run(
         """
-        from rdvla.envs import _simulator
+        from rdvla.envs.libero import simulator
         from rdvla.errors import SimulatorError
         try:
-            _simulator.prepare_paths()
+            simulator.prepare_paths()
         except SimulatorError as error:
             assert "XDG_CACHE_HOME" in str(error)
         else:
@@ -155,7 +156,7 @@ def test_suites_and_tasks_without_a_simulator(tmp_path):
         """
         import sys
         from rdvla.envs import list_tasks
-        from rdvla.envs.suites import list_suites
+        from rdvla.envs.libero.suites import list_suites
         assert len(list_tasks("libero_object")) == 10
         assert "libero_spatial_swap" in list_suites()
         assert not {"mujoco", "robosuite", "torch"} & set(sys.modules)

@@ -7,11 +7,11 @@ from typer.testing import CliRunner
 
 from rdvla.cli import eval as command
 from rdvla.cli.demo import demo_command
-from rdvla.cli.policies import LoadOptions, Precision, choose_policy, fingerprint
 from rdvla.cli.report import report_command
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.eval.records import read_records
 from rdvla.model.freeze import PRECISIONS
+from rdvla.policies.sources import LoadOptions, Precision, choose_policy, fingerprint
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("eval")(command.eval_command)

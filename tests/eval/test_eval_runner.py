@@ -18,13 +18,13 @@ from eval_fakes import (
     slow_policy,
 )
 
-from rdvla.envs.workers import WorkerError
 from rdvla.errors import ConfigError, SimulatorError
 from rdvla.eval import runner
 from rdvla.eval.protocol import EvalConfig, Job, Rule, parse_depths, plan
 from rdvla.eval.records import EPISODES_FILE, read_records
 from rdvla.eval.rollout import run_episode
 from rdvla.eval.runner import Resources, evaluate
+from rdvla.jobs.process import WorkerError
 from rdvla.policy import StopRule
 
 ADAPTIVE = StopRule("action_l2", 1e-3, max_depth=32)

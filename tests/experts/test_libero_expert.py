@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rdvla.collect.demonstrators import make_demonstrator
 from rdvla.envs.base import TaskSpec
 from rdvla.errors import ConfigError
-from rdvla.experts import libero, make_demonstrator, make_expert
+from rdvla.experts import libero, make_expert
 from rdvla.experts.base import NoPlanError
 from rdvla.experts.boxes import Boxes
 from rdvla.experts.pick_and_place import Phase, PickAndPlace
@@ -176,7 +177,7 @@ def hand_over(env: Any, seed: int) -> list[float]:
 @pytest.mark.parametrize(("suite", "task_id"), [("libero_object", 6), ("libero_spatial", 5)])
 def test_it_picks_and_places(suite: str, task_id: int) -> None:
     pytest.importorskip("libero", reason="the LIBERO simulator is not installed")
-    from rdvla.envs.libero import LiberoEnv
+    from rdvla.envs.libero.env import LiberoEnv
 
     with LiberoEnv(suite, task_id, camera_size=64) as env:
         steps = solve(env, env.task, seed=7)
@@ -193,7 +194,7 @@ def test_it_picks_and_places(suite: str, task_id: int) -> None:
 def test_it_opens_a_drawer_turns_a_knob_and_slides_a_plate() -> None:
     """All tasks of libero_goal have the same scene, so one simulator plays the goals of several."""
     pytest.importorskip("libero", reason="the LIBERO simulator is not installed")
-    from rdvla.envs.libero import LiberoEnv
+    from rdvla.envs.libero.env import LiberoEnv
 
     others = [["turnon", "flat_stove_1"], ["on", "plate_1", "main_table_stove_front_region"]]
     with LiberoEnv("libero_goal", 0, camera_size=64) as env:

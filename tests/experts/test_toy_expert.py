@@ -1,8 +1,9 @@
 import pytest
 
+from rdvla.collect.demonstrators import make_demonstrator
 from rdvla.envs import list_tasks, make_env
 from rdvla.errors import ConfigError
-from rdvla.experts import make_demonstrator, make_expert
+from rdvla.experts import make_expert
 
 
 @pytest.mark.parametrize("task", list_tasks("toy"), ids=lambda task: task.name)

@@ -1,4 +1,4 @@
-"""Cases in the recorded format, computed by the plain form of the released head (`rdvla.bench.published`)."""
+"""Cases in the recorded format, computed by the plain form of the released head (`rdvla.reference.head`)."""
 
 import itertools
 import json
@@ -7,8 +7,8 @@ import math
 import torch
 from safetensors.torch import save_file
 
-from rdvla.bench.published import Hidden, PublishedHead, project_state
 from rdvla.checkpoints.names import part
+from rdvla.reference.head import Hidden, PublishedHead, project_state
 
 SQUARE = (
     *("q_self", "k_self", "v_self", "o_self", "q_cross", "o_cross"),

@@ -10,7 +10,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from rdvla.errors import ObservationError
 from rdvla.policy import PolicyMetadata, StopRule
-from rdvla.serve.config import ServeConfig
+from rdvla.server.config import ServeConfig
 from rdvla.types import ActionChunk, Observation
 
 CAMERAS = ("primary", "wrist")

@@ -28,10 +28,10 @@ import msgpack
 import numpy as np
 from serve_fakes import QUICK, BatchingPolicy, expected_actions, observation
 
-from rdvla.serve.adapters import to_message
-from rdvla.serve.background import serving
-from rdvla.serve.client import RemotePolicy
-from rdvla.serve.codec import encode
+from rdvla.robot.client import RemotePolicy
+from rdvla.server.background import serving
+from rdvla.wire.adapters import to_message
+from rdvla.wire.codec import encode
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -14,11 +14,11 @@ from serve_fakes import ACTION_DIM, CHUNK, metadata, observation
 
 from rdvla.errors import RDVLAError
 from rdvla.policy import Policy, PolicyMetadata, StopRule
-from rdvla.serve.codec import decode, encode
-from rdvla.serve.connection import Connection, ConnectionLost
-from rdvla.serve.loop import Outcome
-from rdvla.serve.protocol import metadata_message, reply_message
+from rdvla.robot.connection import Connection, ConnectionLost
+from rdvla.robot.loop import Outcome
 from rdvla.types import ActionChunk, Observation
+from rdvla.wire.codec import decode, encode
+from rdvla.wire.protocol import metadata_message, reply_message
 
 
 class FakeClock:

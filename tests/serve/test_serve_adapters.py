@@ -7,7 +7,7 @@ import pytest
 from serve_fakes import metadata, observation
 
 from rdvla.errors import ObservationError
-from rdvla.serve.adapters import adapt, to_message
+from rdvla.wire.adapters import adapt, to_message
 
 HWC = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
 STATE = np.arange(8, dtype=np.float64)

@@ -84,7 +84,7 @@ import sys
 import types
 sys.path.insert(0, {folder!r})
 from serve_fakes import FakePolicy
-sys.modules["rdvla.runtime"] = types.SimpleNamespace(load_policy=lambda *args, **options: FakePolicy())
+sys.modules["rdvla.policies.network"] = types.SimpleNamespace(load_policy=lambda *args, **options: FakePolicy())
 import typer
 from rdvla.cli.serve import serve_command
 typer.run(serve_command)

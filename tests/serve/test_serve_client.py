@@ -16,11 +16,11 @@ from websockets.utils import accept_key
 from rdvla.errors import ObservationError, ServeError
 from rdvla.horizons import Fixed
 from rdvla.policy import ChunkExecutor, Policy, StopRule
-from rdvla.serve.background import serving
-from rdvla.serve.client import RemotePolicy
-from rdvla.serve.codec import encode
-from rdvla.serve.protocol import BadRequest, Busy, DeadlineMissed, metadata_message
+from rdvla.robot.client import RemotePolicy
+from rdvla.server.background import serving
 from rdvla.types import ActionChunk, Observation
+from rdvla.wire.codec import encode
+from rdvla.wire.protocol import BadRequest, Busy, DeadlineMissed, metadata_message
 
 
 def remote(world: World, clock: FakeClock, **options: object) -> RemotePolicy:

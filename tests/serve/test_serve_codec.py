@@ -7,7 +7,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from rdvla.serve.codec import DTYPES, CodecError, Limits, decode, encode
+from rdvla.wire.codec import DTYPES, CodecError, Limits, decode, encode
 
 
 def array(data: bytes = b"\0" * 12, dtype: object = "<f4", shape: object = (3,)) -> dict[bytes, object]:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from serve_fakes import QUICK, FakePolicy
 
-from rdvla.cli.policies import connect
 from rdvla.envs import Env, list_tasks, make_env
 from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.runner import Resources, evaluate
+from rdvla.policies.sources import connect
 from rdvla.policy import StopRule
-from rdvla.serve.background import serving
+from rdvla.server.background import serving
 
 STOPS = (StopRule.fixed(3), StopRule("action_l2", max_depth=9))
 

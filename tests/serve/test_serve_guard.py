@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rdvla.errors import ConfigError
-from rdvla.serve.guard import ActionGuard, ActionLimits
+from rdvla.robot.guard import ActionGuard, ActionLimits
 
 LIMITS = ActionLimits(np.array([-1, -1]), np.array([1, 1]), np.array([0.5, np.inf]))
 STOP = np.zeros(2, np.float32)

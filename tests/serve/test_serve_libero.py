@@ -14,11 +14,11 @@ from test_serve_openpi import stock_client
 from rdvla.envs import Env, make_env
 from rdvla.horizons import Fixed
 from rdvla.policy import ChunkExecutor, Policy, StopRule, decision_seed
-from rdvla.serve.background import serving
-from rdvla.serve.client import RemotePolicy
-from rdvla.serve.config import ServeConfig
-from rdvla.serve.live import LiveFeed
-from rdvla.serve.play import Player
+from rdvla.robot.client import RemotePolicy
+from rdvla.server.background import serving
+from rdvla.server.config import ServeConfig
+from rdvla.server.live import LiveFeed
+from rdvla.server.play import Player
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints" / "rdvla_tiny_libero"
 CONFIG = ServeConfig(port=0)
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.sim, pytest.mark.slow]
 def policy() -> Policy:
     if not (SHIPPED / "config.json").is_file():
         pytest.skip(f"the shipped policy is not at {SHIPPED}")
-    from rdvla.runtime import load_policy
+    from rdvla.policies.network import load_policy
 
     return load_policy(SHIPPED)
 

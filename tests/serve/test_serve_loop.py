@@ -11,10 +11,10 @@ from serve_simulation import FakeClock, SimulatedDecider, World, chance, jitter,
 
 from rdvla.errors import ConfigError
 from rdvla.policy import decision_seed
-from rdvla.serve.client import RemotePolicy
-from rdvla.serve.guard import ActionGuard, ActionLimits
-from rdvla.serve.loop import ControlLoop, Pacer, ThreadedDecider
-from rdvla.serve.strategies import Background, Strategy, Synchronous, TemporalEnsembling
+from rdvla.robot.client import RemotePolicy
+from rdvla.robot.guard import ActionGuard, ActionLimits
+from rdvla.robot.loop import ControlLoop, Pacer, ThreadedDecider
+from rdvla.robot.strategies import Background, Strategy, Synchronous, TemporalEnsembling
 
 WIDE = ActionLimits(np.full(ACTION_DIM, -1e6), np.full(ACTION_DIM, 1e6))
 STOP = np.full(ACTION_DIM, -999.0, np.float32)

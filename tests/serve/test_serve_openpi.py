@@ -13,7 +13,7 @@ import pytest
 from serve_fakes import QUICK, FakePolicy, expected_actions, observation
 
 from rdvla.envs.registry import make_env
-from rdvla.serve.background import serving
+from rdvla.server.background import serving
 from rdvla.types import Observation
 
 EPISODE = Path(__file__).with_name("openpi_episode.py")

@@ -13,9 +13,9 @@ from browser import browser_page, until
 from serve_fakes import QUICK, FakePolicy, observation, open_socket
 
 from rdvla.policy import StopRule
-from rdvla.serve.background import serving
-from rdvla.serve.client import RemotePolicy
-from rdvla.serve.server import PolicyServer
+from rdvla.robot.client import RemotePolicy
+from rdvla.server.background import serving
+from rdvla.server.server import PolicyServer
 
 WEB = QUICK.model_copy(update={"web": True})
 

@@ -13,10 +13,10 @@ from serve_simulation import FakeClock
 from rdvla.envs import TaskSpec
 from rdvla.horizons import Fixed
 from rdvla.policy import ChunkExecutor
-from rdvla.serve.background import serving
-from rdvla.serve.client import RemotePolicy
-from rdvla.serve.live import LiveControls, LiveFeed
-from rdvla.serve.play import Player
+from rdvla.robot.client import RemotePolicy
+from rdvla.server.background import serving
+from rdvla.server.live import LiveControls, LiveFeed
+from rdvla.server.play import Player
 from rdvla.types import Observation
 
 WEB = QUICK.model_copy(update={"web": True})

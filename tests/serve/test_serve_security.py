@@ -13,13 +13,13 @@ from serve_fuzz import HANDSHAKE, run
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from rdvla.errors import ConfigError, ServeError
-from rdvla.serve.adapters import to_message
-from rdvla.serve.background import serving
-from rdvla.serve.client import RemotePolicy
-from rdvla.serve.codec import encode
-from rdvla.serve.config import ServeConfig, read_api_key
-from rdvla.serve.gate import TokenBucket
-from rdvla.serve.server import PolicyServer
+from rdvla.robot.client import RemotePolicy
+from rdvla.server.background import serving
+from rdvla.server.config import ServeConfig, read_api_key
+from rdvla.server.gate import TokenBucket
+from rdvla.server.server import PolicyServer
+from rdvla.wire.adapters import to_message
+from rdvla.wire.codec import encode
 
 KEY = "a key of enough length"
 

@@ -15,10 +15,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from rdvla.errors import ServeError
-from rdvla.serve.adapters import to_message
-from rdvla.serve.background import serving
-from rdvla.serve.codec import decode, encode
-from rdvla.serve.server import PolicyServer
+from rdvla.server.background import serving
+from rdvla.server.server import PolicyServer
+from rdvla.wire.adapters import to_message
+from rdvla.wire.codec import decode, encode
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from rdvla.doctor.golden_head import OUTPUT_LIMIT
 from rdvla.doctor.golden_vlm import load_vlm_case
 from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import absolute_error
-from rdvla.runtime import load_policy
+from rdvla.policies.network import load_policy
 from rdvla.train.batches import Collator
 from rdvla.train.config import LoraConfig
 from rdvla.train.lora import add_adapters

@@ -13,7 +13,7 @@ from train_fakes import IMAGE, record, run, settings
 
 from rdvla.config import apply_overrides
 from rdvla.errors import CheckpointError, ConfigError, DatasetError, TrainingError
-from rdvla.runtime import load_policy
+from rdvla.policies.network import load_policy
 from rdvla.train.batches import sample_indices, training_batches
 from rdvla.train.config import OptimizerConfig, TrainConfig
 from rdvla.train.loop import Watcher, train

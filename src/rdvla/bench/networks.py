@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rdvla.bench.published import Hidden
 from rdvla.errors import ConfigError
 from rdvla.model.config import DinoSiglipConfig, HeadConfig, RDVLAConfig
 from rdvla.model.decide import Recurrence, decide
@@ -18,6 +17,7 @@ from rdvla.model.recorded import RecordedHead, RecordedNetwork, fuse
 from rdvla.model.recurrent import Context, RecurrentHead
 from rdvla.model.stopping import make_criterion
 from rdvla.policy import StopRule
+from rdvla.reference.head import Hidden
 
 CPU = torch.device("cpu")
 PROMPT_LENGTH = 40
@@ -154,7 +154,7 @@ def start_network(form: Form, network: RDVLA, inputs: Inputs) -> Start:
 
 
 def decider(start: Start, latents_BKD: Tensor, rule: StopRule) -> Callable[[], Tensor]:
-    """Return a function that decides as `rdvla.runtime` does: normalised actions float32 `[B, K, A]`."""
+    """Return a function that decides as `rdvla.policies.network` does: normalised actions float32 `[B, K, A]`."""
     criterion = make_criterion(rule)
 
     @torch.no_grad()

@@ -22,13 +22,13 @@ from rdvla.bench.networks import (
     start_head,
     start_network,
 )
-from rdvla.bench.published_network import PublishedNetwork, published_head
 from rdvla.model.config import RDVLAConfig
 from rdvla.model.freeze import PRECISIONS
 from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.recorded import fuse, record
 from rdvla.model.recurrent import Context, RecurrentHead
 from rdvla.policy import StopRule
+from rdvla.reference.network import PublishedNetwork, published_head
 
 PLAIN = tuple(Form(precision) for precision in PRECISIONS)
 LOADED = (Form("float32"), Form("int8"))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rdvla.bench.measure import OURS, PUBLISHED, Case, Run
 from rdvla.envs.base import Env, TaskSpec
-from rdvla.envs.libero import SETTLING_STEPS
+from rdvla.envs.libero.env import SETTLING_STEPS
 from rdvla.eval.protocol import Job, Rule
 from rdvla.eval.rollout import run_episode
 from rdvla.policy import Policy, StopRule
@@ -82,7 +82,7 @@ def simulator_cases(title: str, env: Env, policy: Policy, horizons: tuple[str, .
 
 
 def start(checkpoint: Path, *, device: str = "cpu", compile: bool = False) -> tuple[Env, Policy]:
-    """Start LIBERO's simulator and load the policy; see `rdvla.runtime.load_policy`.
+    """Start LIBERO's simulator and load the policy; see `rdvla.policies.network.load_policy`.
 
     Raises:
         MissingExtraError: LIBERO is not installed.
@@ -90,6 +90,6 @@ def start(checkpoint: Path, *, device: str = "cpu", compile: bool = False) -> tu
         CheckpointError: there is no such checkpoint.
     """
     from rdvla.envs.registry import make_env
-    from rdvla.runtime import load_policy
+    from rdvla.policies.network import load_policy
 
     return make_env(SUITE, TASK_ID), load_policy(checkpoint, device=device, compile=compile)

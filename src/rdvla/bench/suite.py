@@ -18,7 +18,7 @@ from rdvla.bench.networks import Form, random_head, random_network
 from rdvla.errors import ConfigError, StorageError, suggest
 from rdvla.model.config import RDVLAConfig, rdvla_0_5b
 from rdvla.model.rdvla import RDVLA
-from rdvla.runtime import check_device
+from rdvla.policies.network import check_device
 
 SECTIONS = ("head", "decision", "memory", "batch", "training", "simulator")
 FORMAT = 1

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rdvla.cli.policies import choose_policy
 from rdvla.envs import make_env
 from rdvla.errors import ConfigError
 from rdvla.eval.protocol import parse_indices, parse_names
+from rdvla.policies.sources import choose_policy
 
 if TYPE_CHECKING:
-    from rdvla.experts.collect import CollectSummary, Status
-    from rdvla.experts.worker import ExpertFactory
+    from rdvla.collect.collection import CollectSummary, Status
+    from rdvla.collect.worker import ExpertFactory
 
 EXIT_INCOMPLETE = 1
 
@@ -51,8 +51,8 @@ def collect(
 
     Failed episodes are dropped and counted. The same command again continues where it stopped, even after a kill.
     """
-    from rdvla.experts.collect import CollectConfig
-    from rdvla.experts.collect import collect as run_collection
+    from rdvla.collect.collection import CollectConfig
+    from rdvla.collect.collection import collect as run_collection
 
     make_expert, takeover = _choose_expert(take_over_from, policy_steps)
     config = CollectConfig(
@@ -94,8 +94,8 @@ def _choose_expert(checkpoint: str | None, policy_steps: int | None) -> "tuple[E
         ConfigError: policy_steps below 1, or without a policy.
         CheckpointError: no checkpoint there.
     """
-    from rdvla.experts import make_demonstrator, make_takeover
-    from rdvla.experts.takeover import MAX_POLICY_STEPS
+    from rdvla.collect.demonstrators import make_demonstrator, make_takeover
+    from rdvla.collect.takeover import MAX_POLICY_STEPS
 
     if policy_steps is not None and (checkpoint is None or policy_steps < 1):
         raise ConfigError(f"--policy-steps {policy_steps}: give at least 1, and --take-over-from CHECKPOINT.")

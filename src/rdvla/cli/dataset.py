@@ -91,8 +91,8 @@ def _open_source(root: Path, split: str, fps: float | None, camera_size: int | N
 
 
 def _regeneration(demonstrations: "LiberoDemonstrations", camera_size: int) -> "EpisodeSource":
-    from rdvla.envs.libero import LiberoEnv
-    from rdvla.experts.replay import Regeneration
+    from rdvla.collect.replay import Regeneration
+    from rdvla.envs.libero.env import LiberoEnv
 
     return Regeneration(demonstrations, partial(LiberoEnv, camera_size=camera_size), camera_size=camera_size)
 

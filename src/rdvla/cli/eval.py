@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rdvla.cli.policies import COMPILE_HELP, EXPERT, PRECISION_HELP, LoadOptions, Precision, choose_policy
 from rdvla.envs import list_tasks, make_env, num_init_states
 from rdvla.errors import ConfigError, suggest
 from rdvla.eval.protocol import (
@@ -26,6 +25,7 @@ from rdvla.eval.records import EpisodeRecord, ErrorRecord
 from rdvla.eval.runner import Resources, evaluate
 from rdvla.eval.summary import AnyRecord, Summary, group_by, summarise_group
 from rdvla.eval.video import require_av
+from rdvla.policies.sources import COMPILE_HELP, EXPERT, PRECISION_HELP, LoadOptions, Precision, choose_policy
 from rdvla.policy import DEFAULT_THRESHOLDS, StopRule
 
 DEFAULT_MAX_DEPTH = 32

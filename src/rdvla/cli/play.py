@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rdvla.cli.policies import COMPILE_HELP, PRECISION_HELP, LoadOptions, Precision, choose_policy
 from rdvla.cli.serve import THREADS_HELP, default_rule, limit_threads
 from rdvla.errors import ConfigError
+from rdvla.policies.sources import COMPILE_HELP, PRECISION_HELP, LoadOptions, Precision, choose_policy
 
 
 def play_command(
@@ -40,11 +40,11 @@ def play_command(
     from rdvla.eval.protocol import check_init_state, parse_indices, select_tasks
     from rdvla.horizons import make_horizon
     from rdvla.policy import ChunkExecutor
-    from rdvla.serve.background import serving
-    from rdvla.serve.client import RemotePolicy
-    from rdvla.serve.config import ServeConfig
-    from rdvla.serve.live import LiveFeed
-    from rdvla.serve.play import Player
+    from rdvla.robot.client import RemotePolicy
+    from rdvla.server.background import serving
+    from rdvla.server.config import ServeConfig
+    from rdvla.server.live import LiveFeed
+    from rdvla.server.play import Player
 
     if policy == "expert":
         raise ConfigError("the expert neither iterates nor looks; play a checkpoint or ws://host:port.")
@@ -63,7 +63,7 @@ def play_command(
     options = LoadOptions(revision, base, statistics, device, precision, compile)
     _, _, make_policy = choose_policy(checkpoint, policy, options)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("rdvla.serve.loop").setLevel(logging.ERROR)  # a simulator may be slower than --rate
+    logging.getLogger("rdvla.robot.loop").setLevel(logging.ERROR)  # a simulator may be slower than --rate
     if checkpoint is not None:
         limit_threads(threads)
     feed = LiveFeed(simulator=True)

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rdvla.cli.policies import COMPILE_HELP, PRECISION_HELP, Precision
 from rdvla.config import load_yaml
 from rdvla.errors import ConfigError
+from rdvla.policies.sources import COMPILE_HELP, PRECISION_HELP, Precision
 from rdvla.policy import StopRule
 
 DEFAULT_MAX_DEPTH = 32
@@ -42,9 +42,9 @@ def serve_command(
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
 ) -> None:
     """Serve a policy with openpi's websocket protocol; GET /healthz and /metrics on the same port."""
-    from rdvla.serve.background import serve_until_signal
-    from rdvla.serve.config import ServeConfig, read_api_key
-    from rdvla.serve.server import PolicyServer
+    from rdvla.server.background import serve_until_signal
+    from rdvla.server.config import ServeConfig, read_api_key
+    from rdvla.server.server import PolicyServer
 
     given: dict[str, Any] = {
         "host": host,
@@ -62,7 +62,7 @@ def serve_command(
     rule = default_rule(depth, stop, delta, max_depth)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     from rdvla.model.recorded import padded
-    from rdvla.runtime import load_policy
+    from rdvla.policies.network import load_policy
 
     limit_threads(threads)
     policy = load_policy(

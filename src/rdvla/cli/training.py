@@ -8,11 +8,11 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rdvla.cli.policies import LoadOptions, choose_policy
 from rdvla.envs import list_tasks, make_env
 from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.runner import Resources, evaluate
+from rdvla.policies.sources import LoadOptions, choose_policy
 from rdvla.policy import StopRule
 from rdvla.report.training import write_training_report
 from rdvla.train.config import TrainConfig

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdvla.data.files import user_cache, writing
 from rdvla.errors import DatasetError
+from rdvla.files import user_cache, writing
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) episodes while a cache is built."""

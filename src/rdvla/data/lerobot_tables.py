@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.files import writing
 from rdvla.data.lerobot_meta import CHUNKS_SIZE, Feature
 from rdvla.errors import DatasetError, MissingExtraError
+from rdvla.files import writing
 
 try:
     import pyarrow as pa

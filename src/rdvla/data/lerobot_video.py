@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.files import writing
 from rdvla.data.lerobot_meta import VIDEO_PATH, frame_rate
 from rdvla.data.lerobot_tables import file_location, file_path
 from rdvla.errors import DatasetError, MissingExtraError
+from rdvla.files import writing
 
 try:
     import av

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rdvla.data import lerobot_tables as tables
-from rdvla.data.files import write_atomically, writing
 from rdvla.data.images import decode_image
 from rdvla.data.lerobot_meta import (
     DATA_FILE_MB,
@@ -33,6 +32,7 @@ from rdvla.data.lerobot_meta import (
 from rdvla.data.lerobot_stats import Histogram, column_statistics, image_histogram, image_statistics
 from rdvla.data.lerobot_video import VideoSink, VideoSpan, seconds
 from rdvla.errors import DatasetError, suggest
+from rdvla.files import write_atomically, writing
 
 Pixels = NDArray[np.uint8]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.doctor.checks import Check, within
-from rdvla.envs.libero import CAMERAS, LiberoEnv
+from rdvla.envs.libero.env import CAMERAS, LiberoEnv
 from rdvla.errors import ConfigError, MissingExtraError, SimulatorError
 
 REFERENCE_MUJOCO = "3.3.2"

@@ -16,7 +16,7 @@ def list_tasks(suite: str) -> list[TaskSpec]:
         from rdvla.envs import toy
 
         return toy.list_tasks()
-    from rdvla.envs import suites
+    from rdvla.envs.libero import suites
 
     return suites.list_tasks(suite)
 
@@ -32,7 +32,7 @@ def num_init_states(suite: str, task_id: int) -> int:
         from rdvla.envs import toy
 
         return toy.NUM_INIT_STATES
-    from rdvla.envs import suites
+    from rdvla.envs.libero import suites
 
     return len(suites.load_init_states(suites.load_task(suite, task_id)))
 
@@ -54,6 +54,6 @@ def make_env(suite: str, task_id: int, *, camera_size: int | None = None) -> Env
         from rdvla.envs.toy import ToyEnv
 
         return ToyEnv(task_id) if camera_size is None else ToyEnv(task_id, camera_size=camera_size)
-    from rdvla.envs.libero import LiberoEnv
+    from rdvla.envs.libero.env import LiberoEnv
 
     return LiberoEnv(suite, task_id) if camera_size is None else LiberoEnv(suite, task_id, camera_size=camera_size)

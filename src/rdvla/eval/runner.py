@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from rdvla.envs.base import TaskSpec
-from rdvla.envs.workers import EPISODE_TIMEOUT_S, Broken, Played, Worker, wait_for_any
 from rdvla.errors import ConfigError, RecordError, SimulatorError, StorageError
 from rdvla.eval.protocol import EvalConfig, Job, plan
 from rdvla.eval.records import EPISODES_FILE, EpisodeLog, EpisodeRecord, ErrorRecord, Key, latest
 from rdvla.eval.schedule import Schedule, task_key
 from rdvla.eval.summary import summarise
 from rdvla.eval.worker import EnvFactory, EpisodePlayer, Finished, PolicyFactory, Try, WorkerSettings, versions
+from rdvla.jobs.process import EPISODE_TIMEOUT_S, Broken, Played, Worker, wait_for_any
 
 RUN_FILE, POLICY_FILE, SUMMARY_FILE = "run.json", "policy.json", "summary.json"
 

@@ -3,8 +3,8 @@
 from collections import deque
 from collections.abc import Collection, Iterable
 
-from rdvla.envs.workers import TaskKey
 from rdvla.eval.protocol import Job
+from rdvla.jobs.process import TaskKey
 
 MIN_TO_STEAL = 2
 """Creating an environment costs about as much as an episode: fewer left than this are not worth another one."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rdvla.envs.base import Env
-from rdvla.envs.workers import TaskKey
 from rdvla.eval.protocol import Job
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.rollout import EnvBound, run_episode
 from rdvla.eval.schedule import task_key
 from rdvla.eval.video import Film
+from rdvla.jobs.process import TaskKey
 from rdvla.policy import Policy
 
 PolicyFactory = Callable[[], Policy]

@@ -1,4 +1,4 @@
-"""Scripted experts: they solve tasks from the simulator's state and make the demonstrations."""
+"""Scripted experts: they solve tasks from the simulator's state."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,10 +6,7 @@ from rdvla.envs.base import TaskSpec
 from rdvla.errors import ConfigError
 from rdvla.experts.base import Expert
 from rdvla.experts.libero import LiberoExpert
-from rdvla.experts.noise import NoisyExpert
-from rdvla.experts.takeover import Takeover
 from rdvla.experts.toy import ToyExpert
-from rdvla.policy import Policy
 
 EXPERTS: Mapping[str, Callable[[], Expert]] = {
     "libero_object": LiberoExpert,
@@ -38,13 +35,3 @@ def make_expert(task: TaskSpec) -> Expert:
             f"one: --task-ids {','.join(map(str, known))}."
         )
     return EXPERTS[task.suite]()
-
-
-def make_demonstrator(task: TaskSpec) -> NoisyExpert:
-    """Return the expert for a task with the noise that demonstrations are made with."""
-    return NoisyExpert(make_expert(task))
-
-
-def make_takeover(task: TaskSpec, *, make_policy: Callable[[], Policy], max_policy_steps: int) -> Takeover:
-    """Return the same expert, who takes over from a policy after at most `max_policy_steps` control steps."""
-    return Takeover(make_demonstrator(task), make_policy, max_policy_steps)

@@ -1,0 +1,121 @@
+"""Turns staged demonstrations into a LeRobotDataset v3.0 and says what is in it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rdvla.collect.recording import Attempt, Demonstration
+from rdvla.collect.staging import Staging
+from rdvla.data.lerobot_meta import (
+    FRESH_KEY,
+    LIBERO_ACTION_NAMES,
+    LIBERO_STATE_NAMES,
+    STANDARD_CAMERAS,
+    Feature,
+    camera_feature,
+    vector_feature,
+)
+from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
+
+FPS = 20
+ROBOT_TYPE = "panda"
+STATE_KEY = "observation.state"
+ACTION_KEY = "action"
+
+
+Storage = Literal["video", "image"]
+
+
+def assemble(
+    staging: Staging,
+    output: Path,
+    attempts: Sequence[Attempt],
+    *,
+    storage: Storage,
+    write_card: Callable[[Sequence[dict[str, Any]]], str],
+    progress: Callable[[int, int], None],
+) -> list[dict[str, Any]]:
+    """Write the demonstrations of `attempts`, in that order, as the dataset at `output`.
+
+    Args:
+        staging: where the demonstrations are.
+        output: folder of the dataset; one that is there is replaced once the new one is complete.
+        attempts: which demonstrations, at least one.
+        storage: `video` (small, close to the original) or `image` (PNG, exact).
+        write_card: makes the dataset's README.md from the returned list.
+        progress: called with (done, total).
+
+    Returns:
+        Per episode: its index, where it came from, its length and how long it took.
+
+    Raises:
+        DatasetError: a staged file is damaged.
+        StorageError: the disk refuses.
+    """
+    first = staging.load(attempts[0])
+    writer = LeRobotWriter(output, fps=FPS, features=_features(first, storage), robot_type=ROBOT_TYPE, overwrite=True)
+    episodes = []
+    try:
+        for index, attempt in enumerate(attempts):
+            demonstration = staging.load(attempt)
+            writer.add_episode(_episode(demonstration))
+            episodes.append(_provenance(index, demonstration))
+            progress(index + 1, len(attempts))
+        writer.finalize(write_card(episodes))
+    except BaseException:
+        writer.abort()
+        raise
+    return episodes
+
+
+def camera_key(camera: str) -> str:
+    """Return the feature key of a camera: `primary` and `wrist` under LIBERO's usual keys."""
+    return STANDARD_CAMERAS.get(camera, f"observation.images.{camera}")
+
+
+def _features(demonstration: Demonstration, storage: Storage) -> dict[str, Feature]:
+    cameras = {
+        camera_key(name): camera_feature(images[0].shape[0], images[0].shape[1], storage)
+        for name, images in demonstration.decoded_images().items()
+    }
+    return {
+        **cameras,
+        STATE_KEY: vector_feature(_names(demonstration.states.shape[1], LIBERO_STATE_NAMES, "state")),
+        ACTION_KEY: vector_feature(_names(demonstration.actions.shape[1], LIBERO_ACTION_NAMES, "action")),
+        FRESH_KEY: Feature("bool", (1,)),
+    }
+
+
+def _names(size: int, usual: tuple[str, ...], prefix: str) -> list[str]:
+    return list(usual) if size == len(usual) else [f"{prefix}_{index}" for index in range(size)]
+
+
+def _episode(demonstration: Demonstration) -> RecordedEpisode:
+    return RecordedEpisode(
+        task=demonstration.instruction,
+        columns={
+            STATE_KEY: demonstration.states,
+            ACTION_KEY: demonstration.actions,
+            FRESH_KEY: demonstration.fresh,
+        },
+        images={camera_key(name): images for name, images in demonstration.decoded_images().items()},
+        image_index=demonstration.image_index,
+    )
+
+
+def _provenance(index: int, demonstration: Demonstration) -> dict[str, Any]:
+    attempt = demonstration.attempt
+    placement, noise = attempt.seeds()
+    return {
+        "episode_index": index,
+        "suite": attempt.suite,
+        "task_id": attempt.task_id,
+        "attempt": attempt.number,
+        "placement_seed": placement,
+        "noise_seed": noise,
+        "instruction": demonstration.instruction,
+        "length": demonstration.length,
+        "images": int(demonstration.fresh.sum()),
+        "seconds": round(demonstration.seconds, 3),
+        "versions": dict(demonstration.versions),
+    }

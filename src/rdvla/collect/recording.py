@@ -1,0 +1,207 @@
+"""Plays one demonstration and turns it into one file."""
+
+import io
+import json
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rdvla.envs.base import Env
+from rdvla.errors import DatasetError
+from rdvla.jobs.process import TaskKey
+
+
+class AlreadySolvedError(Exception):
+    """The task is solved before the demonstration begins. It is no error: the attempt leaves no demonstration."""
+
+
+class Demonstrator(Protocol):
+    """What is recorded: an expert that says both what it wants and what it does (`NoisyExpert`)."""
+
+    def reset(self, env: Any, *, seed: int) -> None:
+        """Start an episode; everything random comes from `seed`.
+
+        Raises:
+            AlreadySolvedError: it is over already.
+        """
+        ...
+
+    def act(self, env: Any) -> Any:
+        """Return `clean` (the label) and `executed` (what the environment gets), float32 `[action_dim]` each."""
+        ...
+
+
+@dataclass(frozen=True, order=True)
+class Attempt:
+    """One try at one task. What happens in it follows from these four values alone.
+
+    Attributes:
+        suite: benchmark suite.
+        task_id: index within the suite.
+        number: counts the tries at this task, from 0.
+        seed: the seed of the whole collection.
+    """
+
+    suite: str
+    task_id: int
+    number: int
+    seed: int
+
+    @property
+    def task(self) -> TaskKey:
+        """Suite and task id."""
+        return (self.suite, self.task_id)
+
+    def seeds(self) -> tuple[int, int]:
+        """Return the seeds of the placement and of the noise, each below 2**32."""
+        key = [self.seed, zlib.crc32(self.suite.encode()), self.task_id, self.number]
+        placement, noise = np.random.SeedSequence(key).generate_state(2)
+        return int(placement), int(noise)
+
+
+class Play(NamedTuple):
+    """How an attempt went.
+
+    Attributes:
+        demonstration: what was recorded, None if the task was not solved (or solved before there was a step to record).
+        num_steps: control steps played.
+        seconds: wall-clock time, reset and rendering included.
+    """
+
+    demonstration: "Demonstration | None"
+    num_steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A solved episode of N control steps.
+
+    Attributes:
+        attempt: which try it was.
+        instruction: the task in words.
+        states: float32 `[N, S]`, before each action.
+        actions: float32 `[N, A]`, the clean actions.
+        image_index: int64 `[N]`, which image each row shows.
+        fresh: bool `[N]`, whether that image was rendered at that row.
+        images: camera name -> PNG files.
+        seconds: wall-clock time it took.
+        versions: what the simulation depends on.
+    """
+
+    attempt: Attempt
+    instruction: str
+    states: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    image_index: NDArray[np.int64]
+    fresh: NDArray[np.bool_]
+    images: Mapping[str, tuple[bytes, ...]]
+    seconds: float
+    versions: Mapping[str, str]
+
+    @property
+    def length(self) -> int:
+        """Number of rows N."""
+        return len(self.actions)
+
+    def decoded_images(self) -> dict[str, list[NDArray[np.uint8]]]:
+        """Return camera name -> uint8 `[H, W, 3]` images."""
+        return {
+            camera: [np.asarray(Image.open(io.BytesIO(content))) for content in files]
+            for camera, files in self.images.items()
+        }
+
+    def to_bytes(self) -> bytes:
+        """Return the content of a staged file (npz; no pickling)."""
+        head = {
+            "attempt": asdict(self.attempt),
+            "instruction": self.instruction,
+            "seconds": self.seconds,
+            "versions": dict(self.versions),
+        }
+        arrays: dict[str, NDArray[Any]] = {"head": np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)}
+        for name in ("states", "actions", "image_index", "fresh"):
+            arrays[name] = getattr(self, name)
+        for camera, files in self.images.items():
+            arrays[f"sizes/{camera}"] = np.array([len(content) for content in files])
+            arrays[f"png/{camera}"] = np.frombuffer(b"".join(files), dtype=np.uint8)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, source: str) -> Self:
+        """Read a staged file.
+
+        Raises:
+            DatasetError: it is damaged; `source` names it.
+        """
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                head = json.loads(arrays["head"].tobytes())
+                cameras = [name.removeprefix("png/") for name in arrays.files if name.startswith("png/")]
+                columns = {name: arrays[name] for name in ("states", "actions", "image_index", "fresh")}
+                images = {camera: _split(arrays[f"png/{camera}"], arrays[f"sizes/{camera}"]) for camera in cameras}
+        except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
+            raise DatasetError(f"'{source}' is damaged ({error}); delete it and repeat the command.") from None
+        attempt = Attempt(**head.pop("attempt"))
+        return cls(attempt=attempt, images=images, **columns, **head)
+
+
+def play(env: Env, expert: Demonstrator, attempt: Attempt, render_every: int) -> Play:
+    """Play `attempt` in `env` until it is solved or out of steps, rendering at every `render_every`-th step only.
+
+    Raises:
+        SimulatorError: the simulator broke.
+    """
+    began = time.monotonic()
+    placement, noise = attempt.seeds()
+    env.reset(seed=placement)
+    try:
+        expert.reset(env, seed=noise)
+    except AlreadySolvedError:
+        return Play(None, 0, time.monotonic() - began)
+    states: list[NDArray[np.float32]] = []
+    actions: list[NDArray[np.float32]] = []
+    images: dict[str, list[bytes]] = {}
+    solved = False
+    while not solved and len(actions) < env.task.max_steps:
+        if len(actions) % render_every == 0:
+            for camera, image in env.observe().images.items():
+                images.setdefault(camera, []).append(_png(image))
+        states.append(env.state())
+        clean, executed = expert.act(env)
+        actions.append(clean)
+        solved = env.step(executed)
+    seconds = time.monotonic() - began
+    if not solved:
+        return Play(None, len(actions), seconds)
+    rows = np.arange(len(actions))
+    demonstration = Demonstration(
+        attempt=attempt,
+        instruction=env.task.instruction,
+        states=np.stack(states).astype(np.float32),
+        actions=np.stack(actions).astype(np.float32),
+        image_index=rows // render_every,
+        fresh=rows % render_every == 0,
+        images={camera: tuple(files) for camera, files in images.items()},
+        seconds=seconds,
+        versions=getattr(env, "versions", dict)(),
+    )
+    return Play(demonstration, len(actions), seconds)
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _split(content: NDArray[np.uint8], sizes: NDArray[np.int64]) -> tuple[bytes, ...]:
+    return tuple(part.tobytes() for part in np.split(content, np.cumsum(sizes)[:-1]))

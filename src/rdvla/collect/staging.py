@@ -1,0 +1,144 @@
+"""The finished attempts of a collection, one file each, so that a killed run continues where it was.
+
+Below `OUTPUT/.staging`: `settings.json`, `lock`, `errors.jsonl`, and per task `00003.npz` (a demonstration),
+`00004.failed.json` (not solved) or `00005.error.json` (given up, the simulator broke every time).
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from rdvla.collect.recording import Attempt, Demonstration
+from rdvla.errors import ConfigError
+from rdvla.files import write_atomically, writing
+
+Outcome = Literal["solved", "failed", "error"]
+"""How an attempt ended: `solved` (recorded), `failed` (not solved), `error` (the simulator broke)."""
+
+_SUFFIXES: dict[Outcome, str] = {"solved": ".npz", "failed": ".failed.json", "error": ".error.json"}
+
+
+class Staging:
+    """The staging folder of one collection."""
+
+    def __init__(self, output: Path) -> None:
+        self.folder = output / ".staging"
+        self._discarded = output / ".staging.discarded"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a collection was begun here and not yet cleaned up."""
+        return self.folder.is_dir()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from collecting into the same folder; the lock ends with the process.
+
+        Where nothing was settled, e.g. because a policy cannot be loaded, nothing is left.
+
+        Raises:
+            ConfigError: another process is at it.
+            StorageError: the folder cannot be created.
+        """
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            stream = (self.folder / "lock").open("w")
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"another `rdvla collect` is writing to '{self.folder.parent}'; wait for it, or choose another "
+                    "folder."
+                ) from None
+            try:
+                yield
+            finally:
+                if self.exists and not any(self.folder.glob("*/task_*/*")):
+                    self.delete()
+                    with suppress(OSError):  # something else is in it
+                        self.folder.parent.rmdir()
+
+    def bind(self, settings: Mapping[str, Any]) -> None:
+        """Note the settings that decide what is recorded, or compare them with those of the run being continued.
+
+        Raises:
+            ConfigError: the run being continued was started with other settings.
+        """
+        path = self.folder / "settings.json"
+        if not path.exists():
+            write_atomically(path, json.dumps(settings, indent=2).encode())
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key in {**before, **settings}:
+            was, now = before.get(key), settings.get(key)
+            if was != now:
+                raise ConfigError(
+                    f"'{self.folder.parent}' holds an unfinished collection with {key} = {was!r}, now it is {now!r}; "
+                    "repeat the first command, or choose another folder."
+                )
+
+    def outcomes(self, suite: str, task_id: int) -> dict[int, Outcome]:
+        """Return attempt number -> outcome, for everything that has been settled."""
+        found: dict[int, Outcome] = {}
+        for outcome, suffix in _SUFFIXES.items():
+            for path in self._task(suite, task_id).glob(f"[0-9]*{suffix}"):
+                found[int(path.name.removesuffix(suffix))] = outcome
+        return found
+
+    def keep(self, demonstration: Demonstration) -> None:
+        """Store a demonstration.
+
+        Raises:
+            StorageError: the disk refuses; nothing half-written remains.
+        """
+        write_atomically(self._path(demonstration.attempt, "solved"), demonstration.to_bytes())
+
+    def settle(self, attempt: Attempt, outcome: Outcome, details: Mapping[str, Any]) -> None:
+        """Store that an attempt gave no demonstration.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        write_atomically(self._path(attempt, outcome), json.dumps(dict(details)).encode())
+
+    def load(self, attempt: Attempt) -> Demonstration:
+        """Return a stored demonstration.
+
+        Raises:
+            DatasetError: it is damaged.
+        """
+        path = self._path(attempt, "solved")
+        return Demonstration.from_bytes(path.read_bytes(), str(path))
+
+    def add_error(self, attempt: Attempt, message: str) -> None:
+        """Append a broken simulation to `errors.jsonl`."""
+        line = {"suite": attempt.suite, "task_id": attempt.task_id, "attempt": attempt.number, "message": message}
+        path = self.folder / "errors.jsonl"
+        with writing(path), path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def count_errors(self, suite: str, task_id: int) -> int:
+        """Return how often the simulator broke during a task, restarts of the collection included."""
+        path = self.folder / "errors.jsonl"
+        if not path.exists():
+            return 0
+        lines = path.read_text(encoding="utf-8").splitlines()
+        # The last line may be cut short by a kill.
+        return sum(f'"suite": "{suite}", "task_id": {task_id},' in line for line in lines)
+
+    def delete(self) -> None:
+        """Remove everything; a kill meanwhile leaves all of it or, out of the way, a rest that goes next time."""
+        shutil.rmtree(self._discarded, ignore_errors=True)
+        self.folder.rename(self._discarded)
+        shutil.rmtree(self._discarded)
+
+    def _task(self, suite: str, task_id: int) -> Path:
+        return self.folder / suite / f"task_{task_id:02d}"
+
+    def _path(self, attempt: Attempt, outcome: Outcome) -> Path:
+        return self._task(attempt.suite, attempt.task_id) / f"{attempt.number:05d}{_SUFFIXES[outcome]}"

@@ -1,0 +1,55 @@
+"""Demonstrations from where a policy gets to: it acts first, then the expert takes over (DAgger, arXiv 1011.0686)."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from rdvla.collect.recording import AlreadySolvedError, Demonstrator
+from rdvla.horizons import Fixed
+from rdvla.policy import ChunkExecutor, Policy
+
+REPLAN_STEPS = 4  # control steps between the policy's decisions
+MAX_POLICY_STEPS = 120
+
+
+class Takeover:
+    """A demonstrator that begins in the states a policy visits, its mistakes included; what led there is not recorded.
+
+    Attributes:
+        max_policy_steps: the policy acts for a random number of control steps from 0 to this.
+    """
+
+    def __init__(
+        self, demonstrator: Demonstrator, make_policy: Callable[[], Policy], max_policy_steps: int = MAX_POLICY_STEPS
+    ) -> None:
+        """Let the policy that `make_policy` builds (at the first episode, once per process) act before."""
+        self.max_policy_steps = max_policy_steps
+        self._demonstrator = demonstrator
+        self._make_policy = make_policy
+        self._executor: ChunkExecutor | None = None
+
+    def reset(self, env: Any, *, seed: int) -> None:
+        """Let the policy act in `env`, then start the demonstrator; everything random comes from `seed`.
+
+        Raises:
+            AlreadySolvedError: the policy solved the task by itself.
+        """
+        if self._executor is None:
+            self._executor = ChunkExecutor(_build(self._make_policy), Fixed(REPLAN_STEPS))
+        self._executor.reset(seed)
+        for _ in range(np.random.default_rng([seed, 1]).integers(0, self.max_policy_steps + 1)):
+            if env.step(self._executor.act(env.observe)):
+                raise AlreadySolvedError
+        self._demonstrator.reset(env, seed=seed)
+
+    def act(self, env: Any) -> Any:
+        """Return what the demonstrator wants and does."""
+        return self._demonstrator.act(env)
+
+
+@cache
+def _build(make_policy: Callable[[], Policy]) -> Policy:
+    """A process plays many tasks, each with a demonstrator of its own: they share the policy."""
+    return make_policy()

@@ -1,0 +1,143 @@
+"""Policies by name for the evaluator: functions that worker processes can import."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from rdvla.envs import Env
+from rdvla.errors import CheckpointError, ConfigError
+from rdvla.policy import Policy, PolicyMetadata, StopRule
+from rdvla.types import ActionChunk, Observation
+
+EXPERT = "expert"
+Precision = Literal["float32", "bfloat16", "int8"]
+PRECISION_HELP = "What the checkpoint computes in [default: as stored]."
+COMPILE_HELP = "Record every shape at its first decision (torch.compile, CUDA graphs); for a GPU."
+
+
+class ExpertPolicy:
+    """A scripted expert as a policy: one action per decision, from privileged state, without a picture."""
+
+    def __init__(self) -> None:
+        self._env: Any = None
+        self._expert: Any = None
+
+    @property
+    def metadata(self) -> PolicyMetadata:
+        """What it needs: no camera."""
+        return PolicyMetadata("scripted expert", (), state_dim=8, action_dim=7, chunk_size=1, extra={})
+
+    def bind(self, env: Env) -> None:
+        """Serve `env`, with an expert for its task.
+
+        Raises:
+            ConfigError: there is no expert for the task.
+        """
+        from rdvla.experts import make_expert
+
+        self._env, self._expert = env, make_expert(env.task)
+
+    def infer(
+        self,
+        observation: Observation,
+        *,
+        stop: StopRule | None = None,
+        seed: int | None = None,
+        budget_ms: float | None = None,
+    ) -> ActionChunk:
+        """Return the expert's next action for the environment it is bound to; the arguments do not matter."""
+        action = np.asarray(self._expert.act(self._env), dtype=np.float32)
+        return ActionChunk(action[None])
+
+    def reset(self) -> None:
+        """Have the expert read the scene of an episode that has just begun."""
+        self._expert.reset(self._env)
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a checkpoint is found and what it computes in; see `rdvla.policies.network.load_policy`."""
+
+    revision: str | None = None
+    base: str | None = None
+    statistics: str | None = None
+    device: str = "cpu"
+    precision: Precision | None = None
+    compile: bool = False
+
+    def label(self, source: str) -> str:
+        """Return `source` with everything that is not left at its default, e.g. `runs/policy (precision=int8)`."""
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = [f"{name}={value}" for name, value in options.items() if value != getattr(LoadOptions, name)]
+        return f"{source} ({', '.join(given)})" if given else source
+
+
+def load_checkpoint(source: str, options: LoadOptions) -> Policy:
+    """Return the policy of a checkpoint."""
+    from rdvla.policies.network import load_policy
+
+    return load_policy(source, **asdict(options))
+
+
+def connect(url: str) -> Policy:
+    """Return the policy served at `url`."""
+    from rdvla.robot.client import RemotePolicy
+
+    return RemotePolicy(url)
+
+
+def choose_policy(
+    checkpoint: str | Path | None, policy: str | None, options: LoadOptions | None = None
+) -> tuple[str, str, Callable[[], Policy]]:
+    """Return a policy's name, the fingerprint of its checkpoint (or an empty string) and a function that builds it.
+
+    Args:
+        checkpoint: a checkpoint folder or a hub id, which is downloaded here.
+        policy: `expert` or `ws://host:port`; exactly one of both is given.
+        options: of a checkpoint; what is not default becomes part of the name.
+
+    Raises:
+        ConfigError: both, neither, an unknown policy, or options for something that is no checkpoint.
+        CheckpointError: no folder at `checkpoint`, and the hub does not have it.
+    """
+    options = options or LoadOptions()
+    if (checkpoint is None) == (policy is None):
+        raise ConfigError("give either --checkpoint DIR_OR_HUB_ID or --policy (expert or ws://host:port).")
+    if checkpoint is not None:
+        from rdvla.checkpoints.hub import resolve
+
+        digest = fingerprint(resolve(checkpoint, revision=options.revision))
+        return options.label(str(Path(checkpoint))), digest, partial(load_checkpoint, str(checkpoint), options)
+    assert policy is not None
+    if options != LoadOptions():
+        raise ConfigError(f"'{policy}' is no checkpoint; drop {options.label('').strip(' ()')}.")
+    if policy == EXPERT:
+        return policy, "", ExpertPolicy
+    if policy.startswith(("ws://", "wss://")):
+        return policy, "", partial(connect, policy)
+    raise ConfigError(f"unknown policy '{policy}': it is 'expert' or an address such as ws://localhost:8000.")
+
+
+def fingerprint(folder: Path) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of all files in `folder`, names included, but for `*.md`.
+
+    Raises:
+        CheckpointError: it is not a folder, or it is empty.
+    """
+    files = (
+        sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md") if folder.is_dir() else []
+    )
+    if not files:
+        raise CheckpointError(f"no checkpoint at '{folder}': give the folder that holds config.json and the weights.")
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,83 @@
+"""The released network around its head: every tower block, every layer and all logits, one image after the other."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rdvla.checkpoints.names import HEAD, PROPRIO, part, to_published
+from rdvla.checkpoints.official_config import head_document
+from rdvla.model.rdvla import RDVLA, Inputs
+from rdvla.model.recurrent import RecurrentHead
+from rdvla.model.vision import DinoSiglip, ViT
+from rdvla.policy import StopRule
+from rdvla.reference.head import Hidden, PublishedHead, project_state
+
+STOP_TOKEN = 2
+
+
+def published_head(head: RecurrentHead) -> PublishedHead:
+    """Return the released computation of `head`, on the same tensors."""
+    weights = to_published({f"head.{name}": value for name, value in head.named_parameters()})
+    return PublishedHead(part(weights, HEAD), head_document(head.config))
+
+
+class PublishedNetwork(nn.Module):
+    """An `RDVLA` computed as released; its parameters are the network's own."""
+
+    def __init__(self, network: RDVLA) -> None:
+        """Share the tensors of `network`."""
+        super().__init__()
+        self.network = network
+        projector = {f"state_projector.{name}": value for name, value in network.state_projector.named_parameters()}
+        self._state_projector = part(to_published(projector), PROPRIO)
+        self.head = published_head(network.head)
+
+    def encode(self, inputs: Inputs) -> Hidden:
+        """Compute all hidden states, and the logits, which nobody reads.
+
+        The prompts of a batch have one length. The slices are the released ones, one position early.
+        """
+        network = self.network
+        patches_BPD = torch.cat([network.projector(self._look(image)) for image in inputs.images.unbind(1)], dim=1)
+        stop = inputs.ids.new_full((len(inputs.ids), 1), STOP_TOKEN)
+        text, end = network.language.embed(inputs.ids), network.language.embed(stop)
+        queries = network.latent_tokens.expand(len(text), -1, -1)
+        sequence = torch.cat([text[:, :1], patches_BPD, text[:, 1:], queries, end], dim=1)
+        layers = network.config.language.num_layers
+        states = network.language(sequence, range(layers + 1))
+        F.linear(states[layers], network.language.model.embed_tokens.weight).float()
+        num_patches, first = patches_BPD.shape[1], patches_BPD.shape[1] + text.shape[1] - 1
+        latents = slice(first, first + network.config.num_latent_tokens)
+        return Hidden(
+            tasks={layer: states[layer][:, :num_patches] for layer in states},
+            latents={layer: states[layer][:, latents] for layer in states},
+            state=project_state(self._state_projector, inputs.state),
+        )
+
+    def decide(self, inputs: Inputs, scratchpad_BKD: Tensor, rule: StopRule) -> Tensor:
+        """Return normalised actions `[B, K, A]`."""
+        return self.head.decide(self.encode(inputs), scratchpad_BKD, rule)
+
+    def forward(self, inputs: Inputs, scratchpad_BKD: Tensor, *, n_no_grad: int, n_grad: int) -> Tensor:
+        """Return normalised actions `[B, K, A]` of truncated backpropagation."""
+        return self.head.train_forward(self.encode(inputs), scratchpad_BKD, n_no_grad=n_no_grad, n_grad=n_grad)
+
+    def _look(self, images_BHWC: Tensor) -> Tensor:
+        """Return the features of one camera, tower after tower."""
+        vision = self.network.vision
+        if not isinstance(vision, DinoSiglip):
+            return vision(images_BHWC)
+        images = images_BHWC.float() / 255
+        return torch.cat([_tower(tower, images) for tower in (vision.featurizer, vision.fused_featurizer)], dim=-1)
+
+
+def _tower(tower: ViT, images_BHWC: Tensor) -> Tensor:
+    """Compute every block, and return what the second-to-last one gave."""
+    x_BTC = tower.patch_embed(tower.pixels(images_BHWC)) + tower.pos_embed
+    if tower.num_prefix:
+        prefix = torch.cat((tower.cls_token, tower.reg_token), dim=1)
+        x_BTC = torch.cat((prefix.expand(len(x_BTC), -1, -1), x_BTC), dim=1)
+    features = x_BTC
+    for block in tower.blocks:
+        features, x_BTC = x_BTC, block(x_BTC)
+    return features[:, tower.num_prefix :]

@@ -1,0 +1,209 @@
+"""A policy somewhere else: `RemotePolicy` asks a policy server and looks like any other `Policy`.
+
+Needs numpy, msgpack and websockets only.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from rdvla.errors import ObservationError, ServeError
+from rdvla.policy import PolicyMetadata, StopRule
+from rdvla.robot.clock import Clock, SystemClock
+from rdvla.robot.connection import Connection, ConnectionLost, websocket_connector
+from rdvla.types import ActionChunk, Observation
+from rdvla.wire.adapters import to_message
+from rdvla.wire.codec import CodecError, Limits, decode, encode
+from rdvla.wire.protocol import (
+    API_KEY_VARIABLE,
+    Busy,
+    DeadlineMissed,
+    RateLimited,
+    RequestOptions,
+    ShuttingDown,
+    chunk_from_reply,
+    metadata_from_message,
+    refusal_from_text,
+    write_options,
+)
+
+FIRST_PAUSE_S = 0.02
+LONGEST_PAUSE_S = 1.0
+REPLY_LIMITS = Limits(max_items=65_536, max_text=1_000_000)
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class RemotePolicy:
+    """A `Policy` whose decisions are made by a server.
+
+    A request carries everything its answer depends on, so after a lost connection it is simply sent again on a new
+    one, as long as its deadline allows. An answer that comes too late is never used: the connection on which it
+    might still arrive is dropped.
+
+    Attributes:
+        reconnects: connections opened after the first.
+        fallbacks: decisions taken by the local fallback.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        deadline_s: float = 30.0,
+        fallback: Callable[[Observation], ActionChunk] | None = None,
+        tls_ca: Path | None = None,
+        connect: Callable[[float], Connection] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Connect to the server at `url` and learn what its policy needs.
+
+        Args:
+            url: `ws://host:port` or `wss://host:port`.
+            api_key: sent as `Authorization: Api-Key ...`; None takes the environment variable RDVLA_API_KEY, if set.
+            deadline_s: every call ends within this time, including reconnecting.
+            fallback: decides locally when the server does not in time; None raises instead.
+            tls_ca: PEM file of the authority to trust for `wss`, for self-signed certificates.
+            connect: opens a connection within the given seconds; None opens websockets to `url`.
+            clock: measures and waits; None takes the machine's.
+
+        Raises:
+            ServeError: nothing answers at `url` in time, or not with this protocol, or the key is refused.
+        """
+        if deadline_s <= 0:
+            raise ServeError(f"deadline_s must be above 0, found {deadline_s}.")
+        key = api_key or os.environ.get(API_KEY_VARIABLE) or None
+        self.url = url
+        self.reconnects = 0
+        self.fallbacks = 0
+        self._deadline_s = deadline_s
+        self._fallback = fallback
+        self._clock = clock or SystemClock()
+        self._connect = connect or websocket_connector(url, key, tls_ca, deadline_s)
+        self._connection: Connection | None = None
+        self._metadata: PolicyMetadata | None = None
+        self._retrying(self._clock.now() + deadline_s, lambda connection, remaining_s: None)
+
+    @property
+    def metadata(self) -> PolicyMetadata:
+        """What the server's policy needs and returns."""
+        if self._metadata is None:
+            raise ServeError(f"not connected to {self.url}.")
+        return self._metadata
+
+    def infer(
+        self,
+        observation: Observation,
+        *,
+        stop: StopRule | None = None,
+        seed: int | None = None,
+        budget_ms: float | None = None,
+    ) -> ActionChunk:
+        """Ask the server for one decision; see `Policy.infer`.
+
+        Raises:
+            ObservationError: a camera that the policy needs is missing.
+            BadRequest: the server refuses this request for good.
+            ServeError: no answer within the deadline, and there is no fallback.
+        """
+        cameras = self.metadata.cameras
+        missing = [camera for camera in cameras if camera not in observation.images]
+        if missing:
+            raise ObservationError(f"images {missing} are missing; the policy at {self.url} needs {list(cameras)}.")
+        message = to_message(observation)
+        message["images"] = {camera: message["images"][camera] for camera in cameras}
+        options = RequestOptions(stop=stop, seed=seed, budget_ms=budget_ms)
+
+        def ask(connection: Connection, remaining_s: float) -> ActionChunk:
+            late_ms = {"deadline_ms": remaining_s * 1000}
+            connection.send(encode({**message, **write_options(options), **late_ms}))
+            return chunk_from_reply(_read_reply(connection.receive(remaining_s)), self.metadata)
+
+        try:
+            return self._retrying(self._clock.now() + self._deadline_s, ask)
+        except (ConnectionLost, DeadlineMissed, Busy, RateLimited, ShuttingDown) as error:
+            if self._fallback is None:
+                raise
+            self.fallbacks += 1
+            _log.warning("falling back to the local action: %s", error)
+            return self._fallback(observation)
+
+    def reset(self) -> None:
+        """Nothing to forget: the server keeps no state between requests."""
+
+    def close(self) -> None:
+        """Close the connection; the next call opens one again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _retrying(self, deadline: float, ask: Callable[[Connection, float], T]) -> T:
+        """Run `ask(connection, remaining_s)`, again after a passing failure, until `deadline`."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                connection = self._connected(deadline)
+                remaining_s = deadline - self._clock.now()
+                if remaining_s <= 0:
+                    raise DeadlineMissed(f"{self.url} did not answer within {self._deadline_s:g} s.")
+                return ask(connection, remaining_s)
+            except TimeoutError:
+                self.close()
+                raise DeadlineMissed(f"{self.url} did not answer within {self._deadline_s:g} s.") from None
+            except (ConnectionLost, ShuttingDown) as error:
+                self.close()
+                failure: ServeError = error
+            except (Busy, RateLimited) as error:
+                failure = error
+            except ServeError:
+                self.close()
+                raise
+            if self._clock.now() + pause_s >= deadline:
+                raise failure
+            self._clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _connected(self, deadline: float) -> Connection:
+        if self._connection is not None:
+            return self._connection
+        connection = self._connect(deadline - self._clock.now())
+        try:
+            greeting = connection.receive(max(0.0, deadline - self._clock.now()))
+            metadata = metadata_from_message(_read_reply(greeting))
+            if self._metadata is not None:
+                _require_same(self._metadata, metadata, self.url)
+                self.reconnects += 1
+                _log.warning("reconnected to %s", self.url)
+        except BaseException:
+            connection.close()
+            raise
+        self._metadata, self._connection = metadata, connection
+        return connection
+
+
+def _read_reply(reply: bytes | str) -> dict[str, Any]:
+    if isinstance(reply, str):
+        raise refusal_from_text(reply)
+    try:
+        return decode(reply, REPLY_LIMITS)
+    except CodecError as error:
+        raise ServeError(f"the server's answer is not in its protocol: {error}") from None
+
+
+def _require_same(known: PolicyMetadata, found: PolicyMetadata, url: str) -> None:
+    for field in ("cameras", "state_dim", "action_dim", "chunk_size"):
+        before, now = getattr(known, field), getattr(found, field)
+        if before != now:
+            raise ServeError(f"the server at {url} came back with another policy: {field} was {before}, is {now}.")

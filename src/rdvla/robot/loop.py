@@ -1,0 +1,263 @@
+"""The control loop: one command per control step, whatever the policy and the network do meanwhile.
+
+while not done:
+    robot.send(loop.act(robot.observe))
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.errors import ConfigError, RDVLAError
+from rdvla.policy import Policy, StopRule, decision_seed
+from rdvla.robot.clock import Clock, SystemClock
+from rdvla.robot.guard import ActionGuard
+from rdvla.robot.strategies import Decision, Ledger, Strategy
+from rdvla.types import ActionChunk, Observation
+
+KEPT = 10_000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a request ended: with a chunk or with an error."""
+
+    chunk: ActionChunk | None
+    error: RDVLAError | None = None
+
+
+class Decider(Protocol):
+    """Asks a policy without holding up the loop; one request at a time."""
+
+    def submit(self, observation: Observation, *, stop: StopRule | None, seed: int | None) -> None:
+        """Start deciding. The previous outcome must have been collected."""
+        ...
+
+    def collect(self, wait_s: float) -> Outcome | None:
+        """Return the outcome of the request, or None if there is none within `wait_s` seconds."""
+        ...
+
+
+class ThreadedDecider:
+    """Runs `policy.infer` in a thread of its own."""
+
+    def __init__(self, policy: Policy) -> None:
+        """Ask `policy`, local or remote; nobody else may use it meanwhile."""
+        self._policy = policy
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="rdvla-decider")
+        self._future: Future[ActionChunk] | None = None
+
+    def submit(self, observation: Observation, *, stop: StopRule | None, seed: int | None) -> None:
+        """Start deciding."""
+        self._future = self._pool.submit(self._policy.infer, observation, stop=stop, seed=seed)
+
+    def collect(self, wait_s: float) -> Outcome | None:
+        """Return the outcome of the request, or None if there is none within `wait_s` seconds."""
+        future = self._future
+        if future is None or not wait([future], wait_s).done:
+            return None
+        self._future = None
+        try:
+            return Outcome(future.result())
+        except RDVLAError as error:
+            return Outcome(None, error)
+
+    def close(self) -> None:
+        """End the thread after the request in progress, if any."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class RequestEvent:
+    """Something that happened to a request.
+
+    Attributes:
+        step: control step at which it was noticed.
+        request: number of the request.
+        kind: `asked`, `answered`, `failed` (the policy raised), `missed` (no answer by the deadline), `late`
+            (the answer came after it was given up).
+        detail: in words.
+    """
+
+    step: int
+    request: int
+    kind: Literal["asked", "answered", "failed", "missed", "late"]
+    detail: str = ""
+
+
+class Pacer:
+    """Keeps control steps at a fixed rate; after an overrun it goes on from now, never in a burst.
+
+    Attributes:
+        overruns: steps that began late by more than a whole period.
+    """
+
+    def __init__(self, rate_hz: float, clock: Clock | None = None) -> None:
+        """Pace at `rate_hz` > 0 steps per second.
+
+        Raises:
+            ConfigError: a rate that is not above 0.
+        """
+        if rate_hz <= 0:
+            raise ConfigError(f"rate_hz must be above 0, found {rate_hz}.")
+        self.overruns = 0
+        self._period_s = 1 / rate_hz
+        self._clock = clock or SystemClock()
+        self._next: float | None = None
+
+    def wait(self) -> None:
+        """Return when the next step is due."""
+        now = self._clock.now()
+        if self._next is None:
+            self._next = now
+        if now - self._next > self._period_s:
+            self.overruns += 1
+            _log.warning("a control step began %.0f ms late", (now - self._next) * 1000)
+            self._next = now
+        self._clock.sleep(self._next - now)
+        self._next += self._period_s
+
+    def restart(self) -> None:
+        """Count from now: the next step is due a whole period later. For after the robot stood still."""
+        self._next = self._clock.now() + self._period_s
+
+
+@dataclass
+class _Request:
+    number: int
+    step: int
+    asked_at: float
+    given_up: bool = False
+
+
+class ControlLoop:
+    """Combines a policy, a chunk strategy and a guard; call `act` once per control step.
+
+    Attributes:
+        ledger: what became of every action.
+        events: the last 10,000 things that happened to requests, oldest first.
+    """
+
+    def __init__(
+        self,
+        decider: Decider,
+        strategy: Strategy,
+        guard: ActionGuard,
+        *,
+        deadline_s: float,
+        stop: StopRule | None = None,
+        pacer: Pacer | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Set up the loop; `reset` starts an episode.
+
+        Args:
+            decider: asks the policy.
+            strategy: turns chunks into actions.
+            guard: checks every command.
+            deadline_s: a request older than this is given up, and its answer never executed.
+            stop: when the policy should stop iterating; None takes its default.
+            pacer: makes `act` wait until the next step is due; None leaves the rate to the caller.
+            clock: None takes the machine's.
+
+        Raises:
+            ConfigError: a deadline that is not above 0.
+        """
+        if deadline_s <= 0:
+            raise ConfigError(f"deadline_s must be above 0, found {deadline_s}.")
+        self.ledger = Ledger()
+        self.events: deque[RequestEvent] = deque(maxlen=KEPT)
+        self._decider = decider
+        self._strategy = strategy
+        self._guard = guard
+        self._deadline_s = deadline_s
+        self._stop = stop
+        self._pacer = pacer
+        self._clock = clock or SystemClock()
+        self._seed: int | None = None
+        self._step = 0
+        self._asked = 0
+        self._asked_in_episode = 0
+        self._request: _Request | None = None
+
+    @property
+    def step(self) -> int:
+        """The control step of the episode that comes next, from 0."""
+        return self._step
+
+    def reset(self, seed: int | None = None) -> None:
+        """Start an episode; decision k is seeded with (`seed`, k). A request in flight is given up."""
+        self._give_up("a new episode began")
+        self._strategy.reset(self.ledger, self._step)
+        self._guard.reset()
+        self._seed = seed
+        self._step = 0
+        self._asked_in_episode = 0
+
+    def act(self, observe: Callable[[], Observation]) -> NDArray[np.float32]:
+        """Return the command `[action_dim]` of this control step; `observe` is called only if the policy is asked."""
+        if self._pacer is not None:
+            self._pacer.wait()
+        self._collect(0.0)
+        if self._request is None and self._strategy.wants(self._step):
+            self._ask(observe())
+        if self._strategy.waits(self._step) and self._request is not None and not self._request.given_up:
+            self._collect(max(0.0, self._request.asked_at + self._deadline_s - self._clock.now()))
+            if self._pacer is not None:
+                self._pacer.restart()
+        if self._request is not None and self._clock.now() - self._request.asked_at >= self._deadline_s:
+            self._give_up(f"no answer within {self._deadline_s:g} s")
+        action = self._strategy.next(self._step, self.ledger)
+        command = (
+            self._guard.miss(self._step, "no action at hand")
+            if action is None
+            else self._guard.check(self._step, action)
+        )
+        self._step += 1
+        return command
+
+    def _ask(self, observation: Observation) -> None:
+        seed = None if self._seed is None else decision_seed(self._seed, self._asked_in_episode)
+        self._request = _Request(self._asked, self._step, self._clock.now())
+        self._asked += 1
+        self._asked_in_episode += 1
+        self._note("asked")
+        self._decider.submit(observation, stop=self._stop, seed=seed)
+
+    def _collect(self, wait_s: float) -> None:
+        """Take in the outcome of the request in flight, if it comes within `wait_s`."""
+        request = self._request
+        if request is None:
+            return
+        outcome = self._decider.collect(wait_s)
+        if outcome is None:
+            return
+        in_time = not request.given_up and self._clock.now() - request.asked_at <= self._deadline_s
+        if outcome.chunk is None:
+            self._note("failed", str(outcome.error))
+        elif in_time:
+            self._note("answered")
+            self._strategy.add(Decision(request.number, request.step, outcome.chunk), self._step, self.ledger)
+        else:
+            self._note("late")
+            decision = Decision(request.number, request.step, outcome.chunk)
+            self.ledger.settle(self._step, decision, range(len(outcome.chunk.actions)), "late")
+        self._request = None
+
+    def _give_up(self, reason: str) -> None:
+        if self._request is not None and not self._request.given_up:
+            self._request.given_up = True
+            self._note("missed", reason)
+
+    def _note(self, kind: Literal["asked", "answered", "failed", "missed", "late"], detail: str = "") -> None:
+        if self._request is not None:
+            self.events.append(RequestEvent(self._step, self._request.number, kind, detail))
+            if kind in ("failed", "missed", "late"):
+                _log.warning("step %d: request %d %s: %s", self._step, self._request.number, kind, detail)

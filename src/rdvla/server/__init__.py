@@ -1,0 +1,1 @@
+"""The policy server, its metrics and its live page."""

@@ -1,0 +1,296 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import collect_fakes as fakes
+import numpy as np
+import pytest
+
+from rdvla.collect import collection
+from rdvla.collect.collection import CollectConfig, collect
+from rdvla.collect.recording import Attempt, Demonstration, play
+from rdvla.collect.schedule import Schedule, TaskPlan
+from rdvla.collect.staging import Staging
+from rdvla.data.lerobot_v3 import LeRobotDataset
+from rdvla.envs.toy import ToyEnv
+from rdvla.errors import CheckpointError, ConfigError, SimulatorError, StorageError
+from rdvla.files import write_atomically, writing
+
+
+def config(output, **changes):
+    settings = {"suites": ("toy",), "task_ids": (0, 4), "episodes": 3, "workers": 2, "camera_size": 32}
+    return CollectConfig(output, **(settings | {"storage": "image", "render_every": 3} | changes))
+
+
+def run(output, make_env=fakes.make_toy, on_status=lambda _: None, **changes):
+    return collect(
+        config(output, **changes), make_env=make_env, make_expert=fakes.make_demonstrator, on_status=on_status
+    )
+
+
+def load(output, tmp_path):
+    return LeRobotDataset.open(output, chunk_size=4, cache_dir=tmp_path / "cache")
+
+
+def content(output, tmp_path):
+    """Everything that was recorded, without timings."""
+    dataset = load(output, tmp_path)
+    batch = dataset.batch(range(len(dataset)))
+    episodes = json.loads((output / "collect.json").read_text())["episodes"]
+    origin = [(e["suite"], e["task_id"], e["attempt"]) for e in episodes]
+    return origin, batch
+
+
+def assert_same(one, other):
+    assert one[0] == other[0]
+    for name in ("state", "actions", "episode_index", "frame_index"):
+        np.testing.assert_array_equal(getattr(one[1], name), getattr(other[1], name))
+    for camera, images in one[1].images.items():
+        np.testing.assert_array_equal(images, other[1].images[camera])
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The dataset that every other way of collecting it has to equal."""
+    folder = tmp_path_factory.mktemp("reference")
+    summary = run(folder / "d", workers=1)
+    return folder / "d", summary
+
+
+def test_play_records_clean_actions_and_renders_rarely():
+    env = ToyEnv(3, camera_size=32)
+    played = play(env, fakes.ToyDemonstrator(), Attempt("toy", 3, 1, 0), render_every=4)
+    recorded = played.demonstration
+    assert recorded is not None
+    assert env.num_renders == 2 * -(-recorded.length // 4)
+    assert recorded.fresh.tolist() == [row % 4 == 0 for row in range(recorded.length)]
+    assert recorded.image_index.tolist() == [row // 4 for row in range(recorded.length)]
+    replay = ToyEnv(3, camera_size=32)
+    placement, noise = recorded.attempt.seeds()
+    replay.reset(seed=placement)
+    expert = fakes.ToyDemonstrator()
+    expert.reset(replay, seed=noise)
+    images = recorded.decoded_images()["primary"]
+    disturbed = False
+    for row in range(recorded.length):
+        np.testing.assert_array_equal(recorded.states[row], replay.state())
+        if recorded.fresh[row]:
+            np.testing.assert_array_equal(images[recorded.image_index[row]], replay.frame("primary"))
+        step = expert.act(replay)
+        np.testing.assert_array_equal(recorded.actions[row], step.clean)
+        disturbed |= not np.array_equal(step.clean, step.executed)
+        solved = replay.step(step.executed)
+    assert disturbed
+    assert solved
+
+
+def test_staged_file_round_trip():
+    recorded = play(ToyEnv(0), fakes.ToyDemonstrator(), Attempt("toy", 0, 0, 0), render_every=2).demonstration
+    loaded = Demonstration.from_bytes(recorded.to_bytes(), "x")
+    assert (loaded.attempt, loaded.images, loaded.seconds) == (recorded.attempt, recorded.images, recorded.seconds)
+    for name in ("states", "actions", "image_index", "fresh"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(recorded, name))
+
+
+def test_dataset_of_the_toy(reference, tmp_path):
+    output, summary = reference
+    dataset = load(output, tmp_path)
+    assert len(dataset.episodes) == 6
+    assert dataset.instructions == ("pick up the green square", "reach the red square")
+    assert summary.missing == 0
+    assert [task.episodes for task in summary.tasks] == [3, 3]
+    assert not (output / ".staging").exists()
+    assert "images_fresh" in (output / "README.md").read_text()
+    frames = dataset.batch(range(len(dataset))).frame_index
+    assert set(frames % 3) == {0}
+    placements = {tuple(dataset.source.columns["action"][dataset.source.rows(e)][0]) for e in dataset.episodes}
+    assert len(placements) > 1
+
+
+def test_failed_attempts_are_dropped_and_counted(tmp_path):
+    summary = run(tmp_path / "d", task_ids=(0,), episodes=12)
+    seeds = [Attempt("toy", 0, number, 0).seeds()[1] for number in range(40)]
+    lazy = [number for number, seed in enumerate(seeds) if seed % 5 == 0]
+    origin, _ = content(tmp_path / "d", tmp_path)
+    kept = [number for _, _, number in origin]
+    assert kept == [number for number in range(40) if number not in lazy][:12]
+    assert summary.tasks[0].failures == sum(number < kept[-1] for number in lazy)
+    assert summary.tasks[0].failures > 0
+
+
+def test_number_of_workers_changes_nothing(reference, tmp_path):
+    run(tmp_path / "d", workers=3)
+    assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
+
+
+def test_a_finished_collection_is_left_alone(reference):
+    output, summary = reference
+    before = (output / "meta/info.json").stat().st_mtime_ns
+    assert run(output, workers=1, make_env=fakes.make_broken) == summary
+    assert (output / "meta/info.json").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="other settings"):
+        run(output, episodes=4)
+
+
+def test_kept_staging_can_be_extended(reference, tmp_path):
+    run(tmp_path / "d", episodes=1, keep_staging=True)
+    with pytest.raises(ConfigError, match="seed = 0, now it is 1"):
+        run(tmp_path / "d", seed=1)
+    with pytest.raises(ConfigError, match="takeover = None, now it is 'checkpoint 1'"):
+        run(tmp_path / "d", takeover="checkpoint 1")
+    run(tmp_path / "d")
+    assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
+
+
+def test_a_dying_and_a_raising_simulator_are_errors_not_failures(reference, tmp_path, monkeypatch):
+    monkeypatch.setenv("RDVLA_TEST_BREAK", str(tmp_path))
+    (tmp_path / "kill").touch()
+    (tmp_path / "raise").touch()
+    summary = run(tmp_path / "d", make_env=fakes.make_breaking)
+    assert sum(task.errors for task in summary.tasks) == 2
+    assert [task.failures for task in summary.tasks] == [task.failures for task in reference[1].tasks]
+    assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
+
+
+def test_a_hung_simulator_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "_TRIES_PER_ATTEMPT", 1)
+    monkeypatch.setattr(collection, "_BROKEN_IN_A_ROW", 1)
+    with pytest.raises(SimulatorError, match=r"still running after 0\.5 s"):
+        run(tmp_path / "d", make_env=fakes.make_hanging, workers=1, episode_timeout_s=0.5)
+
+
+def test_a_simulator_that_never_starts_stops_the_run(tmp_path):
+    with pytest.raises(SimulatorError, match="no GL library"):
+        run(tmp_path / "d", make_env=fakes.make_broken)
+    assert not (tmp_path / "d/meta").exists()
+
+
+KILLED = """
+import sys
+sys.path[:0] = {path!r}
+import collect_fakes as fakes
+from test_collect import run
+from pathlib import Path
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), make_env=fakes.make_slow_toy)
+"""
+
+
+def wait_for_files(folder, count, process):
+    deadline = time.monotonic() + 600  # for a machine that is busy with other things
+    while len(list(folder.rglob("*.npz"))) < count:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("staged", "with_workers"), [(1, True), (3, False), (5, True)])
+def test_kill_and_restart(reference, tmp_path, staged, with_workers):
+    script = tmp_path / "script.py"
+    script.write_text(KILLED.format(path=[str(Path(__file__).parent)]))
+    command = [sys.executable, str(script), str(tmp_path / "d")]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            wait_for_files(tmp_path / "d", staged, process)
+        finally:
+            (os.killpg if with_workers else os.kill)(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "d/meta/info.json").exists()
+    before = list((tmp_path / "d").rglob("*.npz"))
+    assert len(before) >= staged
+    seen = []
+    run(tmp_path / "d", make_env=fakes.make_slow_toy, on_status=seen.append)
+    assert seen[0].done >= len(before)  # workers that outlive their parent finish what they are at
+    assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
+
+
+def test_a_kill_while_writing(reference, tmp_path, monkeypatch):
+    run(tmp_path / "d", keep_staging=True)
+    for half in ("meta", "README.md", "collect.json"):
+        (tmp_path / "d" / half).rename(tmp_path / half)  # the state between two renames
+    (tmp_path / "d/.writing/data").mkdir(parents=True)
+    run(tmp_path / "d", make_env=fakes.make_broken)
+    assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
+
+
+def test_demonstrations_of_both_kinds_are_not_mixed(tmp_path):
+    run(tmp_path / "d", task_ids=(0,), episodes=1, takeover="checkpoint 1", keep_staging=True)
+    with pytest.raises(ConfigError, match="takeover = 'checkpoint 1', now it is None"):
+        run(tmp_path / "d", task_ids=(0,), episodes=1)
+
+
+def test_where_nothing_was_settled_nothing_is_left(tmp_path):
+    with pytest.raises(CheckpointError, match="damaged"):
+        collect(config(tmp_path / "d"), make_env=fakes.make_toy, make_expert=fakes.make_unloadable)
+    assert not (tmp_path / "d").exists()
+
+
+def test_two_runs_in_one_folder(tmp_path):
+    with Staging(tmp_path).locked(), pytest.raises(ConfigError, match="another `rdvla collect`"):
+        run(tmp_path)
+
+
+def test_full_disk():
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    with pytest.raises(StorageError, match="disk is full"):
+        fill(Path("/dev/full"))
+
+
+def fill(path):
+    with writing(path), path.open("wb", buffering=0) as stream:
+        stream.write(b"x")
+
+
+def test_no_permission_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+        write_atomically(tmp_path / "file" / "below", b"x")
+    with pytest.raises(StorageError):
+        run(tmp_path / "file" / "d")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"suites": ()}, "suite"),
+        ({"suites": ("toys",)}, "toy"),
+        ({"task_ids": (99,)}, "no task 99"),
+        ({"episodes": 0}, "episodes"),
+        ({"render_every": 0}, "render_every"),
+        ({"storage": "video", "camera_size": 33}, "even"),
+        ({"storage": "jpeg"}, "storage"),
+        ({"seed": -1}, "seed"),
+        ({"episode_timeout_s": 0.0}, "episode_timeout_s"),
+    ],
+)
+def test_wrong_arguments(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path / "d", **changes)
+    assert not (tmp_path / "d").exists()
+
+
+def test_schedule_prefers_environments_that_run():
+    plans = [TaskPlan(("s", task), episodes, 0, {}) for task, episodes in ((0, 2), (1, 5))]
+    schedule = Schedule(plans)
+    assert schedule.next(None, []).task_id == 0
+    assert schedule.next(None, [("s", 0)]).task_id == 1
+    assert schedule.next(("s", 0), [("s", 1)]).number == 1
+    helped = schedule.next(("s", 0), [("s", 1)])
+    assert (helped.task_id, helped.number) == (1, 1)
+    plans[1].settle(0, "solved")
+    plans[1].settle(1, "failed")
+    schedule.next(("s", 1), [("s", 0)])
+    schedule.next(("s", 1), [("s", 0)])
+    assert plans[1].missing == 2
+    assert schedule.next(("s", 0), [("s", 1)]) is None  # two left are not worth another environment
+
+
+def test_a_task_is_given_up_after_too_many_failures():
+    plan = TaskPlan(("s", 0), 2, 0, dict.fromkeys(range(12), "failed"))
+    assert plan.open == 2
+    plan.settle(12, "failed")
+    assert plan.open == 0
