@@ -1,4 +1,4 @@
-"""From a path or a Hugging Face id to a local directory, for checkpoints and datasets alike."""
+"""From a path, the name of a shipped policy or a Hugging Face id to a local directory."""
 
 import re
 from collections.abc import Sequence
@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from rdvla.errors import RDVLAError
+
+SHIPPED = "rdvla_tiny_libero"
+"""The policy that comes with the installation."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -21,7 +24,8 @@ def resolve(
     """Return a local directory; a hub id is downloaded once, or taken from the cache when offline.
 
     Args:
-        path_or_hub_id: a directory, or `owner/name` on the Hugging Face hub. What exists locally wins.
+        path_or_hub_id: a directory, `owner/name` on the Hugging Face hub, or for a checkpoint the name of a policy that
+            comes with the installation (`rdvla_tiny_libero`). What exists locally wins.
         kind: what is looked for, for the hub and for messages.
         error: raised when it is not found.
         patterns: the files to download.
@@ -37,9 +41,19 @@ def resolve(
             raise error(f"'{path}' is a local directory; a revision ('{revision}') belongs to a hub id.")
         return path
     name = str(path_or_hub_id)
+    shipped = _shipped() / name
+    if kind == "checkpoint" and re.fullmatch(r"[\w-]+", name) and shipped.is_dir():
+        return shipped
     if path.exists() or not _HUB_ID.fullmatch(name):
         raise error(f"no {kind} directory at '{name}' (a hub id looks like 'owner/name').")
     return _download(name, kind, error, list(patterns), revision)
+
+
+def _shipped() -> Path:
+    """Return the folder of the shipped policies: beside the modules of a built package, else in the repository."""
+    package = Path(__file__).parent
+    built = package / "shipped"
+    return built if built.is_dir() else package.parents[1] / "checkpoints"
 
 
 def _download(name: str, kind: str, error: type[RDVLAError], patterns: list[str], revision: str | None) -> Path:

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from rdvla.cli.demo import SHIPPED
+from rdvla.hub import SHIPPED
 
 
 def bench_command(
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder of the small policy.")] = SHIPPED,
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder of the small policy, or its name.")] = Path(SHIPPED),
     only: Annotated[
         str | None,
         typer.Option(help="Of head,decision,memory,batch,training,simulator [default: all but the simulator]."),

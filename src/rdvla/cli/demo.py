@@ -8,21 +8,19 @@ import typer
 
 from rdvla.cli.eval import eval_command
 from rdvla.cli.report import report_command
-from rdvla.errors import CheckpointError, ConfigError
+from rdvla.errors import ConfigError
+from rdvla.hub import SHIPPED
 
-SHIPPED = Path("checkpoints/rdvla_tiny_libero")
 
 
 def demo_command(
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder of the policy.")] = SHIPPED,
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint folder of the policy, or its name.")] = SHIPPED,
     output: Annotated[Path, typer.Option(help="Folder of the results; an earlier demo there is replaced.")] = Path(
         "runs/demo"
     ),
     workers: Annotated[int, typer.Option(help="Worker processes.")] = 2,
 ) -> None:
     """Watch the policy think: four LIBERO tasks at depth 1, 4 and 12 and with adaptive stopping; ends with a report."""
-    if not (checkpoint / "config.json").is_file():
-        raise CheckpointError(f"no checkpoint at '{checkpoint}'; run this in the repository or pass --checkpoint.")
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         if not (output / "episodes.jsonl").is_file():
             raise ConfigError(f"'{output}' holds something other than an earlier demo; choose another --output.")
@@ -37,7 +35,7 @@ def demo_command(
         depth="1,4,12",
         stop="action_mse",
         horizon="4",
-        checkpoint=str(checkpoint),
+        checkpoint=checkpoint,
         output=output,
         video=1,
         workers=workers,
