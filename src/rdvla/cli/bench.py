@@ -10,7 +10,7 @@ from rdvla.hub import SHIPPED
 
 
 def bench_command(
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder of the small policy, or its name.")] = Path(SHIPPED),
+    checkpoint: Annotated[Path, typer.Option(help="Folder or name of the small policy.")] = Path(SHIPPED),
     only: Annotated[
         str | None,
         typer.Option(help="Of head,decision,memory,batch,training,simulator [default: all but the simulator]."),

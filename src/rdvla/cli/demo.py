@@ -12,7 +12,6 @@ from rdvla.errors import ConfigError
 from rdvla.hub import SHIPPED
 
 
-
 def demo_command(
     checkpoint: Annotated[str, typer.Option(help="Checkpoint folder of the policy, or its name.")] = SHIPPED,
     output: Annotated[Path, typer.Option(help="Folder of the results; an earlier demo there is replaced.")] = Path(
