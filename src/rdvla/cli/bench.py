@@ -1,16 +1,34 @@
 """`rdvla bench`: how fast is it here, against the released computation and the machine's limits?"""
 
+import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rdvla.hub import SHIPPED
 
+if TYPE_CHECKING:
+    from rdvla.bench.tables import Table
 
+EXIT_NOT_HELD = 1
+
+bench_app = typer.Typer(help="Measure; every section prints a table and, with --json, writes every number to a file.")
+server_app = typer.Typer(help="The policy server over loopback; the exit code is 1 if a bound is not held.")
+bench_app.add_typer(server_app, name="server")
+
+Json = Annotated[Path | None, typer.Option(help="Also write every number to this file.")]
+Checkpoint = Annotated[Path, typer.Option(help="Folder or name of the small policy.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Repetitions of each timing; medians are shown.")]
+Depth = Annotated[int, typer.Option(min=1, help="Iterations of every decision.")]
+
+
+@bench_app.callback(invoke_without_command=True)
 def bench_command(
-    checkpoint: Annotated[Path, typer.Option(help="Folder or name of the small policy.")] = Path(SHIPPED),
+    context: typer.Context,
+    checkpoint: Checkpoint = Path(SHIPPED),
     only: Annotated[
         str | None,
         typer.Option(help="Of head,decision,memory,batch,training,simulator [default: all but the simulator]."),
@@ -25,21 +43,21 @@ def bench_command(
     ] = False,
     device: Annotated[str, typer.Option(help="Where both sides compute, e.g. cuda.")] = "cpu",
     compile: Annotated[bool, typer.Option("--compile", help="Also ours compiled (on a GPU: CUDA graphs).")] = False,
-    json: Annotated[Path | None, typer.Option(help="Also write every number to this file.")] = None,
+    json: Json = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw them into this HTML file.")] = None,
 ) -> None:
     """Time ours against the released computation, interleaved, with the physical floor beside it.
 
-    Released sizes have random weights. Before anything is timed, both must give the same actions (2e-5).
+    Released sizes have random weights. Before anything is timed, both must give the same actions (2e-5). The commands
+    below measure everything else that the documentation claims.
     """
+    if context.invoked_subcommand is not None:
+        return
     from rdvla.bench import suite
     from rdvla.bench.plot import write_plot
     from rdvla.bench.table import format_result
-    from rdvla.errors import StorageError
 
-    for path in (json, plot):
-        if path is not None and not path.parent.is_dir():
-            raise StorageError(f"cannot write '{path}': there is no directory '{path.parent}'.")
+    _check_folders(json, plot)
     chosen = tuple(part.strip() for part in only.split(",")) if only is not None else suite.SECTIONS[:-1]
     if simulator and "simulator" not in chosen:
         chosen = (*chosen, "simulator")
@@ -53,7 +71,7 @@ def bench_command(
         device=device,
         compile=compile,
     )
-    result = suite.run(plan.quick() if quick else plan, lambda line: print(line, file=sys.stderr, flush=True))
+    result = suite.run(plan.quick() if quick else plan, _tell)
     print("\n" + format_result(result))
     if json is not None:
         result.write(json)
@@ -61,3 +79,169 @@ def bench_command(
     if plot is not None:
         write_plot(result, plot)
         print(f"Figures: {plot}")
+
+
+@bench_app.command("images")
+def images_command(repeats: Repeats = 200, json: Json = None) -> None:
+    """Processor time of the image path, beside PIL doing the same steps inexactly."""
+    from rdvla.bench.images import measure_images
+
+    _check_folders(json)
+    _show(measure_images(repeats), json)
+
+
+@bench_app.command("loader")
+def loader_command(
+    dataset: Annotated[Path | None, typer.Argument(help="A LeRobotDataset [default: a small one is recorded].")] = None,
+    samples: Annotated[int, typer.Option(min=16, help="Samples per measurement.")] = 512,
+    size: Annotated[int, typer.Option(min=1, help="Height and width of the images in pixels.")] = 128,
+    json: Json = None,
+) -> None:
+    """Samples per second of training's own batches, with the frame cache and without."""
+    from rdvla.bench.loader import measure_loader
+
+    _check_folders(json)
+    _show([measure_loader(dataset, samples, size)], json)
+
+
+@bench_app.command("saving")
+def saving_command(
+    checkpoint: Checkpoint = Path(SHIPPED),
+    suite: Annotated[str, typer.Option(help="Where the policy looks.")] = "libero_object",
+    observations: Annotated[int, typer.Option(min=1, help="How often it looks.")] = 24,
+    repeats: Repeats = 3,
+    json: Json = None,
+) -> None:
+    """What every way to decide in less time changes: time, iterations, actions.
+
+    Plays initial states with the plain policy, keeps what it saw, and decides all of that again in each way from the
+    same scratchpads. The last row compares with what another scratchpad changes.
+    """
+    from rdvla.bench.saving import measure_saving
+
+    _check_folders(json)
+    _show([measure_saving(checkpoint, suite, observations, repeats)], json)
+
+
+@bench_app.command("full-size")
+def full_size_command(
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
+    depth: Depth = 12,
+    layout: Annotated[Path | None, typer.Option(help="Golden directory with the released names and shapes.")] = None,
+    json: Json = None,
+) -> None:
+    """Build the released network with random weights, decide, write it as released, load it: 8 GB, some minutes."""
+    import torch
+
+    from rdvla.bench.full_size import measure_full_size
+    from rdvla.model.config import rdvla_0_5b
+
+    _check_folders(json)
+    torch.set_num_threads(threads)
+    _show(measure_full_size(rdvla_0_5b(), depth, layout, _tell), json)
+
+
+@bench_app.command("training-memory")
+def training_memory_command(
+    batch: Annotated[int, typer.Option(min=1, help="Samples in a step.")] = 16, depth: Depth = 12, json: Json = None
+) -> None:
+    """Memory of a training step of the released size, counted on tensors without content; no GPU needed."""
+    from rdvla.bench.training_memory import measure_memory
+    from rdvla.model.config import rdvla_0_5b
+
+    _check_folders(json)
+    _show([measure_memory(rdvla_0_5b(), batch, depth, _tell)], json)
+
+
+@server_app.command("soak")
+def soak_command(
+    checkpoint: Checkpoint = Path(SHIPPED),
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long.")] = 10,
+    rate: Annotated[float, typer.Option(min=0.1, help="Requests per second.")] = 20,
+    depth: Depth = 12,
+    json: Json = None,
+) -> None:
+    """One client at a steady rate: latencies, errors, memory of the server."""
+    from rdvla.bench.server import soak
+    from rdvla.policy import StopRule
+
+    _check_folders(json)
+    _judge(soak(str(checkpoint), minutes, rate, StopRule.fixed(depth)), json)
+
+
+@server_app.command("throughput")
+def throughput_command(
+    checkpoint: Checkpoint = Path(SHIPPED),
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long, with one client and with all.")] = 30,
+    clients: Annotated[int, typer.Option(min=2, help="Clients at once.")] = 8,
+    depth: Depth = 12,
+    json: Json = None,
+) -> None:
+    """Requests per second of one client and of several, each asking again as soon as it is answered."""
+    from rdvla.bench.server import throughput
+    from rdvla.policy import StopRule
+
+    _check_folders(json)
+    _judge(throughput(str(checkpoint), clients, seconds, StopRule.fixed(depth)), json)
+
+
+@server_app.command("restart")
+def restart_command(
+    checkpoint: Checkpoint = Path(SHIPPED),
+    suite: Annotated[str, typer.Option(help="Where the episode is played.")] = "libero_object",
+    task_id: Annotated[int, typer.Option(min=0, help="Its task.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=6, help="Cut it after so many [default: play to its end].")] = None,
+    depth: Depth = 12,
+    json: Json = None,
+) -> None:
+    """Kill the server twice amid a decision of an episode and start it again: the same actions as without."""
+    from rdvla.bench.server import restart
+    from rdvla.policy import StopRule
+
+    _check_folders(json)
+    _judge(restart(str(checkpoint), suite, task_id, steps, StopRule.fixed(depth)), json)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _check_folders(*paths: Path | None) -> None:
+    from rdvla.errors import StorageError
+
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise StorageError(f"cannot write '{path}': there is no directory '{path.parent}'.")
+
+
+def _show(tables: "Sequence[Table]", path: Path | None) -> None:
+    from rdvla.bench.tables import print_and_document
+
+    text, document = print_and_document(tables)
+    print(text)
+    _write(document, path)
+
+
+def _judge(result: Mapping[str, Any], path: Path | None) -> None:
+    _print_nested(result)
+    _write(result, path)
+    if not result["held"]:
+        raise typer.Exit(EXIT_NOT_HELD)
+
+
+def _print_nested(result: Mapping[str, Any], indent: str = "") -> None:
+    for key, value in result.items():
+        if isinstance(value, Mapping):
+            print(f"{indent}{key}")
+            _print_nested(value, indent + "  ")
+        else:
+            print(f"{indent}{key:<{26 - len(indent)}} {value}")
+
+
+def _write(document: object, path: Path | None) -> None:
+    from rdvla.bench.machine import describe
+    from rdvla.bench.suite import write_text
+
+    if path is not None:
+        write_text(path, json.dumps({"machine": describe("cpu"), "result": document}, indent=1) + "\n")
+        print(f"\nEvery number: {path}")

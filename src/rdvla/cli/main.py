@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from rdvla.cli.bench import bench_command
+from rdvla.cli.bench import bench_app
 from rdvla.cli.collect import collect
 from rdvla.cli.convert import convert_command
 from rdvla.cli.dataset import dataset_app
@@ -35,7 +35,7 @@ app.command("serve")(serve_command)
 app.command("play")(play_command)
 app.command("convert")(convert_command)
 app.command("doctor")(doctor_command)
-app.command("bench")(bench_command)
+app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What every way to decide in less time changes: `python bench/saving.py --checkpoint DIR [--observations 24]`.
+"""What every way to decide in less time changes.
 
 Plays initial states of LIBERO with the plain policy (float32, looking at the actions after every iteration), keeps what
 it saw, and decides all of that again in each way, from the same scratchpads: time per decision, iterations, how many
@@ -6,8 +6,6 @@ decisions stop elsewhere, and how far the actions are from the plain ones. The l
 scratchpad changes. Times are medians; repetitions of all ways are interleaved.
 """
 
-import argparse
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rdvla.envs import list_tasks, make_env
+from rdvla.bench.tables import Table
+from rdvla.envs import Env, list_tasks, make_env
 from rdvla.horizons import Fixed
 from rdvla.model.freeze import PRECISIONS
 from rdvla.policies.network import RDVLAPolicy, load_policy
@@ -33,6 +32,36 @@ CHECKS = {
     "latent 0.03": StopRule("latent", threshold=0.03, max_depth=32),
     "fixed 12": StopRule.fixed(12),
 }
+
+
+def measure_saving(checkpoint: Path, suite: str, count: int, repeats: int) -> Table:
+    """Decide again in every way what the plain policy saw.
+
+    Args:
+        checkpoint: a checkpoint folder or the name of a shipped policy.
+        suite: where to look.
+        count: observations, at least 1.
+        repeats: repetitions of each timing, at least 1; medians are shown.
+    """
+    policies = {name: load_policy(checkpoint, precision=name) for name in PRECISIONS}
+    ways = {name: Way(policies["float32"], stop) for name, stop in CHECKS.items()}
+    ways |= {name: Way(policies[name], PLAIN) for name in PRECISIONS if name != "float32"}
+    ways["another scratchpad"] = Way(policies["float32"], PLAIN, seed=SEED + 1)
+    observations = list(watch(policies["float32"], suite, count))
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(repeats):
+        chunks: dict[str, list[ActionChunk]] = defaultdict(list)
+        for index, seen in enumerate(observations):
+            for name, way in ways.items():
+                chunks[name].append(way.decide(seen, index))
+                times[name].append(chunks[name][-1].timings["recurrence"])
+    rows = {
+        name: {"recurrence, ms": statistics.median(times[name]), **compare(chunks[name], chunks["plain"])}
+        for name in ways
+    }
+    columns = ("way", *rows["plain"])
+    title = f"{len(observations)} observations of {suite}"
+    return Table(title, columns, tuple((name, *row.values()) for name, row in rows.items()))
 
 
 @dataclass(frozen=True)
@@ -59,7 +88,7 @@ def watch(policy: RDVLAPolicy, suite: str, count: int) -> Iterator[Observation]:
             executor = ChunkExecutor(policy, Fixed(8), stop=PLAIN, seed=SEED)
             seen: list[Observation] = []
 
-            def observe(env=env, seen=seen):
+            def observe(env: Env = env, seen: list[Observation] = seen) -> Observation:
                 seen.append(env.observe())
                 return seen[-1]
 
@@ -82,41 +111,3 @@ def compare(found: list[ActionChunk], plain: list[ActionChunk]) -> dict[str, flo
         "largest change": float(moves.max()),
         "gripper changes": float(grips.mean()),
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--suite", default="libero_object")
-    parser.add_argument("--observations", type=int, default=24)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-
-    policies = {name: load_policy(arguments.checkpoint, precision=name) for name in PRECISIONS}
-    ways = {name: Way(policies["float32"], stop) for name, stop in CHECKS.items()}
-    ways |= {name: Way(policies[name], PLAIN) for name in PRECISIONS if name != "float32"}
-    ways["another scratchpad"] = Way(policies["float32"], PLAIN, seed=SEED + 1)
-    observations = list(watch(policies["float32"], arguments.suite, arguments.observations))
-    times: dict[str, list[float]] = defaultdict(list)
-    for _ in range(arguments.repeats):
-        chunks: dict[str, list[ActionChunk]] = defaultdict(list)
-        for index, seen in enumerate(observations):
-            for name, way in ways.items():
-                chunks[name].append(way.decide(seen, index))
-                times[name].append(chunks[name][-1].timings["recurrence"])
-    rows = {
-        name: {"recurrence, ms": statistics.median(times[name]), **compare(chunks[name], chunks["plain"])}
-        for name in ways
-    }
-    columns = list(rows["plain"])
-    print(f"{len(observations)} observations of {arguments.suite}")
-    print(" | ".join(["way", *columns]))
-    for name, row in rows.items():
-        print(" | ".join([name, *(f"{row[column]:.4g}" for column in columns)]))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
-
-
-if __name__ == "__main__":
-    main()

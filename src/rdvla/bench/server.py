@@ -1,18 +1,9 @@
-"""Measures the policy server, started as a user starts it, from clients in this process.
+"""The policy server, started as a user starts it, measured from clients in this process, all over loopback.
 
-    python bench/serve.py --checkpoint checkpoints/rdvla_tiny_libero soak --minutes 10
-    python bench/serve.py --checkpoint checkpoints/rdvla_tiny_libero throughput --seconds 30
-    python bench/serve.py --checkpoint checkpoints/rdvla_tiny_libero restart
-
-Each prints a table, with `--json` one JSON object; the exit code is 1 if a bound is not held. `soak` and `throughput`
-send noise images of LIBERO's size (2 x 256 x 256); `restart` plays an episode in the simulator. All over loopback.
+`soak` and `throughput` send noise images of LIBERO's size (2 x 256 x 256); `restart` plays an episode in the simulator.
 """
 
-import argparse
 import contextlib
-import json
-import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -20,15 +11,17 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rdvla.client import RemotePolicy
 from rdvla.envs import make_env
+from rdvla.errors import RDVLAError, ServeError
 from rdvla.horizons import Fixed
 from rdvla.policy import ChunkExecutor, PolicyMetadata, StopRule
 from rdvla.types import Observation
@@ -60,26 +53,33 @@ class Server:
 
 
 def start(checkpoint: str, port: int = 0, *options: str) -> Server:
+    """Start a server and return once it is ready.
+
+    Raises:
+        ServeError: it ended instead.
+    """
     command = [sys.executable, "-c", SERVE, "--checkpoint", checkpoint, "--port", str(port), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line.startswith("ready: "):
-        sys.exit(f"the server did not start (exit code {process.wait()})")
+        raise ServeError(f"the server did not start (exit code {process.wait()}); its message is above.")
     return Server(process, line.split()[1])
 
 
 @contextlib.contextmanager
 def running(checkpoint: str, *options: str) -> Iterator[Server]:
+    """Run a server while the block lasts."""
     server = start(checkpoint, 0, *options)
     try:
         yield server
     finally:
         server.process.send_signal(signal.SIGTERM)
-        server.process.wait(30)
+        server.process.communicate(timeout=30)
 
 
 def noise(metadata: PolicyMetadata, seed: int = 0) -> Observation:
+    """Return an observation of noise."""
     rng = np.random.default_rng(seed)
     images = {camera: rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for camera in metadata.cameras}
     return Observation(images, rng.normal(0, 0.1, metadata.state_dim).astype(np.float32), "pick up the bowl")
@@ -97,7 +97,7 @@ def soak(checkpoint: str, minutes: float, rate: float, stop: StopRule) -> dict[s
         while (now := time.perf_counter()) - begin < minutes * 60:
             try:
                 policy.infer(seen[number % 16], stop=stop, seed=number)
-            except Exception as error:  # noqa: BLE001 - counted and reported
+            except RDVLAError as error:  # counted and reported
                 errors.append(repr(error))
             latencies.append((time.perf_counter() - now) * 1000)
             if number % max(1, int(rate)) == 0:
@@ -107,7 +107,7 @@ def soak(checkpoint: str, minutes: float, rate: float, stop: StopRule) -> dict[s
         elapsed = time.perf_counter() - begin
         reconnects = policy.reconnects
     cuts = statistics.quantiles(latencies, n=1000)
-    result = {
+    result: dict[str, Any] = {
         "requests": len(latencies),
         "requests_per_s": round(len(latencies) / elapsed, 2),
         "p50_ms": round(cuts[499], 2),
@@ -194,7 +194,7 @@ def restart(checkpoint: str, suite: str, task_id: int, steps: int | None, stop: 
 class Episode:
     """What an episode came to."""
 
-    actions: np.ndarray
+    actions: NDArray[np.float32]
     solved: bool
     decisions: int
     reconnects: int
@@ -216,7 +216,7 @@ class Restarter:
 
     def _restart(self) -> None:
         self.server.process.kill()
-        self.server.process.wait()
+        self.server.process.communicate()
         self.server = start(self._checkpoint, self._port)
 
     def close(self) -> None:
@@ -224,7 +224,7 @@ class Restarter:
         for thread in self._threads:
             thread.join()
         self.server.process.kill()
-        self.server.process.wait()
+        self.server.process.communicate()
 
 
 def _episode(
@@ -232,7 +232,8 @@ def _episode(
 ) -> Episode:
     env = make_env(suite, task_id)
     restarter = Restarter(start(checkpoint), checkpoint)
-    due, actions, longest_s, solved = list(kills), [], 0.0, False
+    actions: list[NDArray[np.float32]] = []
+    due, longest_s, solved = list(kills), 0.0, False
 
     def observe() -> Observation:
         if due and len(actions) >= due[0]:
@@ -254,49 +255,3 @@ def _episode(
     finally:
         restarter.close()
         env.close()
-
-
-def print_table(result: Mapping[str, Any], indent: str = "") -> None:
-    for key, value in result.items():
-        if isinstance(value, Mapping):
-            print(f"{indent}{key}")
-            print_table(value, indent + "  ")
-        else:
-            print(f"{indent}{key:<{26 - len(indent)}} {value}")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--depth", type=int, default=12, help="iterations of every decision")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("soak")
-    command.add_argument("--minutes", type=float, default=10)
-    command.add_argument("--rate", type=float, default=20)
-    command = commands.add_parser("throughput")
-    command.add_argument("--seconds", type=float, default=30)
-    command.add_argument("--clients", type=int, default=8)
-    command = commands.add_parser("restart")
-    command.add_argument("--suite", default="libero_object")
-    command.add_argument("--task-id", type=int, default=0)
-    command.add_argument("--steps", type=int, help="cut the episode after so many [default: play it to its end]")
-    given = parser.parse_args()
-    stop = StopRule.fixed(given.depth)
-    if given.command == "soak":
-        result = soak(given.checkpoint, given.minutes, given.rate, stop)
-    elif given.command == "throughput":
-        result = throughput(given.checkpoint, given.clients, given.seconds, stop)
-    else:
-        result = restart(given.checkpoint, given.suite, given.task_id, given.steps, stop)
-    machine = {"cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "python": platform.python_version()}
-    report = {"bench": given.command, "stop": str(stop), **result, "machine": machine}
-    if given.json:
-        print(json.dumps(report, indent=1))
-    else:
-        print_table(report)
-    return 0 if result["held"] else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

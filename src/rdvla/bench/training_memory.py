@@ -1,18 +1,19 @@
-"""Memory of a training step of the released size: `python bench/training_memory.py [--batch 16] [--depth 12]`.
+"""Memory of a training step of the released size.
 
 A whole step (forward, backward, clipping, AdamW) runs on tensors without content, and the bytes of all tensors that are
 alive at once are counted operator by operator. So it needs neither a GPU nor the memory; what a GPU's kernels keep for
 themselves (workspaces, rounding up of blocks) comes on top.
 """
 
-import argparse
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rdvla.bench.machine import PeakMemory
-from rdvla.model.config import rdvla_0_5b
+from rdvla.bench.tables import Cell, Table
+from rdvla.model.config import RDVLAConfig
 from rdvla.model.rdvla import RDVLA, Inputs, masked_l1
 from rdvla.train.config import LoraConfig, OptimizerConfig, Precision
 from rdvla.train.lora import add_adapters
@@ -30,9 +31,33 @@ WAYS: list[tuple[str, Precision, bool]] = [
 PROMPT = 40
 
 
-def network(targets: str, precision: Precision, *, recomputed: bool) -> RDVLA:
+def measure_memory(config: RDVLAConfig, batch: int, depth: int, tell: Callable[[str], None] = lambda _: None) -> Table:
+    """Return the gigabytes (10^9 bytes) of a step in every way.
+
+    Args:
+        config: the network.
+        batch: samples, at least 1.
+        depth: iterations, at least 1.
+        tell: is told what happens.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    for targets, precision, recomputed in WAYS:
+        tell(f"{targets}, {precision}")
+        model = network(config, targets, precision, recomputed=recomputed)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model.to_empty(device="cpu")
+            frozen, trained = nbytes(model, trained=False), nbytes(model, trained=True)
+            kept, peak = step(model, precision, batch, depth)
+        numbers = [value / 1e9 for value in (frozen, trained, kept, frozen + trained + peak)]
+        rows.append((targets, precision, "computed again" if recomputed else "kept", *numbers))
+    columns = ("adapters", "precision", "activations", "frozen", "trained", "gradients, moments", "most in a step")
+    return Table(f"Memory of a training step, batch {batch}, depth {depth}, in 10^9 bytes", columns, tuple(rows))
+
+
+def network(config: RDVLAConfig, targets: str, precision: Precision, *, recomputed: bool) -> RDVLA:
+    """Return a network without content, ready to be trained in this way."""
     with torch.device("meta"):
-        model = RDVLA(rdvla_0_5b())
+        model = RDVLA(config)
         add_adapters(model, LoraConfig(targets=targets))
     cast(model, precision)
     if recomputed:
@@ -41,6 +66,7 @@ def network(targets: str, precision: Precision, *, recomputed: bool) -> RDVLA:
 
 
 def nbytes(model: nn.Module, *, trained: bool) -> int:
+    """Return the bytes of the trained weights, or of the frozen ones."""
     return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad == trained)
 
 
@@ -71,25 +97,3 @@ def step(model: RDVLA, precision: Precision, batch: int, depth: int) -> tuple[in
     kept = [p.grad for p in model.parameters() if p.grad is not None]
     kept += [value for member in optimizer.members for state in member.state.values() for value in state.values()]
     return sum(tensor.numel() * tensor.element_size() for tensor in kept), memory.peak
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--depth", type=int, default=12)
-    options = parser.parse_args()
-    print(f"batch {options.batch}, depth {options.depth}; 10^9 bytes\n")
-    print("| adapters | precision | activations | frozen | trained | gradients, moments | most in a step |")
-    print("|---|---|---|---|---|---|---|")
-    for targets, precision, recomputed in WAYS:
-        model = network(targets, precision, recomputed=recomputed)
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            model.to_empty(device="cpu")
-            frozen, trained = nbytes(model, trained=False), nbytes(model, trained=True)
-            kept, peak = step(model, precision, options.batch, options.depth)
-        numbers = " | ".join(f"{value / 1e9:.2f}" for value in (frozen, trained, kept, frozen + trained + peak))
-        print(f"| {targets} | {precision} | {'computed again' if recomputed else 'kept'} | {numbers} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Samples per second of the loader alone: `python bench/loader.py [DATASET] [--samples 512] [--size 128]`.
+"""Samples per second of the loader alone.
 
 A sample is one image per camera, a state and a chunk of 8 actions. In the batches that training gets, drawn at random
 from the frame cache, plain and with the augmentations, by one and two threads (`num_workers`); and without the cache:
@@ -6,14 +6,15 @@ found in its video (or table), decoded and resized when it is asked for. Without
 recorded first. Compare lines of one run; on a busy machine, those of the last column.
 """
 
-import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from rdvla.bench.tables import Table
 from rdvla.data.augmentation import LIGHT_AUGMENTATION, PUBLISHED_AUGMENTATION, Augmentation
 from rdvla.data.frame_cache import resize_to
 from rdvla.data.lerobot_meta import STANDARD_CAMERAS, camera_feature, vector_feature
@@ -24,6 +25,42 @@ from rdvla.train.batches import Collator, training_batches
 from rdvla.types import ActionConvention
 
 BATCH = 16
+
+Load = Callable[[int, int], None]
+"""Loads `(samples, threads)`."""
+
+
+def measure_loader(root: Path | None, samples: int, size: int) -> Table:
+    """Return samples per second, of the clock with one and two threads and of one core's processor time.
+
+    Args:
+        root: a LeRobotDataset; None records a small one.
+        samples: samples per measurement, at least 16.
+        size: height and width of the images in pixels.
+
+    Raises:
+        DatasetError: no dataset there, or a damaged one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = LeRobotDataset.open(
+            root or record(Path(folder) / "dataset"),
+            chunk_size=8,
+            transform=resize_to(size),
+            cache_dir=Path(folder) / "cache",
+        )
+        ways = {
+            "cache": from_cache(dataset, Augmentation()),
+            "cache, light augmentation": from_cache(dataset, LIGHT_AUGMENTATION),
+            "cache, published augmentation": from_cache(dataset, PUBLISHED_AUGMENTATION),
+            "no cache, decoded on demand": from_files(dataset, size),
+        }
+        rows = []
+        for name, load in ways.items():
+            count = samples if name.startswith("cache") else max(BATCH, samples // 8)
+            (one, core), (two, _) = (samples_per_second(load, count, threads) for threads in (1, 2))
+            rows.append((name, one, two, core))
+    columns = ("samples per second", "1 thread", "2 threads", "per second of one core")
+    return Table(f"Loader, {len(dataset.cameras)} cameras at {size} pixels", columns, tuple(rows))
 
 
 def record(root: Path) -> Path:
@@ -51,7 +88,7 @@ def record(root: Path) -> Path:
     return root
 
 
-def from_cache(dataset: LeRobotDataset, augmentation: Augmentation):
+def from_cache(dataset: LeRobotDataset, augmentation: Augmentation) -> Load:
     """Return what goes through the batches that training would get."""
     prompt = Prompt(train_tokenizer(dataset.instructions), "{instruction}")
     collator = Collator(dataset.cameras, dataset.statistics(), ActionConvention(), prompt)
@@ -73,7 +110,7 @@ def from_cache(dataset: LeRobotDataset, augmentation: Augmentation):
     return load
 
 
-def from_files(dataset: LeRobotDataset, size: int):
+def from_files(dataset: LeRobotDataset, size: int) -> Load:
     """Return what decodes and resizes images when they are asked for."""
     shrink = resize_to(size).apply
     starts = dataset.source.episode_start
@@ -91,45 +128,9 @@ def from_files(dataset: LeRobotDataset, size: int):
     return load
 
 
-def samples_per_second(load, samples: int, threads: int) -> tuple[float, float]:
+def samples_per_second(load: Load, samples: int, threads: int) -> tuple[float, float]:
     """Return samples per second of the clock, and per second of processor time."""
     load(BATCH, threads)
     clock, processor = time.perf_counter(), time.process_time()
     load(samples, threads)
     return samples / (time.perf_counter() - clock), samples / (time.process_time() - processor)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", nargs="?", type=Path)
-    parser.add_argument("--samples", type=int, default=512)
-    parser.add_argument("--size", type=int, default=128)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        root = options.dataset or record(Path(folder) / "dataset")
-        start = time.perf_counter()
-        dataset = LeRobotDataset.open(
-            root,
-            chunk_size=8,
-            transform=resize_to(options.size),
-            cache_dir=Path(folder) / "cache",
-        )
-        seconds = time.perf_counter() - start
-        frames = sum(len(images) for images in dataset.frames.values())
-        print(f"{len(dataset)} samples of {len(dataset.cameras)} cameras at {options.size} pixels")
-        print(f"building the cache, once: {frames} frames in {seconds:.1f} s = {frames / seconds:.0f} frames/s\n")
-        ways = {
-            "cache": from_cache(dataset, Augmentation()),
-            "cache, light augmentation": from_cache(dataset, LIGHT_AUGMENTATION),
-            "cache, published augmentation": from_cache(dataset, PUBLISHED_AUGMENTATION),
-            "no cache, decoded on demand": from_files(dataset, options.size),
-        }
-        print("| samples per second | 1 thread | 2 threads | per second of one core |\n|---|---|---|---|")
-        for name, load in ways.items():
-            count = options.samples if name.startswith("cache") else max(BATCH, options.samples // 8)
-            (one, core), (two, _) = (samples_per_second(load, count, threads) for threads in (1, 2))
-            print(f"| {name} | {one:.0f} | {two:.0f} | {core:.0f} |")
-
-
-if __name__ == "__main__":
-    main()
