@@ -1,0 +1,290 @@
+"""A model server for AllenAI's vla-eval: `python -m rdvla.integrations.vla_eval --checkpoint DIR --port 8001`.
+
+vla-eval runs the benchmark and sends every observation; this server decides, keeps the rest of a chunk per session and
+records depth and signals beside vla-eval's own rows. Scratchpads are seeded as `rdvla eval` seeds them, by suite, task
+and episode, so both play the same episodes. docs/vla_eval.md has the commands.
+"""
+
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import numpy as np
+
+from rdvla.errors import ConfigError, MissingExtraError, ObservationError, RDVLAError, suggest
+from rdvla.eval.protocol import episode_seed
+from rdvla.horizons import Horizon, make_horizon
+from rdvla.hub import SHIPPED
+from rdvla.policies.network import RDVLAPolicy, load_policy
+from rdvla.policy import StopRule, decision_seed
+from rdvla.types import ActionChunk, Observation
+
+try:
+    from vla_eval.model_servers.base import SessionContext
+    from vla_eval.model_servers.predict import PredictModelServer
+    from vla_eval.recording import StepRecorder
+    from vla_eval.specs import (
+        GRIPPER_CLOSE_NEG,
+        GRIPPER_CLOSE_POS,
+        IMAGE_RGB,
+        LANGUAGE,
+        POSITION_DELTA,
+        RAW,
+        ROTATION_AA,
+        ROTATION_EULER,
+        STATE_EEF_POS_AA_GRIP,
+        STATE_EEF_POS_EULER_GRIP,
+        DimSpec,
+    )
+except ModuleNotFoundError:
+    raise MissingExtraError("vla-eval", "vla-eval") from None
+
+GRIPPERS = {"open_is_negative": GRIPPER_CLOSE_POS, "open_is_positive": GRIPPER_CLOSE_NEG}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a family of vla-eval's benchmarks speaks.
+
+    Attributes:
+        cameras: our camera -> the benchmark's.
+        rotation: what it takes the middle of an action for.
+        state: what its `states` hold.
+        scale: what one unit of our actions is to it, by dimension; None if it takes them as they are.
+    """
+
+    cameras: Mapping[str, str]
+    rotation: DimSpec
+    state: DimSpec
+    scale: tuple[float, ...] | None = None
+
+
+DIALECTS: Mapping[str, Dialect] = {
+    "libero": Dialect({"primary": "agentview", "wrist": "wrist"}, ROTATION_AA, STATE_EEF_POS_AA_GRIP),
+    "calvin": Dialect(
+        {"primary": "rgb_static", "wrist": "rgb_gripper"},
+        ROTATION_EULER,
+        STATE_EEF_POS_EULER_GRIP,
+        scale=(0.02, 0.02, 0.02, 0.05, 0.05, 0.05, 1.0),  # its deltas are metres and radians, CALVIN's shares of these
+    ),
+}
+
+
+@dataclass
+class _Session:
+    """What a benchmark process is at: its episode's seed, how often it was asked, and where to record."""
+
+    seed: int
+    horizon: Horizon
+    decisions: int = 0
+    recorder: StepRecorder | None = None
+
+
+class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval ships no types
+    """Serves a policy that decides how long to think to vla-eval's benchmarks.
+
+    There may be many sessions: with `max_batch_size` above 1 they are decided together, each stopping on its own.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str = SHIPPED,
+        *,
+        depth: int | None = None,
+        stop: str | None = None,
+        threshold: float | None = None,
+        max_depth: int = 32,
+        horizon: str = "5",
+        seed: int = 7,
+        statistics: str | None = None,
+        device: str = "cpu",
+        precision: str | None = None,
+        benchmark: str = "libero",
+        cameras: dict[str, str] | None = None,
+        max_batch_size: int = 1,
+        max_wait_time: float = 0.01,
+    ) -> None:
+        """Load the policy.
+
+        Args:
+            checkpoint: a checkpoint folder, the name of a shipped policy, or a hub id.
+            depth: iterations of every decision; without `depth` and `stop` the policy's default.
+            stop: an adaptive rule of `rdvla.policy.StopRule`, e.g. `action_mse`.
+            threshold: of that rule; None takes its default.
+            max_depth: the most iterations of that rule.
+            horizon: actions executed per decision, or a stateless rule of `rdvla.horizons`.
+            seed: of the evaluation; scratchpads follow from it, the suite, the task and the episode.
+            statistics: which of the checkpoint's statistics, if it has several.
+            device: a torch device.
+            precision: `float32`, `bfloat16` or `int8`; None keeps the checkpoint's.
+            benchmark: a name of `DIALECTS`: `libero` (LIBERO-PRO and -Plus speak it too) or `calvin`.
+            cameras: our camera -> the benchmark's, where the dialect does not know it.
+            max_batch_size: observations decided together, at most.
+            max_wait_time: seconds to wait for them.
+
+        Raises:
+            CheckpointError: the checkpoint is missing or damaged.
+            ConfigError: an option is wrong.
+        """
+        super().__init__(max_batch_size=max_batch_size, max_wait_time=max_wait_time)
+        if benchmark not in DIALECTS:
+            raise ConfigError(f"unknown benchmark '{benchmark}'.{suggest(benchmark, DIALECTS)}")
+        self._dialect = DIALECTS[benchmark]
+        self._stop = _choose_rule(depth, stop, threshold, max_depth)
+        self._horizon = horizon
+        make_horizon(horizon)  # a wrong name is an error now
+        self._policy: RDVLAPolicy = load_policy(checkpoint, statistics=statistics, device=device, precision=precision)
+        metadata = self._policy.metadata
+        self.chunk_size = metadata.chunk_size
+        self._gripper: str = metadata.extra["gripper"]
+        if unknown := set(cameras or {}) - set(metadata.cameras):
+            raise ConfigError(f"the policy has no camera '{unknown.pop()}': it has {', '.join(metadata.cameras)}.")
+        self._cameras = {name: name for name in metadata.cameras} | dict(self._dialect.cameras) | (cameras or {})
+        scale = self._dialect.scale
+        if scale is not None and len(scale) != metadata.action_dim:
+            raise ConfigError(
+                f"{benchmark} takes {len(scale)} numbers per action, the policy gives {metadata.action_dim}."
+            )
+        self._scale = np.asarray(1.0 if scale is None else scale, dtype=np.float32)
+        self._seed = seed
+        self._sessions: dict[str, _Session] = {}
+        self._lock = threading.Lock()
+
+    def get_action_spec(self) -> dict[str, DimSpec]:
+        """Say what the actions are: end-effector deltas with the policy's own gripper sign, else raw numbers."""
+        if self._gripper not in GRIPPERS or self._policy.metadata.action_dim != 7:
+            return {"actions": RAW}
+        return {"position": POSITION_DELTA, "rotation": self._dialect.rotation, "gripper": GRIPPERS[self._gripper]}
+
+    def get_observation_spec(self) -> dict[str, DimSpec]:
+        """Say what is needed: the cameras under the benchmark's names, the state and the sentence."""
+        images = {self._cameras[name]: IMAGE_RGB for name in self._policy.metadata.cameras}
+        state = {"state": self._dialect.state} if self._policy.metadata.state_dim == self._dialect.state.dims else {}
+        return {**images, **state, "language": LANGUAGE}
+
+    def get_observation_params(self) -> dict[str, Any]:
+        """Ask the benchmark for the wrist camera and the state."""
+        return {"send_wrist_image": "wrist" in self._policy.metadata.cameras, "send_state": True}
+
+    async def on_episode_start(self, config: dict[str, Any], ctx: SessionContext) -> None:
+        """Begin an episode: forget the chunk at hand, seed the scratchpads, open the record."""
+        await super().on_episode_start(config, ctx)
+        recorder = None
+        if ctx.recording_db_path:
+            recorder = StepRecorder(ctx.recording_db_path, ctx.session_id, ctx.episode_id)
+        seed = _seed_of(self._seed, config.get("task") or {})
+        session = _Session(seed, make_horizon(self._horizon), recorder=recorder)
+        with self._lock:
+            self._sessions[ctx.session_id] = session
+
+    async def on_episode_end(self, result: dict[str, Any], ctx: SessionContext) -> None:
+        """Close the record."""
+        await super().on_episode_end(result, ctx)
+        with self._lock:
+            session = self._sessions.pop(ctx.session_id, None)
+        if session is not None and session.recorder is not None:
+            session.recorder.close()
+
+    async def on_observation(self, obs: dict[str, Any], ctx: SessionContext) -> None:
+        """Answer with the next action at hand, or decide; a chain's next subtask drops what was planned."""
+        if obs.get("episode_restart"):
+            self._chunk_buffers.pop(ctx.session_id, None)
+        await super().on_observation(obs, ctx)
+
+    def predict_batch(self, obs_batch: list[dict[str, Any]], ctx_batch: list[SessionContext]) -> list[dict[str, Any]]:
+        """Decide for several sessions at once.
+
+        Returns:
+            For each: float32 `actions` `[n, action_dim]`, those to execute before the next decision.
+
+        Raises:
+            ObservationError: a camera, the state or the instruction is missing; the message names what came.
+        """
+        with self._lock:
+            sessions = [self._sessions[ctx.session_id] for ctx in ctx_batch]
+        chunks = self._policy.infer_batch(
+            [self._observation(obs) for obs in obs_batch],
+            stop=self._stop,
+            seeds=[decision_seed(session.seed, session.decisions) for session in sessions],
+        )
+        answers = []
+        for chunk, session, ctx in zip(chunks, sessions, ctx_batch, strict=True):
+            session.decisions += 1
+            n_steps = session.horizon.steps(chunk.num_recurrences, len(chunk.actions))
+            if session.recorder is not None:
+                session.recorder.record({"step": ctx.step, **_row(chunk, n_steps)})
+            answers.append({"actions": chunk.actions[:n_steps] * self._scale})
+        return answers
+
+    def _observation(self, obs: Mapping[str, Any]) -> Observation:
+        images = obs.get("images") or {}
+        for camera in self._policy.metadata.cameras:
+            if self._cameras[camera] not in images:
+                raise ObservationError(
+                    f"no image '{self._cameras[camera]}' for the policy's camera '{camera}': the benchmark sends "
+                    f"{', '.join(images) or 'none'}. Choose --benchmark or name it: --cameras.{camera}=NAME."
+                )
+        if "states" not in obs:
+            raise ObservationError("the benchmark sends no 'states'; start it with send_state: true.")
+        instruction = obs.get("task_description")
+        if not isinstance(instruction, str):
+            raise ObservationError("the benchmark sends no 'task_description', so there is nothing to do.")
+        found = {camera: images[self._cameras[camera]] for camera in self._policy.metadata.cameras}
+        return Observation(found, np.asarray(obs["states"], dtype=np.float32), instruction)
+
+
+def _choose_rule(depth: int | None, stop: str | None, threshold: float | None, max_depth: int) -> StopRule | None:
+    if depth is not None and stop is not None:
+        raise ConfigError(f"give either a depth ({depth}) or a stopping rule ('{stop}').")
+    if depth is not None:
+        return StopRule.fixed(depth)
+    if stop is None:
+        if threshold is not None:
+            raise ConfigError(f"a threshold ({threshold}) needs a stopping rule, e.g. action_mse.")
+        return None
+    return StopRule(stop, threshold=threshold, max_depth=max_depth)  # type: ignore[arg-type]  # checked by the class
+
+
+def _seed_of(run_seed: int, task: Mapping[str, Any]) -> int:
+    """Return the seed that `rdvla eval` gives this episode; without a suite, the task's name stands for it."""
+    suite = str(task.get("suite") or task.get("name") or "")
+    return episode_seed(run_seed, suite, int(task.get("task_id") or 0), int(task.get("episode_idx") or 0))
+
+
+def _row(chunk: ActionChunk, n_steps: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"num_recurrences": chunk.num_recurrences, "n_action_steps": n_steps}
+    if chunk.convergence:
+        row["convergence"] = [float(f"{value:.4g}") for value in chunk.convergence]
+    return row
+
+
+def main() -> None:
+    """Start the server with vla-eval's own command line, on the loopback address unless `--host` names another.
+
+    Every option of `RDVLAModelServer` may also be given directly: `--depth 12` for `--args.depth 12`.
+    """
+    from vla_eval.model_servers.serve import run_server
+
+    sys.argv[1:] = ["--host=127.0.0.1", *map(_nested, sys.argv[1:])]
+    try:
+        run_server(RDVLAModelServer)
+    except RDVLAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _nested(argument: str) -> str:
+    """Return `--args.depth=12` for `--depth=12`: vla-eval keeps a server class's options under `args`."""
+    name = argument.removeprefix("--").partition("=")[0].partition(".")[0]
+    return f"--args.{argument[2:]}" if argument.startswith("--") and name in OPTIONS else argument
+
+
+OPTIONS = frozenset(signature(RDVLAModelServer).parameters)
+"""Names of the options of `RDVLAModelServer`."""
+
+
+if __name__ == "__main__":
+    main()

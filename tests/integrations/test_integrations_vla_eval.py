@@ -1,0 +1,203 @@
+"""vla-eval's own runner, connection and benchmarks drive our policy; nothing of vla-eval is replaced."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+pytest.importorskip("vla_eval")
+
+from vla_eval import api
+from vla_eval.benchmarks.base import StepBenchmark, StepResult
+from vla_eval.model_servers.base import SessionContext
+from vla_eval.specs import GRIPPER_CLOSE_POS, IMAGE_RGB, LANGUAGE, POSITION_DELTA, ROTATION_AA, check_specs
+
+from rdvla.errors import ConfigError, ObservationError
+from rdvla.eval.protocol import episode_seed
+from rdvla.hub import SHIPPED
+from rdvla.integrations import vla_eval
+from rdvla.integrations.vla_eval import RDVLAModelServer
+from rdvla.policies.network import load_policy
+from rdvla.policy import StopRule, decision_seed
+from rdvla.types import Observation
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "vla_eval"
+
+
+class Counting(StepBenchmark):
+    """A benchmark in LIBERO's dialect whose picture says which step it is; it ends after seven."""
+
+    received: list = []  # noqa: RUF012 - one run at a time
+
+    def get_tasks(self):
+        return [{"name": "pick up the milk", "suite": "counting", "task_id": 0}]
+
+    def reset(self, task):
+        self.step_number = 0
+        type(self).received.clear()
+        return 0
+
+    def step(self, action):
+        type(self).received.append(np.asarray(action["actions"]))
+        self.step_number += 1
+        return StepResult(self.step_number, 0.0, self.step_number == 7, {})
+
+    def make_obs(self, raw_obs, task):
+        return {**observation(raw_obs), "task_description": task["name"]}
+
+    def check_done(self, step_result):
+        return step_result.done
+
+    def get_step_result(self, step_result):
+        return {"success": step_result.done}
+
+    def get_metadata(self):
+        return {"max_steps": 20, "max_episodes_per_task": 50}
+
+    def get_action_spec(self):
+        return {"position": POSITION_DELTA, "rotation": ROTATION_AA, "gripper": GRIPPER_CLOSE_POS}
+
+    def get_observation_spec(self):
+        return {"agentview": IMAGE_RGB, "wrist": IMAGE_RGB, "language": LANGUAGE}
+
+
+def observation(step):
+    picture = np.full((64, 64, 3), 20 * step, dtype=np.uint8)
+    state = np.full(8, step / 100, dtype=np.float32)
+    return {"images": {"agentview": picture, "wrist": picture}, "states": state, "task_description": "pick up the milk"}
+
+
+@pytest.fixture(scope="module")
+def server():
+    torch.set_num_threads(1)
+    return RDVLAModelServer(SHIPPED, stop="action_mse", threshold=1e-4, horizon="4")
+
+
+def config(benchmark, output, **params):
+    entry = {"benchmark": benchmark, "name": "test", "episodes_per_task": 1, "params": params}
+    return {"output_dir": str(output), "benchmarks": [entry]}
+
+
+def decide(step, decision, stop, seed):
+    seen = observation(step)
+    images = {"primary": seen["images"]["agentview"], "wrist": seen["images"]["wrist"]}
+    looked = Observation(images, seen["states"], seen["task_description"])
+    return load_policy(SHIPPED).infer(looked, stop=stop, seed=decision_seed(seed, decision))
+
+
+def test_an_episode_executes_the_chunks_of_load_policy(server, tmp_path):
+    result = api.evaluate(server, config(f"{__name__}:Counting", tmp_path))
+    assert result[0]["mean_success"] == 1.0
+    seed = episode_seed(7, "counting", 0, 0)
+    stop = StopRule("action_mse", threshold=1e-4)
+    first, second = decide(0, 0, stop, seed), decide(4, 1, stop, seed)
+    expected = np.concatenate([first.actions[:4], second.actions[:3]])
+    np.testing.assert_allclose(np.stack(Counting.received), expected, atol=1e-6)
+    (database,) = [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes()[:6] == b"SQLite"]
+    with sqlite3.connect(database) as connection:
+        rows = recorded_rows(connection)
+    assert [row["num_recurrences"] for row in rows if "num_recurrences" in row] == [
+        first.num_recurrences,
+        second.num_recurrences,
+    ]
+
+
+def recorded_rows(connection):
+    """Return every JSON object with a step's fields, whatever vla-eval calls its tables."""
+    found = []
+    for (table,) in connection.execute("select name from sqlite_master where type = 'table'").fetchall():
+        for row in connection.execute(f'select * from "{table}"'):
+            for cell in row:
+                if isinstance(cell, str) and cell.startswith("{") and "num_recurrences" in cell:
+                    found.append(json.loads(cell))
+    return found
+
+
+def test_specs_agree_with_libero(server):
+    from vla_eval.benchmarks.libero.benchmark import LIBEROBenchmark
+
+    libero = LIBEROBenchmark(send_wrist_image=True, send_state=True)
+    assert server.get_observation_params() == {"send_wrist_image": True, "send_state": True}
+    assert not check_specs(
+        server.get_action_spec(),
+        libero.get_action_spec(),
+        server.get_observation_spec(),
+        libero.get_observation_spec(),
+    )
+
+
+def test_sessions_decided_together_are_decided_alike(server):
+    contexts = [SessionContext(f"s{i}", f"e{i}") for i in range(2)]
+    for context in contexts:
+        server._sessions[context.session_id] = vla_eval._Session(5, vla_eval.make_horizon("4"))
+    together = server.predict_batch([observation(1), observation(6)], contexts)
+    for context in contexts:
+        server._sessions[context.session_id] = vla_eval._Session(5, vla_eval.make_horizon("4"))
+    alone = [server.predict(observation(step), context) for step, context in zip((1, 6), contexts, strict=True)]
+    for one, other in zip(together, alone, strict=True):
+        assert one["actions"].shape == (4, 7)
+        np.testing.assert_allclose(one["actions"], other["actions"], atol=1e-5)
+
+
+def test_a_missing_camera_names_what_came(server):
+    seen = observation(0)
+    del seen["images"]["wrist"]
+    with pytest.raises(ObservationError, match=r"no image 'wrist'.*sends agentview"):
+        server._observation(seen)
+    with pytest.raises(ObservationError, match="send_state"):
+        server._observation(
+            {**observation(0), "states": None} | {"images": observation(0)["images"]} and without_state()
+        )
+
+
+def without_state():
+    seen = observation(0)
+    del seen["states"]
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 4, "stop": "latent"}, "either a depth"),
+        ({"threshold": 0.1}, "needs a stopping rule"),
+        ({"stop": "action_msee"}, "action_mse"),
+        ({"benchmark": "libro"}, "libero"),
+        ({"horizon": "sometimes"}, "unknown horizon"),
+        ({"cameras": {"front": "agentview"}}, "no camera 'front'"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(ConfigError, match=message):
+        RDVLAModelServer(SHIPPED, **options)
+
+
+def test_options_may_be_given_directly():
+    assert vla_eval._nested("--depth=12") == "--args.depth=12"
+    assert vla_eval._nested("--cameras.wrist=hand") == "--args.cameras.wrist=hand"
+    assert vla_eval._nested("--port") == "--port"
+
+
+def test_configs_name_what_exists():
+    from vla_eval.registry import resolve_import_string
+
+    for path in CONFIGS.glob("*.yaml"):
+        document = yaml.safe_load(path.read_text())
+        for entry in document.get("benchmarks", []):
+            assert resolve_import_string(entry["benchmark"])(**entry["params"]).get_metadata()
+        assert set(document.get("args", {})) <= vla_eval.OPTIONS | {"port"}
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_libero_without_docker(tmp_path):
+    """One task and state that the shipped policy solves, in vla-eval's own LIBERO benchmark in this process."""
+    server = RDVLAModelServer(SHIPPED, depth=4, horizon="4")
+    wanted = config("vla_eval.benchmarks.libero.benchmark:LIBEROBenchmark", tmp_path, suite="libero_object", seed=7)
+    wanted["benchmarks"][0] |= {"max_tasks": 1}
+    (result,) = api.evaluate(server, wanted)
+    assert result["mean_success"] == 1.0
