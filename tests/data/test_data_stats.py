@@ -45,11 +45,6 @@ def test_unnormalise_does_not_clip():
     np.testing.assert_allclose(norm.unnormalise(np.float32([1.5, 0.7])), [12.5, 0.7], rtol=1e-6)
 
 
-def test_proprio_keeps_constant_dimensions_at_the_bound():
-    norm = stats([0, 5], [10, 5], low=[0, 5], high=[10, 5])
-    np.testing.assert_allclose(norm.normalise_proprio(np.float32([2.5, 5])), [-0.5, -1])
-
-
 def test_round_trip_inside_the_bounds():
     rng = np.random.default_rng(0)
     column = rng.normal(size=(500, 3)).astype(np.float32)

@@ -121,7 +121,9 @@ def test_specs_agree_with_libero(server):
     from vla_eval.benchmarks.libero.benchmark import LIBEROBenchmark
 
     libero = LIBEROBenchmark(send_wrist_image=True, send_state=True)
-    assert server.get_observation_params() == {"send_wrist_image": True, "send_state": True}
+    wanted = {"send_wrist_image": True, "send_state": True, "quat_no_antipodal": True}
+    assert server.get_observation_params() == wanted
+    LIBEROBenchmark(**wanted)
     assert not check_specs(
         server.get_action_spec(),
         libero.get_action_spec(),

@@ -21,6 +21,7 @@ import rdvla.data.stats as stats
 import rdvla.model.projector as projector
 import rdvla.model.recurrent as recurrent
 import rdvla.model.vision as vision
+from rdvla.doctor import golden_image
 from rdvla.model.depth import DepthSampler
 from rdvla.model.language import LanguageModel
 from rdvla.model.rdvla import RDVLA
@@ -78,9 +79,9 @@ def _swapped_colours(original):
     return lambda self, pixels: original(self, pixels.flip(-1))
 
 
-def _imagenet_constants(original):
-    constants = images.Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    return lambda image, _: original(image, (constants, images.SIGLIP_NORMALISATION))
+def _imagenet_constants(towers):
+    constants = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    return towers.model_copy(update={"dino": towers.dino.model_copy(update=constants)})
 
 
 def _accurate_decoder(data):
@@ -120,8 +121,8 @@ MISTAKES = {
     "gate left out": lambda: mock.patch.object(recurrent.Block, "condition", _condition(False, False)),
     "gate on the values too": lambda: mock.patch.object(recurrent.Block, "condition", _condition(True, True)),
     "colour channels reversed": lambda: mock.patch.object(vision.ViT, "pixels", _swapped_colours(vision.ViT.pixels)),
-    "unrounded ImageNet constants": lambda: mock.patch(
-        "rdvla.doctor.golden_image.normalise", _imagenet_constants(images.normalise)
+    "unrounded ImageNet constants": lambda: mock.patch.object(
+        golden_image, "RELEASED_TOWERS", _imagenet_constants(golden_image.RELEASED_TOWERS)
     ),
     "accurate JPEG decoder": lambda: mock.patch.object(images, "decode_jpeg", _accurate_decoder),
     "PIL's Lanczos": lambda: mock.patch.object(images, "resize_lanczos3", _pil_lanczos),

@@ -12,13 +12,15 @@ from train_fakes import IMAGE, record, run
 from rdvla.checkpoints import load
 from rdvla.checkpoints.official_write import save_official
 from rdvla.data.episodes import ChunkBatch
+from rdvla.data.images import ImagePath
 from rdvla.doctor.checks import compare
 from rdvla.doctor.golden_head import OUTPUT_LIMIT
 from rdvla.doctor.golden_vlm import load_vlm_case
 from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import absolute_error
+from rdvla.policies.io import PolicyIO
 from rdvla.policies.network import load_policy
-from rdvla.train.batches import Collator
+from rdvla.train.batches import collate
 from rdvla.train.config import LoraConfig
 from rdvla.train.lora import add_adapters
 from rdvla.train.precision import checkpoint_activations
@@ -46,13 +48,10 @@ def recorded_batch(case):
     tasks = [text.removeprefix(before).removesuffix(after) for text in texts]
     statistics = next(iter(checkpoint.statistics.values()))
     primary, wrist = case["in.image_primary_u8"].numpy(), case["in.image_wrist_u8"].numpy()
-    collator = Collator(
-        case.model.config.cameras,
-        statistics,
-        ActionConvention(),
-        Prompt(checkpoint.tokenizer, before + "{instruction}" + after),
-    )
-    batch = collator(
+    prompt = Prompt(checkpoint.tokenizer, before + "{instruction}" + after)
+    io = PolicyIO(case.model.config.cameras, ImagePath(), prompt, statistics, ActionConvention())
+    batch = collate(
+        io,
         ChunkBatch(
             images={"primary": np.stack([primary, wrist]), "wrist": np.stack([wrist, primary])},
             state=statistics.state.unnormalise(case["train.proprio"].float().numpy()),
@@ -61,7 +60,7 @@ def recorded_batch(case):
             instructions=tuple(tasks),
             episode_index=np.arange(2),
             frame_index=np.arange(2),
-        )
+        ),
     )
     assert torch.equal(batch.inputs.lengths, lengths)
     for row, length in enumerate(lengths):

@@ -6,8 +6,10 @@ from train_fakes import RELEASED_KIND, record, run_small, small
 
 from rdvla.checkpoints import load, names
 from rdvla.errors import ConfigError
+from rdvla.policies.io import PolicyIO
+from rdvla.train.batches import collate
 from rdvla.train.config import TrainConfig
-from rdvla.train.start import Origin, make_collator, new_checkpoint, open_split
+from rdvla.train.start import Origin, new_checkpoint, open_split
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +78,11 @@ def test_sizes_that_the_dataset_does_not_have(dataset):
 
 def test_images_as_the_policy_will_see_them(dataset):
     """Validation images are cut like the policy's; frames that were JPEG files are not compressed again."""
-    config, split, checkpoint = start(dataset, **RELEASED_KIND)
-    collator = make_collator(config, checkpoint)
+    _, split, checkpoint = start(dataset, **RELEASED_KIND)
+    io = PolicyIO.of(checkpoint)
     stored = split.training.batch([0])
-    seen = collator(stored).inputs.images
-    assert collator.crop_area == 0.9
+    seen = collate(io, stored).inputs.images
+    assert io.image_path.crop_area == 0.9
     assert not torch.equal(seen[0, 0], torch.from_numpy(stored.images["primary"][0]))
     values = small(dataset, "run")
     once = TrainConfig.build(values | {"data": values["data"] | {"stored_as_jpeg": True}})

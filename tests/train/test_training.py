@@ -13,12 +13,13 @@ from train_fakes import IMAGE, record, run, settings
 
 from rdvla.config import apply_overrides
 from rdvla.errors import CheckpointError, ConfigError, DatasetError, TrainingError
+from rdvla.policies.io import PolicyIO
 from rdvla.policies.network import load_policy
 from rdvla.train.batches import sample_indices, training_batches
 from rdvla.train.config import OptimizerConfig, TrainConfig
 from rdvla.train.loop import Watcher, train
 from rdvla.train.optim import rate_factor
-from rdvla.train.start import Origin, make_collator, new_checkpoint, open_split
+from rdvla.train.start import Origin, new_checkpoint, open_split
 from rdvla.train.step import Average
 from rdvla.types import Observation
 
@@ -138,12 +139,12 @@ def test_a_batch_depends_on_its_position_alone(dataset):
     config = TrainConfig.build(settings(dataset, "unused"))
     origin = Origin.load(config)
     split = open_split(config, origin, None)
-    collator = make_collator(config, new_checkpoint(config, split, origin))
+    io = PolicyIO.of(new_checkpoint(config, split, origin))
 
     def batches(num_workers):
         return training_batches(
             split.training,
-            collator,
+            io,
             batch_size=3,
             augmentation=config.data.augmentation,
             state_noise=config.data.state_noise,

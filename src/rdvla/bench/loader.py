@@ -17,11 +17,13 @@ import numpy as np
 from rdvla.bench.tables import Table
 from rdvla.data.augmentation import LIGHT_AUGMENTATION, PUBLISHED_AUGMENTATION, Augmentation
 from rdvla.data.frame_cache import resize_to
+from rdvla.data.images import ImagePath
 from rdvla.data.lerobot_meta import STANDARD_CAMERAS, camera_feature, vector_feature
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 from rdvla.model.prompt import Prompt, train_tokenizer
-from rdvla.train.batches import Collator, training_batches
+from rdvla.policies.io import PolicyIO
+from rdvla.train.batches import training_batches
 from rdvla.types import ActionConvention
 
 BATCH = 16
@@ -91,12 +93,12 @@ def record(root: Path) -> Path:
 def from_cache(dataset: LeRobotDataset, augmentation: Augmentation) -> Load:
     """Return what goes through the batches that training would get."""
     prompt = Prompt(train_tokenizer(dataset.instructions), "{instruction}")
-    collator = Collator(dataset.cameras, dataset.statistics(), ActionConvention(), prompt)
+    io = PolicyIO(tuple(dataset.cameras), ImagePath(), prompt, dataset.statistics(), ActionConvention())
 
     def load(samples: int, threads: int) -> None:
         batches = training_batches(
             dataset,
-            collator,
+            io,
             batch_size=BATCH,
             augmentation=augmentation,
             state_noise=0.02,

@@ -29,19 +29,6 @@ _JPEG_START = b"\xff\xd8"
 
 
 @dataclass(frozen=True)
-class Normalisation:
-    """Per-channel constants of one vision tower: `(pixel / 255 - mean) / std`."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-# The released preprocessor stores the ImageNet constants twice; the ones that take effect are rounded to bfloat16.
-DINO_NORMALISATION = Normalisation((0.484375, 0.455078125, 0.40625), (0.228515625, 0.2236328125, 0.224609375))
-SIGLIP_NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-@dataclass(frozen=True)
 class ImagePath:
     """The steps from a camera image to a policy's pixels, as data that a checkpoint stores.
 
@@ -286,22 +273,3 @@ def to_float(image: NDArray[Any]) -> NDArray[np.float32]:
 def to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Scale float32 0..1 back to uint8: floor(x * 255.5), the published rounding."""
     return (image * np.float32(255.5)).astype(np.uint8)
-
-
-def normalise(image_hwc: NDArray[np.uint8], constants: tuple[Normalisation, ...]) -> NDArray[np.float32]:
-    """Normalise one image for several towers and stack the results by channel.
-
-    Args:
-        image_hwc: uint8 `[h, w, 3]`.
-        constants: one entry per tower; published: DINO first, then SigLIP.
-
-    Returns:
-        float32 `[3 * towers, h, w]`.
-    """
-    pixels_chw = image_hwc.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
-    towers = []
-    for tower in constants:
-        mean = np.array(tower.mean, np.float32)[:, None, None]
-        std = np.array(tower.std, np.float32)[:, None, None]
-        towers.append((pixels_chw - mean) / std)
-    return np.concatenate(towers)

@@ -95,19 +95,6 @@ class NormStats:
         scaled = np.where(self.mask, np.clip(self._scale(values), -1.0, 1.0), values)
         return np.where(self.min == self.max, 0.0, scaled).astype(np.float32)
 
-    def normalise_proprio(self, state: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Map a state `[..., D]` to [-1, 1], as the published evaluation does.
-
-        Clips every masked-in dimension; a dimension that never varied is not set to 0 here, unlike in `normalise`.
-
-        Returns:
-            float32 `[..., D]`.
-
-        Raises:
-            DatasetError: the last axis is not D.
-        """
-        return np.where(self.mask, np.clip(self._scale(state), -1.0, 1.0), state).astype(np.float32)
-
     def unnormalise(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Map predictions `[..., D]` back to training space, without clipping; unmasked dimensions pass through.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rdvla.checkpoints.tensors import read_json
@@ -18,15 +19,12 @@ from rdvla.data.augmentation import (
 )
 from rdvla.data.episodes import chunk_starts, chunk_windows
 from rdvla.data.images import (
-    DINO_NORMALISATION,
     PUBLISHED,
-    SIGLIP_NORMALISATION,
     ImagePath,
     centre_crop,
     crop_box,
     decode_jpeg,
     jpeg_round_trip,
-    normalise,
     resize_lanczos3,
     resize_lanczos3_float,
     to_float,
@@ -34,6 +32,8 @@ from rdvla.data.images import (
 from rdvla.data.stats import NormStats, load_statistics
 from rdvla.doctor.checks import Check, compare, unread, within
 from rdvla.errors import CheckpointError
+from rdvla.model.config import DinoSiglipConfig
+from rdvla.model.vision import normalise_pixels
 from rdvla.types import ActionConvention
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -43,6 +43,8 @@ FRACTION_LIMIT = 4e-4
 FLOAT_LIMIT = 1e-3
 """Grey levels before rounding."""
 DATA_LIMIT = 1e-6
+
+RELEASED_TOWERS = DinoSiglipConfig()
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -79,7 +81,6 @@ def _stages(case: str, stages: Arrays) -> dict[str, Check]:
     whole = ImagePath(size=side, resize=PUBLISHED.resize, jpeg=PUBLISHED.jpeg, crop_area=area)
     width = np.sqrt(np.float32(area))
     offset = float((1 - width) / 2)
-    constants = (DINO_NORMALISATION, SIGLIP_NORMALISATION)
     recipes: dict[str, Callable[[], Check]] = {
         "jpeg_bytes": lambda: _levels(
             case, "decoded from the bytes", decode_jpeg(stages["jpeg_bytes"].tobytes()), stages["jpeg_decoded"]
@@ -104,13 +105,20 @@ def _stages(case: str, stages: Arrays) -> dict[str, Check]:
         ),
         "crop_u8": lambda: _levels(case, "whole path", whole.prepare(image), stages["crop_u8"]),
         "pixel_values": lambda: compare(
-            case, "normalised", normalise(stages["crop_u8"], constants), stages["pixel_values"], DATA_LIMIT
+            case, "normalised", _tower_pixels(stages["crop_u8"]), stages["pixel_values"], DATA_LIMIT
         ),
     }
     checks = {stage: recipe() for stage, recipe in recipes.items() if stage in stages}
     if "crop_u8" in stages:
         checks["input"] = _levels(case, "cropped", centre_crop(stages["resized_u8"], area), stages["crop_u8"])
     return checks
+
+
+def _tower_pixels(image_hwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what both released towers see of uint8 `[h, w, 3]`, float32 `[6, h, w]`."""
+    image = torch.from_numpy(image_hwc).unsqueeze(0).float() / 255
+    towers = (RELEASED_TOWERS.dino, RELEASED_TOWERS.siglip)
+    return torch.cat([normalise_pixels(image, tower.mean, tower.std)[0] for tower in towers]).numpy()
 
 
 def _levels(case: str, quantity: str, found: NDArray[Any], expected: NDArray[Any]) -> Check:

@@ -23,6 +23,7 @@ from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.stopping import make_criterion
 from rdvla.model.vision import DinoSiglip
+from rdvla.policies.io import PolicyIO
 from rdvla.policy import StopRule
 
 RELATIVE_LIMIT = 1e-4
@@ -207,8 +208,7 @@ def _rule(label: str, expected: Mapping[str, Any]) -> StopRule:
 
 
 def _normalisation(case: VLMCase) -> list[Check]:
-    statistics = select_statistics(case.checkpoint.statistics, case.document.get("unnorm_key"))
-    found = statistics.state.normalise_proprio(case["in.proprio_raw"].numpy())
+    found = PolicyIO.of(case.checkpoint, case.document.get("unnorm_key")).state(case["in.proprio_raw"].numpy())
     return [compare(case.name, "in.proprio_normalised", found, case["in.proprio_normalised"], 1e-6)]
 
 

@@ -53,21 +53,27 @@ class Dialect:
         cameras: our camera -> the benchmark's.
         rotation: what it takes the middle of an action for.
         state: what its `states` hold.
+        params: asked of the benchmark's constructor.
         scale: what one unit of our actions is to it, by dimension; None if it takes them as they are.
     """
 
     cameras: Mapping[str, str]
     rotation: DimSpec
     state: DimSpec
+    params: Mapping[str, Any]
     scale: tuple[float, ...] | None = None
 
 
+ANGLES = {"quat_no_antipodal": True}
+"""LIBERO's data has rotations beyond pi as they are; by default vla-eval turns them round, and the arm goes astray."""
+
 DIALECTS: Mapping[str, Dialect] = {
-    "libero": Dialect({"primary": "agentview", "wrist": "wrist"}, ROTATION_AA, STATE_EEF_POS_AA_GRIP),
+    "libero": Dialect({"primary": "agentview", "wrist": "wrist"}, ROTATION_AA, STATE_EEF_POS_AA_GRIP, ANGLES),
     "calvin": Dialect(
         {"primary": "rgb_static", "wrist": "rgb_gripper"},
         ROTATION_EULER,
         STATE_EEF_POS_EULER_GRIP,
+        {},
         scale=(0.02, 0.02, 0.02, 0.05, 0.05, 0.05, 1.0),  # its deltas are metres and radians, CALVIN's shares of these
     ),
 }
@@ -166,8 +172,9 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         return {**images, **state, "language": LANGUAGE}
 
     def get_observation_params(self) -> dict[str, Any]:
-        """Ask the benchmark for the wrist camera and the state."""
-        return {"send_wrist_image": "wrist" in self._policy.metadata.cameras, "send_state": True}
+        """Ask the benchmark for the wrist camera and the state, in the form that the policy was trained on."""
+        wrist = "wrist" in self._policy.metadata.cameras
+        return {"send_wrist_image": wrist, "send_state": True, **self._dialect.params}
 
     async def on_episode_start(self, config: dict[str, Any], ctx: SessionContext) -> None:
         """Begin an episode: forget the chunk at hand, seed the scratchpads, open the record."""

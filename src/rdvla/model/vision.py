@@ -3,6 +3,7 @@
 Shape suffixes: B images (all cameras and samples together), T tokens per image, C feature width.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -154,8 +155,13 @@ class ViT(nn.Module):
 
     def pixels(self, images_BHWC: Tensor) -> Tensor:
         """Normalise RGB images `[B, H, W, 3]` in 0..1 with the tower's constants: `[B, 3, H, W]`."""
-        channels = zip(images_BHWC.unbind(-1), *self._constants, strict=True)
-        return torch.stack([(channel - mean) / std for channel, mean, std in channels], dim=1)
+        return normalise_pixels(images_BHWC, *self._constants)
+
+
+def normalise_pixels(images_BHWC: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return `(image - mean) / std` per channel of RGB images `[B, H, W, 3]` in 0..1, as `[B, 3, H, W]`."""
+    channels = zip(images_BHWC.unbind(-1), mean, std, strict=True)
+    return torch.stack([(channel - centre) / deviation for channel, centre, deviation in channels], dim=1)
 
 
 class DinoSiglip(nn.Module):

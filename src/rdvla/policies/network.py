@@ -4,25 +4,23 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rdvla import checkpoints
 from rdvla.checkpoints.checkpoint import Checkpoint
-from rdvla.data.stats import select_statistics
-from rdvla.errors import ConfigError, ObservationError, suggest
+from rdvla.errors import ConfigError
 from rdvla.model.budget import Costs, Timer
 from rdvla.model.decide import Recurrence, decide
 from rdvla.model.freeze import freeze
-from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import Inputs
 from rdvla.model.recorded import RecordedNetwork
 from rdvla.model.stopping import make_criterion
+from rdvla.policies.io import PolicyIO
 from rdvla.policy import PolicyMetadata, StopRule
 from rdvla.types import ActionChunk, Observation
 
@@ -83,6 +81,7 @@ class RDVLAPolicy:
     Attributes:
         model: the network, frozen for inference.
         device: where it computes.
+        io: from observations to the network and back.
         costs: what the stages of a decision take, by batch size. Every decision on a CPU corrects it, elsewhere those
             with a budget; only the depth that a budget buys depends on it.
     """
@@ -102,12 +101,9 @@ class RDVLAPolicy:
         self.model = freeze(network, precision, pack=not compile)
         self._recorded = RecordedNetwork(self.model) if compile else None
         self.device = torch.device(device)
-        self._statistics = select_statistics(checkpoint.statistics, statistics)
-        self._images = checkpoint.image_path
-        self._actions = checkpoint.actions
+        self.io = PolicyIO.of(checkpoint, statistics)
         self.costs: defaultdict[int, Costs] = defaultdict(Costs)
         config = self.model.config
-        self._prompt = Prompt(checkpoint.tokenizer, config.prompt)
         self._metadata = PolicyMetadata(
             name=name,
             cameras=config.cameras,
@@ -116,8 +112,8 @@ class RDVLAPolicy:
             chunk_size=config.head.chunk_size,
             extra={
                 "step": checkpoint.step,
-                "gripper": self._actions.gripper,
-                "images": asdict(self._images),
+                "gripper": self.io.convention.gripper,
+                "images": asdict(self.io.image_path),
                 "max_steps": dict(checkpoint.max_steps),
                 "default_stop": str(DEFAULT_STOP),
             },
@@ -186,7 +182,7 @@ class RDVLAPolicy:
         start = time.perf_counter()
         timer = self._timer(len(observations), budget_ms)
 
-        inputs = self._prepare(observations)
+        inputs = self._on_device(self.io.observed(observations))
         latents = torch.cat([self.model.head.init_latents(1, _generator(seed)) for seed in seeds])
         prepared = time.perf_counter()
         head, conditioning = self._condition(inputs)
@@ -196,7 +192,7 @@ class RDVLAPolicy:
         normalised = decision.actions.float().cpu().numpy()
         decided = time.perf_counter()
 
-        actions = self._actions.to_env(self._statistics.action.unnormalise(normalised))
+        actions = self.io.actions(normalised)
         timings = {
             "prepare": (prepared - start) * 1e3,
             "encode": (encoded - prepared) * 1e3,
@@ -231,27 +227,8 @@ class RDVLAPolicy:
         torch.accelerator.synchronize(self.device)
         return time.perf_counter()
 
-    def _prepare(self, observations: Sequence[Observation]) -> Inputs:
-        images = np.stack([[self._camera(each, name) for name in self._metadata.cameras] for each in observations])
-        states = np.stack([self._state(observation) for observation in observations])
-        ids, lengths = self._prompt([observation.instruction for observation in observations])
-        return Inputs(
-            images=torch.from_numpy(images).to(self.device),
-            ids=ids.to(self.device),
-            lengths=lengths.to(self.device),
-            state=torch.from_numpy(states).to(self.device),
-        )
-
-    def _camera(self, observation: Observation, name: str) -> NDArray[np.uint8]:
-        if name not in observation.images:
-            raise ObservationError(f"the observation has no camera '{name}'.{suggest(name, observation.images)}")
-        return self._images.prepare(observation.images[name])
-
-    def _state(self, observation: Observation) -> NDArray[np.float32]:
-        expected = self._metadata.state_dim
-        if observation.state.shape != (expected,):
-            raise ObservationError(f"state must have {expected} values, found {len(observation.state)}.")
-        return self._statistics.state.normalise(observation.state)
+    def _on_device(self, inputs: Inputs) -> Inputs:
+        return Inputs(**{field.name: getattr(inputs, field.name).to(self.device) for field in fields(inputs)})
 
 
 def _generator(seed: int | None) -> torch.Generator | None:

@@ -13,11 +13,8 @@ from torch import Tensor
 
 from rdvla.data.augmentation import Augmentation, augment
 from rdvla.data.episodes import ChunkBatch, EpisodeDataset
-from rdvla.data.images import centre_crop
-from rdvla.data.stats import DatasetStatistics
-from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import Inputs
-from rdvla.types import ActionConvention
+from rdvla.policies.io import PolicyIO
 
 
 @dataclass(frozen=True)
@@ -71,52 +68,28 @@ class Disturbance:
         return (state_BS + noise).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Collator:
-    """Turns stored samples into network inputs: convention, normalisation, prompt, augmentation.
+def collate(io: PolicyIO, batch: ChunkBatch, *, disturbance: Disturbance | None = None) -> TrainBatch:
+    """Turn stored samples into network inputs and targets.
 
-    Attributes:
-        cameras: in the network's order.
-        statistics: normalise states and actions.
-        convention: of the stored actions.
-        prompt: turns instructions into ids.
-        crop_area: what the policy's image path cuts from the centre; only of images that are not disturbed.
+    Args:
+        io: of the policy in training.
+        batch: stored samples; their images are shrunk but not cropped.
+        disturbance: augments images and state; without it images are cut as the policy will see them.
     """
-
-    cameras: Sequence[str]
-    statistics: DatasetStatistics
-    convention: ActionConvention
-    prompt: Prompt
-    crop_area: float | None = None
-
-    def __call__(
-        self,
-        batch: ChunkBatch,
-        *,
-        disturbance: Disturbance | None = None,
-    ) -> TrainBatch:
-        """Collate; with a `disturbance`, images and state are augmented."""
-        images = [batch.images[camera] for camera in self.cameras]
-        state = self.statistics.state.normalise(batch.state)
-        if disturbance is not None:
-            images = [disturbance.images(image) for image in images]
-            state = disturbance.state(state)
-        elif self.crop_area is not None:
-            images = [np.stack([centre_crop(image, self.crop_area) for image in each]) for each in images]
-        ids, lengths = self.prompt(batch.instructions)
-        actions = self.statistics.action.normalise(self.convention.from_env(batch.actions))
-        return TrainBatch(
-            inputs=Inputs(
-                images=torch.from_numpy(np.stack(images, axis=1)),
-                ids=ids,
-                lengths=lengths,
-                state=torch.from_numpy(state),
-            ),
-            actions=torch.from_numpy(actions),
-            action_is_pad=torch.from_numpy(batch.action_is_pad),
-            episode_index=batch.episode_index,
-            frame_index=batch.frame_index,
-        )
+    state = io.state(batch.state)
+    images = {camera: batch.images[camera] for camera in io.cameras}
+    if disturbance is None:
+        images = {camera: io.cropped(stored) for camera, stored in images.items()}
+    else:
+        images = {camera: disturbance.images(stored) for camera, stored in images.items()}
+        state = disturbance.state(state)
+    return TrainBatch(
+        inputs=io.inputs(images, state, batch.instructions),
+        actions=torch.from_numpy(io.targets(batch.actions)),
+        action_is_pad=torch.from_numpy(batch.action_is_pad),
+        episode_index=batch.episode_index,
+        frame_index=batch.frame_index,
+    )
 
 
 def sample_indices(num_samples: int, batch_size: int, seed: int, position: int) -> NDArray[np.int64]:
@@ -132,7 +105,7 @@ def sample_indices(num_samples: int, batch_size: int, seed: int, position: int) 
 
 def training_batches(
     dataset: EpisodeDataset,
-    collator: Collator,
+    io: PolicyIO,
     *,
     batch_size: int,
     augmentation: Augmentation,
@@ -150,7 +123,7 @@ def training_batches(
         indices = sample_indices(len(dataset), batch_size, seed, position)
         numbers = range(position * batch_size, (position + 1) * batch_size)
         rngs = [np.random.default_rng([seed, 1, number]) for number in numbers]
-        return collator(dataset.batch(indices), disturbance=Disturbance(augmentation, state_noise, rngs))
+        return collate(io, dataset.batch(indices), disturbance=Disturbance(augmentation, state_noise, rngs))
 
     with ThreadPoolExecutor(num_workers) as executor:
         upcoming: deque[Future[TrainBatch]] = deque()

@@ -11,14 +11,15 @@ import torch
 from rdvla.checkpoints.native import save_native
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.errors import ConfigError, TrainingError
-from rdvla.train.batches import Collator, TrainBatch, training_batches
+from rdvla.policies.io import PolicyIO
+from rdvla.train.batches import TrainBatch, collate, training_batches
 from rdvla.train.config import TrainConfig
 from rdvla.train.distributed import Ranks
 from rdvla.train.learner import Learner
 from rdvla.train.log import MetricsLog, open_log
 from rdvla.train.precision import choose_device
 from rdvla.train.run import RunFolder
-from rdvla.train.start import Origin, Split, make_collator, new_checkpoint, open_split
+from rdvla.train.start import Origin, Split, new_checkpoint, open_split
 from rdvla.train.step import Site
 
 
@@ -85,7 +86,7 @@ class _Run:
         if ranks.is_first:
             ranks.wait()
         checkpoint = new_checkpoint(config, self._split, origin)
-        self._collator: Collator = make_collator(config, checkpoint)
+        self._io = PolicyIO.of(checkpoint, config.data.name)
         self._learner = Learner(config, checkpoint, ranks=ranks, site=site)
         self._start = ranks.from_first(self._folder.newest_intact(watcher.warned) if ranks.is_first else 0)
         if self._start > config.max_steps:
@@ -128,7 +129,7 @@ class _Run:
         per_step = config.grad_accumulation_steps * ranks.count
         return training_batches(
             self._split.training,
-            self._collator,
+            self._io,
             batch_size=config.batch_size,
             augmentation=config.data.augmentation,
             state_noise=config.data.state_noise,
@@ -170,7 +171,7 @@ class _Run:
         count = min(self._config.validation_samples, len(dataset))
         indices = np.linspace(0, len(dataset) - 1, count).round().astype(np.int64)
         for chosen in np.array_split(indices, max(1, -(-count // self._config.batch_size))):
-            yield self._collator(dataset.batch(chosen))
+            yield collate(self._io, dataset.batch(chosen))
 
     def _record(self, step: int, numbers: Mapping[str, float]) -> None:
         if self._log is not None:

@@ -18,9 +18,8 @@ from rdvla.data.images import ImagePath
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.errors import ConfigError
 from rdvla.model.config import RDVLAConfig
-from rdvla.model.prompt import Prompt, train_tokenizer
+from rdvla.model.prompt import train_tokenizer
 from rdvla.model.rdvla import RDVLA
-from rdvla.train.batches import Collator
 from rdvla.train.config import TrainConfig
 from rdvla.train.lora import add_adapters
 from rdvla.train.precision import cast, checkpoint_activations
@@ -169,14 +168,3 @@ def _tokenizer(config: TrainConfig, split: Split, origin: Origin) -> Tokenizer:
             "model.base_vlm has no tokenizer; name a directory with Qwen2.5's tokenizer files in model.tokenizer."
         )
     return train_tokenizer(split.training.instructions, vocab_size=model.vocab_size)
-
-
-def make_collator(config: TrainConfig, checkpoint: Checkpoint) -> Collator:
-    """Return what turns stored samples into the network's inputs."""
-    return Collator(
-        cameras=checkpoint.model.config.cameras,
-        statistics=checkpoint.statistics[config.data.name],
-        convention=checkpoint.actions,
-        prompt=Prompt(checkpoint.tokenizer, checkpoint.model.config.prompt),
-        crop_area=checkpoint.image_path.crop_area,
-    )
