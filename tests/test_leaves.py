@@ -6,7 +6,8 @@ import pytest
 from rdvla.config import Config, apply_overrides, load_yaml
 from rdvla.errors import ConfigError
 from rdvla.horizons import LinearDecay, make_horizon
-from rdvla.policy import ChunkExecutor, StopRule, decision_seed
+from rdvla.policy import ChunkExecutor, decision_seed
+from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, ActionConvention, Observation
 
 

@@ -6,70 +6,14 @@ remote server all look like this, so evaluation, serving and the control loop kn
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.errors import ConfigError, suggest
 from rdvla.horizons import Horizon
+from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
-
-StopRuleName = Literal["fixed", "action_l2", "action_mse", "cosine", "latent"]
-
-DEFAULT_THRESHOLDS: Mapping[str, float] = {"action_l2": 1e-3, "action_mse": 1e-3, "cosine": 0.999, "latent": 0.03}
-
-
-@dataclass(frozen=True)
-class StopRule:
-    """When to stop thinking, as plain data; `rdvla.model.stopping` turns it into a criterion.
-
-    Attributes:
-        name: `fixed` (always `max_depth` iterations), `action_l2` (squared L2 distance of consecutive
-            predicted chunks below the threshold: the paper's rule), `action_mse` (their mean squared
-            difference: what the released code calls kl_divergence), `cosine` (their cosine similarity above
-            the threshold), `latent` (relative change of the scratchpad below the threshold; no Coda needed).
-        threshold: the rule's threshold; None takes the default of `DEFAULT_THRESHOLDS`.
-        min_depth: never stop before this many iterations.
-        max_depth: never go beyond this many iterations; for `fixed`, how many there are.
-        check_every: evaluate the rule every n-th iteration.
-
-    Raises:
-        ConfigError: an unknown name, or a value out of range.
-    """
-
-    name: StopRuleName = "fixed"
-    threshold: float | None = None
-    min_depth: int = 1
-    max_depth: int = 32
-    check_every: int = 1
-
-    def __post_init__(self) -> None:
-        if self.name not in get_args(StopRuleName):
-            raise ConfigError(f"unknown stopping rule '{self.name}'.{suggest(self.name, get_args(StopRuleName))}")
-        for field in ("min_depth", "max_depth", "check_every"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{field} must be a whole number of at least 1, found {value!r}.")
-        if self.min_depth > self.max_depth:
-            raise ConfigError(f"min_depth ({self.min_depth}) is greater than max_depth ({self.max_depth}).")
-        if self.name == "fixed":
-            if self.threshold is not None:
-                raise ConfigError("the rule 'fixed' has no threshold; drop it or choose an adaptive rule.")
-        elif self.threshold is None:
-            object.__setattr__(self, "threshold", DEFAULT_THRESHOLDS[self.name])
-        elif not np.isfinite(self.threshold) or self.threshold < 0:
-            raise ConfigError(f"threshold must be a finite number of at least 0, found {self.threshold!r}.")
-
-    @classmethod
-    def fixed(cls, depth: int) -> "StopRule":
-        """Return the rule that always runs `depth` iterations."""
-        return cls(name="fixed", max_depth=depth)
-
-    def __str__(self) -> str:
-        if self.name == "fixed":
-            return f"fixed({self.max_depth})"
-        return f"{self.name}({self.threshold:g}, max {self.max_depth})"
 
 
 @dataclass(frozen=True)

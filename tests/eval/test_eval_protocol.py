@@ -12,7 +12,7 @@ from rdvla.eval.protocol import (
     plan,
 )
 from rdvla.eval.schedule import Schedule
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 
 def config(**changes):

@@ -5,7 +5,7 @@ import pytest
 
 from rdvla.errors import ConfigError, RecordError, StorageError
 from rdvla.eval.records import EPISODES_FILE, EpisodeLog, EpisodeRecord, ErrorRecord, parse_line, read_records, to_line
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 IDENTITY = {
     "suite": "line",

@@ -25,7 +25,7 @@ from rdvla.eval.records import EPISODES_FILE, read_records
 from rdvla.eval.rollout import run_episode
 from rdvla.eval.runner import Resources, evaluate
 from rdvla.jobs.process import WorkerError
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 ADAPTIVE = StopRule("action_l2", 1e-3, max_depth=32)
 

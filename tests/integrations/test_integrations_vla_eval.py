@@ -22,7 +22,8 @@ from rdvla.hub import SHIPPED
 from rdvla.integrations import vla_eval
 from rdvla.integrations.vla_eval import RDVLAModelServer
 from rdvla.policies.network import load_policy
-from rdvla.policy import StopRule, decision_seed
+from rdvla.policy import decision_seed
+from rdvla.stops import StopRule
 from rdvla.types import Observation
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "vla_eval"

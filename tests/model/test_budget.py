@@ -8,7 +8,7 @@ import torch
 from rdvla.model.budget import Costs, Timer
 from rdvla.model.decide import decide
 from rdvla.model.stopping import make_criterion
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 ENCODE, ITERATION, DECODE = 5.0, 2.0, 1.0
 FIXED = StopRule.fixed(40)

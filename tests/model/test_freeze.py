@@ -12,7 +12,7 @@ from rdvla.model.decide import decide
 from rdvla.model.freeze import Int8Linear, PackedLinear, freeze
 from rdvla.model.recurrent import Context, RecurrentHead
 from rdvla.model.stopping import make_criterion
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 WIDE = HeadConfig(hidden_dim=384, num_heads=4, prelude_layers=(1,), recurrent_layers=(2,), coda_layers=(2,))
 ONEDNN = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")

@@ -15,7 +15,7 @@ from rdvla.model.config import rdvla_tiny
 from rdvla.model.prompt import Prompt, train_tokenizer
 from rdvla.model.rdvla import RDVLA, Inputs, masked_l1
 from rdvla.policies.network import RDVLAPolicy
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 from rdvla.types import Observation
 
 INSTRUCTIONS = ["pick up the red bowl", "push the plate to the front of the stove and wait"]

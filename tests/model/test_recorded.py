@@ -12,7 +12,7 @@ from rdvla.model.freeze import freeze
 from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.recorded import RecordedNetwork
 from rdvla.model.stopping import make_criterion
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 HEAD = HeadConfig(hidden_dim=32, num_heads=2, prelude_layers=(1,), recurrent_layers=(2, 2), coda_layers=(2,))
 LANGUAGE = LanguageConfig(vocab_size=50, hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, mlp_width=48)

@@ -10,7 +10,7 @@ from rdvla.model.decide import decide
 from rdvla.model.depth import DepthSampler
 from rdvla.model.recurrent import Context, RecurrentHead, apply_rope
 from rdvla.model.stopping import Look, make_criterion
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 CONFIG = HeadConfig(
     hidden_dim=32, num_heads=4, prelude_layers=(1,), recurrent_layers=(2, 2), coda_layers=(2,), mean_recurrence=6

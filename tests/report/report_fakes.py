@@ -10,7 +10,7 @@ from rdvla.eval.protocol import EvalConfig, plan
 from rdvla.eval.records import EpisodeLog, EpisodeRecord, ErrorRecord
 from rdvla.eval.runner import POLICY_FILE, RUN_FILE
 from rdvla.eval.video import Film
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 WORDS = [
     "alphabet soup",

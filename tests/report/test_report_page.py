@@ -9,11 +9,11 @@ from report_fakes import ADAPTIVE, DEPTHS, write_run
 
 from rdvla.errors import ConfigError, RecordError, StorageError
 from rdvla.eval.records import EPISODES_FILE
-from rdvla.policy import StopRule
 from rdvla.report.findings import mcnemar, pair
 from rdvla.report.load import group_runs, load_runs
 from rdvla.report.page import render, write_report
 from rdvla.report.svg import Scale, decades, nice_ticks, spread
+from rdvla.stops import StopRule
 
 SECTIONS = [
     "depth",

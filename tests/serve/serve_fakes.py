@@ -9,8 +9,9 @@ import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
 from rdvla.errors import ObservationError
-from rdvla.policy import PolicyMetadata, StopRule
+from rdvla.policy import PolicyMetadata
 from rdvla.server.config import ServeConfig
+from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 
 CAMERAS = ("primary", "wrist")

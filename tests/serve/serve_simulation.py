@@ -13,9 +13,10 @@ import numpy as np
 from serve_fakes import ACTION_DIM, CHUNK, metadata, observation
 
 from rdvla.errors import RDVLAError
-from rdvla.policy import Policy, PolicyMetadata, StopRule
+from rdvla.policy import Policy, PolicyMetadata
 from rdvla.robot.connection import Connection, ConnectionLost
 from rdvla.robot.loop import Outcome
+from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 from rdvla.wire.codec import decode, encode
 from rdvla.wire.protocol import metadata_message, reply_message

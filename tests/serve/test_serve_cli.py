@@ -12,7 +12,7 @@ import torch
 from rdvla.cli.play import play_command
 from rdvla.cli.serve import default_rule, limit_threads, serve_command
 from rdvla.errors import ConfigError
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 
 def test_the_default_rule() -> None:

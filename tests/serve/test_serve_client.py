@@ -15,9 +15,10 @@ from websockets.utils import accept_key
 
 from rdvla.errors import ObservationError, ServeError
 from rdvla.horizons import Fixed
-from rdvla.policy import ChunkExecutor, Policy, StopRule
+from rdvla.policy import ChunkExecutor, Policy
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
+from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 from rdvla.wire.codec import encode
 from rdvla.wire.protocol import BadRequest, Busy, DeadlineMissed, metadata_message

@@ -13,8 +13,8 @@ from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.runner import Resources, evaluate
 from rdvla.policies.sources import connect
-from rdvla.policy import StopRule
 from rdvla.server.background import serving
+from rdvla.stops import StopRule
 
 STOPS = (StopRule.fixed(3), StopRule("action_l2", max_depth=9))
 

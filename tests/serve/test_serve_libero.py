@@ -13,12 +13,13 @@ from test_serve_openpi import stock_client
 
 from rdvla.envs import Env, make_env
 from rdvla.horizons import Fixed
-from rdvla.policy import ChunkExecutor, Policy, StopRule, decision_seed
+from rdvla.policy import ChunkExecutor, Policy, decision_seed
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.config import ServeConfig
 from rdvla.server.live import LiveFeed
 from rdvla.server.play import Player
+from rdvla.stops import StopRule
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints" / "rdvla_tiny_libero"
 CONFIG = ServeConfig(port=0)

@@ -12,10 +12,10 @@ import pytest
 from browser import browser_page, until
 from serve_fakes import QUICK, FakePolicy, observation, open_socket
 
-from rdvla.policy import StopRule
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.server import PolicyServer
+from rdvla.stops import StopRule
 
 WEB = QUICK.model_copy(update={"web": True})
 

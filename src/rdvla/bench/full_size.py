@@ -27,7 +27,7 @@ from rdvla.model.config import RDVLAConfig
 from rdvla.model.prompt import train_tokenizer
 from rdvla.model.rdvla import RDVLA
 from rdvla.policies.network import RDVLAPolicy
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 from rdvla.types import Observation
 
 INSTRUCTION = "pick up the black bowl between the plate and the ramekin and place it on the plate"

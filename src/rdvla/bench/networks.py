@@ -16,8 +16,8 @@ from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.recorded import RecordedHead, RecordedNetwork, fuse
 from rdvla.model.recurrent import Context, RecurrentHead
 from rdvla.model.stopping import make_criterion
-from rdvla.policy import StopRule
 from rdvla.reference.head import Hidden
+from rdvla.stops import StopRule
 
 CPU = torch.device("cpu")
 PROMPT_LENGTH = 40

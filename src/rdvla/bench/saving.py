@@ -19,7 +19,8 @@ from rdvla.envs import Env, list_tasks, make_env
 from rdvla.horizons import Fixed
 from rdvla.model.freeze import PRECISIONS
 from rdvla.policies.network import RDVLAPolicy, load_policy
-from rdvla.policy import ChunkExecutor, StopRule, decision_seed
+from rdvla.policy import ChunkExecutor, decision_seed
+from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 
 SEED = 7

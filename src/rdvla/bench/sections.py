@@ -27,8 +27,8 @@ from rdvla.model.freeze import PRECISIONS
 from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.recorded import fuse, record
 from rdvla.model.recurrent import Context, RecurrentHead
-from rdvla.policy import StopRule
 from rdvla.reference.network import PublishedNetwork, published_head
+from rdvla.stops import StopRule
 
 PLAIN = tuple(Form(precision) for precision in PRECISIONS)
 LOADED = (Form("float32"), Form("int8"))

@@ -23,7 +23,8 @@ from rdvla.client import RemotePolicy
 from rdvla.envs import make_env
 from rdvla.errors import RDVLAError, ServeError
 from rdvla.horizons import Fixed
-from rdvla.policy import ChunkExecutor, PolicyMetadata, StopRule
+from rdvla.policy import ChunkExecutor, PolicyMetadata
+from rdvla.stops import StopRule
 from rdvla.types import Observation
 
 SERVE = "import typer; from rdvla.cli.serve import serve_command; typer.run(serve_command)"

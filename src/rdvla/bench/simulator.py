@@ -12,7 +12,8 @@ from rdvla.envs.base import Env, TaskSpec
 from rdvla.envs.libero.env import SETTLING_STEPS
 from rdvla.eval.protocol import Job, Rule
 from rdvla.eval.rollout import run_episode
-from rdvla.policy import Policy, StopRule
+from rdvla.policy import Policy
+from rdvla.stops import StopRule
 from rdvla.types import Observation
 
 SUITE, TASK_ID, INIT_STATE = "libero_object", 3, 0

@@ -163,7 +163,7 @@ def soak_command(
 ) -> None:
     """One client at a steady rate: latencies, errors, memory of the server."""
     from rdvla.bench.server import soak
-    from rdvla.policy import StopRule
+    from rdvla.stops import StopRule
 
     _check_folders(json)
     _judge(soak(str(checkpoint), minutes, rate, StopRule.fixed(depth)), json)
@@ -179,7 +179,7 @@ def throughput_command(
 ) -> None:
     """Requests per second of one client and of several, each asking again as soon as it is answered."""
     from rdvla.bench.server import throughput
-    from rdvla.policy import StopRule
+    from rdvla.stops import StopRule
 
     _check_folders(json)
     _judge(throughput(str(checkpoint), clients, seconds, StopRule.fixed(depth)), json)
@@ -196,7 +196,7 @@ def restart_command(
 ) -> None:
     """Kill the server twice amid a decision of an episode and start it again: the same actions as without."""
     from rdvla.bench.server import restart
-    from rdvla.policy import StopRule
+    from rdvla.stops import StopRule
 
     _check_folders(json)
     _judge(restart(str(checkpoint), suite, task_id, steps, StopRule.fixed(depth)), json)

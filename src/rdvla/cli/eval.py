@@ -26,9 +26,7 @@ from rdvla.eval.runner import Resources, evaluate
 from rdvla.eval.summary import AnyRecord, Summary, group_by, summarise_group
 from rdvla.eval.video import require_av
 from rdvla.policies.sources import COMPILE_HELP, EXPERT, PRECISION_HELP, LoadOptions, Precision, choose_policy
-from rdvla.policy import DEFAULT_THRESHOLDS, StopRule
-
-DEFAULT_MAX_DEPTH = 32
+from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule, rules
 
 
 def eval_command(
@@ -42,7 +40,7 @@ def eval_command(
         str | None, typer.Option(help="Bundled initial states, e.g. 10-19 [default: 0-...].")
     ] = None,
     depth: Annotated[str | None, typer.Option(help="Fixed depths, e.g. 1,2,4,8,12.")] = None,
-    stop: Annotated[str | None, typer.Option(help="Adaptive stopping: action_l2, action_mse, cosine, latent.")] = None,
+    stop: Annotated[str | None, typer.Option(help=f"Adaptive stopping: {', '.join(rules())}.")] = None,
     delta: Annotated[str | None, typer.Option(help="Thresholds of --stop, e.g. 1e-3 or 1e-2,1e-3.")] = None,
     min_depth: Annotated[int | None, typer.Option(help="Of --stop: never stop earlier [default: 1].")] = None,
     max_depth: Annotated[int | None, typer.Option(help="Of --stop: never go on longer [default: 32].")] = None,
@@ -132,13 +130,13 @@ def choose_stops(
         return tuple(stops) or (None,)
     names = parse_names(stop, field="stop")
     for name in names:
-        if name not in DEFAULT_THRESHOLDS:
-            raise ConfigError(f"unknown adaptive rule '{name}'.{suggest(name, DEFAULT_THRESHOLDS)}")
+        if name not in rules():
+            raise ConfigError(f"unknown adaptive rule '{name}'.{suggest(name, rules())}")
     if delta is not None and len(names) > 1:
         raise ConfigError("--delta means something else for every rule; give one --stop rule with it.")
     for name in names:
         rule = StopRule(
-            name,  # type: ignore[arg-type]  # checked above, and by StopRule
+            name,
             min_depth=1 if min_depth is None else min_depth,
             max_depth=DEFAULT_MAX_DEPTH if max_depth is None else max_depth,
             check_every=1 if check_every is None else check_every,

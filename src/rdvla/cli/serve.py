@@ -12,9 +12,8 @@ import typer
 from rdvla.config import load_yaml
 from rdvla.errors import ConfigError
 from rdvla.policies.sources import COMPILE_HELP, PRECISION_HELP, Precision
-from rdvla.policy import StopRule
+from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule
 
-DEFAULT_MAX_DEPTH = 32
 THREADS_HELP = "CPU threads of the policy [default: OMP_NUM_THREADS, else all cores but one]."
 
 
@@ -115,7 +114,7 @@ def default_rule(depth: int | None, stop: str | None, delta: float | None, max_d
     if depth is not None:
         raise ConfigError("--depth fixes the iterations and --stop adapts them; give one of the two.")
     return StopRule(
-        stop,  # type: ignore[arg-type]  # StopRule checks the name
+        stop,
         threshold=delta,
         max_depth=DEFAULT_MAX_DEPTH if max_depth is None else max_depth,
     )

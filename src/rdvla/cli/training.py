@@ -13,8 +13,8 @@ from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.runner import Resources, evaluate
 from rdvla.policies.sources import LoadOptions, choose_policy
-from rdvla.policy import StopRule
 from rdvla.report.training import write_training_report
+from rdvla.stops import StopRule
 from rdvla.train.config import TrainConfig
 from rdvla.train.loop import Watcher
 

@@ -19,7 +19,7 @@ from rdvla.model.decide import decide
 from rdvla.model.projector import StateProjector
 from rdvla.model.recurrent import Context, RecurrentHead, rope_tables
 from rdvla.model.stopping import make_criterion
-from rdvla.policy import StopRule, StopRuleName
+from rdvla.stops import StopRule
 
 OUTPUT_LIMIT = 2e-5
 GRADIENT_LIMIT = 1e-4
@@ -28,7 +28,7 @@ BFLOAT16_LIMIT = 0.1
 """For orientation: another order of summation moves bfloat16 outputs by about 1e-2."""
 DEFAULT_MAX_DEPTH = 32
 
-_RULES: Mapping[str, StopRuleName] = {"kl": "action_mse", "cos": "cosine"}
+_RULES: Mapping[str, str] = {"kl": "action_mse", "cos": "cosine"}
 
 
 @dataclass

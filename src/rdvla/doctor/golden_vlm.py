@@ -24,7 +24,7 @@ from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.stopping import make_criterion
 from rdvla.model.vision import DinoSiglip
 from rdvla.policies.io import PolicyIO
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 RELATIVE_LIMIT = 1e-4
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -204,7 +204,7 @@ def _rule(label: str, expected: Mapping[str, Any]) -> StopRule:
     if fixed := re.fullmatch(r"(?:default_)?r(\d+)", label):
         return StopRule.fixed(int(fixed.group(1)))
     name = {"kl": "action_mse", "cos": "cosine"}[label]
-    return StopRule(name, float(expected["thr"]), max_depth=int(expected.get("max_iter", 32)))  # type: ignore[arg-type]
+    return StopRule(name, float(expected["thr"]), max_depth=int(expected.get("max_iter", 32)))
 
 
 def _normalisation(case: VLMCase) -> list[Check]:

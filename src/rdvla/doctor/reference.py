@@ -25,7 +25,7 @@ from rdvla.model.depth import DepthSampler
 from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.recurrent import Context, RecurrentHead
 from rdvla.model.stopping import make_criterion
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 OUTPUT_LIMIT = 2e-5
 RELATIVE_LIMIT = 2e-5

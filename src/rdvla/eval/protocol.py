@@ -17,7 +17,7 @@ from rdvla.config import Config
 from rdvla.envs.base import TaskSpec
 from rdvla.errors import ConfigError, suggest
 from rdvla.horizons import make_horizon
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 MAX_RANGE = 100_000
 """Numbers in one range such as 0-9: more are a slip of the hand."""

@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from rdvla.config import Config
 from rdvla.errors import ConfigError, RDVLAError, RecordError, StorageError
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 EPISODES_FILE = "episodes.jsonl"
 

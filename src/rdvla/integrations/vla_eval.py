@@ -19,7 +19,8 @@ from rdvla.eval.protocol import episode_seed
 from rdvla.horizons import Horizon, make_horizon
 from rdvla.hub import SHIPPED
 from rdvla.policies.network import RDVLAPolicy, load_policy
-from rdvla.policy import StopRule, decision_seed
+from rdvla.policy import decision_seed
+from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 
 try:
@@ -118,7 +119,7 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         Args:
             checkpoint: a checkpoint folder, the name of a shipped policy, or a hub id.
             depth: iterations of every decision; without `depth` and `stop` the policy's default.
-            stop: an adaptive rule of `rdvla.policy.StopRule`, e.g. `action_mse`.
+            stop: an adaptive rule of `rdvla.stops.StopRule`, e.g. `action_mse`.
             threshold: of that rule; None takes its default.
             max_depth: the most iterations of that rule.
             horizon: actions executed per decision, or a stateless rule of `rdvla.horizons`.
@@ -252,7 +253,7 @@ def _choose_rule(depth: int | None, stop: str | None, threshold: float | None, m
         if threshold is not None:
             raise ConfigError(f"a threshold ({threshold}) needs a stopping rule, e.g. action_mse.")
         return None
-    return StopRule(stop, threshold=threshold, max_depth=max_depth)  # type: ignore[arg-type]  # checked by the class
+    return StopRule(stop, threshold=threshold, max_depth=max_depth)
 
 
 def _seed_of(run_seed: int, task: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rdvla.model.budget import Timer
 from rdvla.model.stopping import Look, StoppingCriterion
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 
 class Kept(Protocol):

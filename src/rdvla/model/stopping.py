@@ -3,6 +3,7 @@
 Each rule decides per sample. `whole_batch=True` is the published behaviour for comparison: one number for the batch.
 """
 
+import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class ActionMSE(StoppingCriterion):
 
 
 class CosineDistance(StoppingCriterion):
-    """1 - cosine similarity of consecutive predicted chunks; converged when the similarity exceeds the threshold."""
+    """1 - cosine similarity of consecutive predicted chunks; the rule's threshold is on the similarity."""
 
     def metric(self, before: Tensor, after: Tensor) -> Tensor:
         """One minus the cosine."""
@@ -114,13 +115,10 @@ class FixedDepth(StoppingCriterion):
 
 def make_criterion(rule: StopRule, *, whole_batch: bool = False) -> StoppingCriterion:
     """Build the criterion that `rule` names."""
-    if rule.name == "fixed":
+    spec = rule.spec
+    if spec is None:
         return FixedDepth()
+    module, _, name = spec.criterion.partition(":")
+    kind: type[StoppingCriterion] = getattr(importlib.import_module(module), name)
     assert rule.threshold is not None
-    criteria: dict[str, type[StoppingCriterion]] = {
-        "action_l2": ActionL2,
-        "action_mse": ActionMSE,
-        "cosine": CosineDistance,
-        "latent": LatentChange,
-    }
-    return criteria[rule.name](rule.threshold, whole_batch=whole_batch)
+    return kind(rule.threshold, whole_batch=whole_batch)

@@ -21,7 +21,8 @@ from rdvla.model.rdvla import Inputs
 from rdvla.model.recorded import RecordedNetwork
 from rdvla.model.stopping import make_criterion
 from rdvla.policies.io import PolicyIO
-from rdvla.policy import PolicyMetadata, StopRule
+from rdvla.policy import PolicyMetadata
+from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 
 DEFAULT_STOP = StopRule.fixed(12)

@@ -11,7 +11,8 @@ import numpy as np
 
 from rdvla.envs import Env
 from rdvla.errors import CheckpointError, ConfigError
-from rdvla.policy import Policy, PolicyMetadata, StopRule
+from rdvla.policy import Policy, PolicyMetadata
+from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 
 EXPERT = "expert"

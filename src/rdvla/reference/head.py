@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 
 @dataclass(frozen=True)

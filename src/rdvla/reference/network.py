@@ -9,8 +9,8 @@ from rdvla.checkpoints.official_config import head_document
 from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.recurrent import RecurrentHead
 from rdvla.model.vision import DinoSiglip, ViT
-from rdvla.policy import StopRule
 from rdvla.reference.head import Hidden, PublishedHead, project_state
+from rdvla.stops import StopRule
 
 STOP_TOKEN = 2
 

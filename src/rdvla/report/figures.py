@@ -267,9 +267,7 @@ def convergence(rule: RuleGroup, width: int) -> str:
     traces = [trace for record in rule.played for trace in record.convergence if trace]
     columns = _columns(traces)
     positive = [value for column in columns for value in np.percentile(column, [10, 90]) if value > 0]
-    threshold = rule.stop.threshold or 0.0
-    if rule.stop.name == "cosine":
-        threshold = 1 - threshold  # the trace is the distance, the threshold a similarity
+    threshold = rule.stop.limit or 0.0
     bounds = [*positive, threshold] if threshold > 0 else positive
     low, high = 10 ** np.floor(np.log10(min(bounds))), 10 ** np.ceil(np.log10(max(bounds)))
     every = rule.stop.check_every

@@ -10,7 +10,7 @@ from rdvla.errors import ConfigError, RecordError
 from rdvla.eval.records import EpisodeRecord, ErrorRecord, latest, read_records
 from rdvla.eval.runner import POLICY_FILE, RUN_FILE
 from rdvla.eval.summary import Summary, group_by, summarise_group
-from rdvla.policy import StopRule
+from rdvla.stops import StopRule
 
 AnyRecord = EpisodeRecord | ErrorRecord
 
@@ -177,5 +177,7 @@ def _name(label: str, stop: StopRule | None) -> str:
     elif stop.name == "fixed":
         name = f"depth {stop.max_depth}"
     else:
-        name = f"{stop.name} {'>' if stop.name == 'cosine' else '<'} {stop.threshold:g}"
+        assert stop.spec is not None
+        assert stop.threshold is not None
+        name = stop.spec.condition(stop.threshold)
     return f"{name}, {horizon}" if horizon else name

@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from rdvla.errors import ObservationError, ServeError
-from rdvla.policy import PolicyMetadata, StopRule
+from rdvla.policy import PolicyMetadata
 from rdvla.robot.clock import Clock, SystemClock
 from rdvla.robot.connection import Connection, ConnectionLost, websocket_connector
+from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 from rdvla.wire.adapters import to_message
 from rdvla.wire.codec import CodecError, Limits, decode, encode

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from rdvla.errors import RDVLAError
-from rdvla.policy import Policy, StopRule
+from rdvla.policy import Policy
 from rdvla.server.metrics import Metrics
+from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 from rdvla.wire.protocol import Busy, DeadlineMissed, RequestOptions, RequestRefused, ShuttingDown
 

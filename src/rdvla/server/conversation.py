@@ -11,12 +11,13 @@ from typing import Any
 from rdvla import __version__
 from rdvla.errors import MissingExtraError, ObservationError, RDVLAError
 from rdvla.horizons import Horizon
-from rdvla.policy import PolicyMetadata, StopRule
+from rdvla.policy import PolicyMetadata
 from rdvla.server.batching import Answer, Batcher
 from rdvla.server.config import ServeConfig
 from rdvla.server.gate import TokenBucket
 from rdvla.server.live import LiveFeed, LiveRecord
 from rdvla.server.metrics import Metrics
+from rdvla.stops import StopRule
 from rdvla.wire.adapters import Adapted, adapt
 from rdvla.wire.codec import CodecError, decode, encode
 from rdvla.wire.protocol import (

@@ -17,14 +17,15 @@ from typing import Any, Literal
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from rdvla.config import Config
 from rdvla.errors import ConfigError
-from rdvla.policy import PolicyMetadata, StopRule, StopRuleName
+from rdvla.policy import PolicyMetadata
 from rdvla.server.batching import Answer
+from rdvla.stops import StopRule, check_name
 from rdvla.types import Observation
 from rdvla.wire.adapters import MAX_INSTRUCTION, Adapted
 from rdvla.wire.protocol import RequestOptions
@@ -53,11 +54,17 @@ class LiveControls(Config):
 
     mode: Literal["client", "depth", "adaptive", "budget"] = "client"
     depth: int = Field(12, ge=1, le=MAX_DEPTH)
-    rule: StopRuleName = "action_l2"
+    rule: str = "action_l2"
     budget_ms: float = Field(100.0, gt=0, le=60_000)
     instruction: str = Field("", max_length=MAX_INSTRUCTION)
     paused: bool = False
     episode: int = Field(0, ge=0)
+
+    @field_validator("rule")
+    @classmethod
+    def _check_rule(cls, name: str) -> str:
+        check_name(name)
+        return name
 
 
 @dataclass(frozen=True)
@@ -233,7 +240,7 @@ def _decision(record: LiveRecord) -> dict[str, Any]:
         "instruction": record.observation.instruction,
         "num_recurrences": reply["num_recurrences"],
         "convergence": [value if np.isfinite(value) else None for value in reply["convergence"]],
-        "threshold": None if stop is None else stop.threshold,
+        "limit": None if stop is None else stop.limit,
         "rule": None if stop is None else str(stop),
         "budget_ms": record.options.budget_ms,
         "budget_used": reply["budget_used"],

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 from dataclasses import dataclass
+from html import escape
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any
@@ -14,6 +15,7 @@ from websockets.http11 import Request, Response
 
 from rdvla.server.gate import Gate
 from rdvla.server.metrics import CONTENT_TYPE, Metrics
+from rdvla.stops import rules
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Page:
         """Put the page together from its parts."""
         folder = files("rdvla.server").joinpath("page")
         text = folder.joinpath("page.html").read_text(encoding="utf-8")
+        options = (
+            f'<option value="{name}">{escape(spec.sentence)} ({name})</option>' for name, spec in rules().items()
+        )
+        text = text.replace("<!--{rules}-->", "\n        ".join(options))
         hashes: dict[str, list[str]] = {"js": [], "css": []}
         for name in ("page.css", "charts.js", "page.js"):
             part = folder.joinpath(name).read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from rdvla.errors import ConfigError, MissingExtraError, RDVLAError, ServeError
-from rdvla.policy import Policy, PolicyMetadata, StopRule
+from rdvla.policy import Policy, PolicyMetadata
 from rdvla.server.batching import Batcher
 from rdvla.server.config import ServeConfig
 from rdvla.server.conversation import Conversation, Service
@@ -21,6 +21,7 @@ from rdvla.server.gate import Gate
 from rdvla.server.live import LIVE_PATH, LiveFeed
 from rdvla.server.metrics import Metrics
 from rdvla.server.router import Router
+from rdvla.stops import StopRule
 from rdvla.types import Observation
 from rdvla.wire.protocol import RequestOptions
 

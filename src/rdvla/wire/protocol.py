@@ -6,12 +6,13 @@ open and the next request is welcome; after any other code it is closed with 101
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from rdvla.errors import ConfigError, ServeError, suggest
-from rdvla.policy import PolicyMetadata, StopRule, StopRuleName
+from rdvla.policy import PolicyMetadata
+from rdvla.stops import StopRule, check_name
 from rdvla.types import ActionChunk
 
 API_KEY_VARIABLE = "RDVLA_API_KEY"
@@ -148,8 +149,7 @@ def _stop_rule(stop: Any, depth: int | None) -> StopRule | None:
 def _named_rule(fields: Mapping[str, Any], depth: int | None) -> StopRule:
     values = {key: value.item() if isinstance(value, np.generic) else value for key, value in fields.items()}
     name, threshold = values["name"], values.get("threshold")
-    if not isinstance(name, str):
-        raise ConfigError(f"the stopping rule's name must be text: one of {', '.join(get_args(StopRuleName))}.")
+    check_name(name)
     if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
         raise ConfigError(f"threshold must be a number, found {type(threshold).__name__}.")
     if depth is not None:

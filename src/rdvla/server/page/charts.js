@@ -64,18 +64,17 @@ function drawBars(canvas, decisions, { lower, total, top, unit }) {
   pen.globalAlpha = 1;
 }
 
-// The stopping rule's measure by iteration, newest curve in front, log scale (cosine: of its distance from 1).
+// The stopping rule's measure by iteration, newest curve in front, log scale.
 // While nothing is measured, the last curves stay, dimmed.
 function drawCurves(canvas, decisions) {
   const { pen, width, height } = prepare(canvas);
   const shown = decisions.filter((decision) => decision.convergence.length > 0).slice(-14);
   if (shown.length === 0) return;
   const isOld = decisions[decisions.length - 1].convergence.length === 0;
-  const isCosine = (decision) => (decision.rule || "").startsWith("cosine");
-  const measure = (decision, value) => Math.max(isCosine(decision) ? 1 - value : value, 1e-12);
+  const shownValue = (value) => Math.max(value, 1e-12);
   const newest = shown[shown.length - 1];
-  const values = shown.flatMap((decision) => decision.convergence.filter((v) => v !== null).map((v) => measure(decision, v)));
-  const threshold = newest.threshold === null ? null : measure(newest, newest.threshold);
+  const values = shown.flatMap((decision) => decision.convergence.filter((v) => v !== null).map(shownValue));
+  const threshold = newest.limit === null ? null : shownValue(newest.limit);
   const all = threshold === null ? values : [...values, threshold];
   const low = Math.floor(Math.log10(Math.min(...all))), high = Math.max(low + 1, Math.ceil(Math.log10(Math.max(...all))));
   const longest = Math.max(8, ...shown.map((decision) => decision.num_recurrences));
@@ -109,13 +108,13 @@ function drawCurves(canvas, decisions) {
     pen.lineWidth = isNewest ? 2.5 : 1.2;
     pen.beginPath();
     decision.convergence.forEach((value, step) => {
-      if (value !== null) pen.lineTo(x(first + step), y(measure(decision, value)));
+      if (value !== null) pen.lineTo(x(first + step), y(shownValue(value)));
     });
     pen.stroke();
     const last = decision.convergence[decision.convergence.length - 1];
     if (isNewest && last !== null) {
       pen.beginPath();
-      pen.arc(x(decision.num_recurrences), y(measure(decision, last)), 4, 0, 7);
+      pen.arc(x(decision.num_recurrences), y(shownValue(last)), 4, 0, 7);
       pen.fill();
     }
   });

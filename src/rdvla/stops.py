@@ -1,0 +1,175 @@
+"""Stopping rules as data: what each reads, its default threshold, which way it runs, a sentence for people.
+
+The network, the command line, the wire, the report and the live page all read `rules()`. An installed package adds a
+rule with an entry point in the group `rdvla.stops` that names a `RuleSpec`; its `criterion` is a class like those of
+`rdvla.model.stopping`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Literal
+
+import numpy as np
+
+from rdvla.errors import ConfigError, suggest
+
+ENTRY_POINTS = "rdvla.stops"
+DEFAULT_MAX_DEPTH = 32
+
+
+@dataclass(frozen=True)
+class RuleSpec:
+    """One stopping rule.
+
+    Attributes:
+        name: as people type it.
+        sentence: when it stops, for people; follows "stop when".
+        reads: what it compares between checks: predicted `actions` (asks the Coda every time) or `latents`.
+        default_threshold: where nobody gives another.
+        criterion: `module:Class` of its `rdvla.model.stopping.StoppingCriterion`.
+        runs: `below` stops when the metric falls below the threshold; `above` has a threshold on 1 - metric (a
+            similarity), so that the metric itself still falls while the recurrence converges.
+    """
+
+    name: str
+    sentence: str
+    reads: Literal["actions", "latents"]
+    default_threshold: float
+    criterion: str
+    runs: Literal["below", "above"] = "below"
+
+    def limit(self, threshold: float) -> float:
+        """Return what the metric, as traces and figures show it, has to fall below."""
+        return threshold if self.runs == "below" else 1 - threshold
+
+    def condition(self, threshold: float) -> str:
+        """Return e.g. `action_mse < 0.001` or `cosine > 0.999`."""
+        return f"{self.name} {'<' if self.runs == 'below' else '>'} {threshold:g}"
+
+
+BUILT_IN = (
+    RuleSpec(
+        "action_l2",
+        "the actions barely move: squared L2 distance of consecutive chunks, the paper's rule",
+        "actions",
+        1e-3,
+        "rdvla.model.stopping:ActionL2",
+    ),
+    RuleSpec(
+        "action_mse",
+        "the actions barely move: mean squared difference of consecutive chunks, the released kl_divergence",
+        "actions",
+        1e-3,
+        "rdvla.model.stopping:ActionMSE",
+    ),
+    RuleSpec(
+        "cosine",
+        "the actions' direction settles: cosine similarity of consecutive chunks",
+        "actions",
+        0.999,
+        "rdvla.model.stopping:CosineDistance",
+        runs="above",
+    ),
+    RuleSpec(
+        "latent",
+        "the scratchpad settles: its relative change; needs no Coda",
+        "latents",
+        0.03,
+        "rdvla.model.stopping:LatentChange",
+    ),
+)
+
+FIXED = "fixed"
+"""Name of the rule that always runs `max_depth` iterations; it compares nothing, so it has no `RuleSpec`."""
+
+
+@cache
+def rules() -> Mapping[str, RuleSpec]:
+    """Return every adaptive rule by name: the built-in ones, then those of installed packages.
+
+    Raises:
+        ConfigError: an installed package's entry point is no `RuleSpec`, or its name is taken.
+    """
+    found = {spec.name: spec for spec in BUILT_IN}
+    for entry in entry_points(group=ENTRY_POINTS):
+        spec = entry.load()
+        if not isinstance(spec, RuleSpec):
+            raise ConfigError(f"entry point '{entry.value}' of {ENTRY_POINTS} must be a RuleSpec, found {spec!r:.60}.")
+        if spec.name in (*found, FIXED):
+            raise ConfigError(f"entry point '{entry.value}' adds a second stopping rule '{spec.name}'.")
+        found[spec.name] = spec
+    return found
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """When to stop thinking, as plain data; `rdvla.model.stopping` turns it into a criterion.
+
+    Attributes:
+        name: `fixed` (always `max_depth` iterations) or a name of `rules()`.
+        threshold: the rule's threshold; None takes its default.
+        min_depth: never stop before this many iterations.
+        max_depth: never go beyond this many iterations; for `fixed`, how many there are.
+        check_every: evaluate the rule every n-th iteration.
+
+    Raises:
+        ConfigError: an unknown name, or a value out of range.
+    """
+
+    name: str = FIXED
+    threshold: float | None = None
+    min_depth: int = 1
+    max_depth: int = DEFAULT_MAX_DEPTH
+    check_every: int = 1
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        for field in ("min_depth", "max_depth", "check_every"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{field} must be a whole number of at least 1, found {value!r}.")
+        if self.min_depth > self.max_depth:
+            raise ConfigError(f"min_depth ({self.min_depth}) is greater than max_depth ({self.max_depth}).")
+        if self.name == FIXED:
+            if self.threshold is not None:
+                raise ConfigError("the rule 'fixed' has no threshold; drop it or choose an adaptive rule.")
+        elif self.threshold is None:
+            object.__setattr__(self, "threshold", rules()[self.name].default_threshold)
+        elif not np.isfinite(self.threshold) or self.threshold < 0:
+            raise ConfigError(f"threshold must be a finite number of at least 0, found {self.threshold!r}.")
+
+    @classmethod
+    def fixed(cls, depth: int) -> "StopRule":
+        """Return the rule that always runs `depth` iterations."""
+        return cls(name=FIXED, max_depth=depth)
+
+    @property
+    def spec(self) -> RuleSpec | None:
+        """What the rule is; None for `fixed`."""
+        return None if self.name == FIXED else rules()[self.name]
+
+    @property
+    def limit(self) -> float | None:
+        """What the metric in traces has to fall below; None for `fixed`."""
+        spec = self.spec
+        return None if spec is None or self.threshold is None else spec.limit(self.threshold)
+
+    def __str__(self) -> str:
+        if self.name == FIXED:
+            return f"fixed({self.max_depth})"
+        return f"{self.name}({self.threshold:g}, max {self.max_depth})"
+
+
+def check_name(name: object) -> None:
+    """Make sure that there is a rule of this name.
+
+    Raises:
+        ConfigError: there is none; the message suggests the nearest.
+    """
+    known = (FIXED, *rules())
+    if not isinstance(name, str):
+        raise ConfigError(f"the stopping rule's name must be text: one of {', '.join(known)}.")
+    if name not in known:
+        raise ConfigError(f"unknown stopping rule '{name}'.{suggest(name, known)}")

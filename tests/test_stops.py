@@ -1,0 +1,114 @@
+"""Stopping rules are data: one description, read everywhere; a package may add one without touching ours."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from rdvla.errors import ConfigError
+from rdvla.model.stopping import Look, make_criterion
+from rdvla.server.router import Page
+from rdvla.stops import FIXED, StopRule, rules
+
+SOURCE = Path(__file__).parents[1] / "src"
+
+PACKAGE = """
+from rdvla.model.stopping import ActionMSE
+from rdvla.stops import RuleSpec
+
+SPEC = RuleSpec("loosest", "the largest entry settles", "actions", 10.0, "looser:Loosest")
+
+
+class Loosest(ActionMSE):
+    \"\"\"The largest squared change.\"\"\"
+
+    def metric(self, before, after):
+        return (after - before).square().amax(dim=1)
+"""
+
+
+def test_the_limit_is_what_the_criterion_compares_with():
+    """What figures draw as "stops below" agrees with the criterion just inside and just outside it."""
+    for name, spec in rules().items():
+        rule = StopRule(name)
+        assert rule.threshold == spec.default_threshold
+        criterion = make_criterion(rule)
+        for factor, expected in ((0.98, True), (1.02, False)):
+            value = torch.tensor([rule.limit * factor])
+            assert bool(criterion.passed(value)) is expected, name
+
+
+def test_criteria_read_what_the_data_says():
+    latents, actions = torch.rand(2, 3, 4), torch.rand(2, 3, 2)
+    for name, spec in rules().items():
+        criterion = make_criterion(StopRule(name))
+        assert criterion.needs_actions is (spec.reads == "actions")
+        changed = Look(latents + 1, actions if criterion.needs_actions else None)
+        _, value = criterion(Look(latents, actions), changed)
+        assert (value == 0).all() == (spec.reads == "actions"), f"{name} reads something else"
+
+
+def test_fixed_is_no_adaptive_rule():
+    assert StopRule.fixed(3).spec is None
+    assert StopRule.fixed(3).limit is None
+    assert FIXED not in rules()
+
+
+def test_names_are_checked_and_suggested():
+    with pytest.raises(ConfigError, match="Did you mean 'action_mse'"):
+        StopRule("action_mze")
+    with pytest.raises(ConfigError, match="must be text"):
+        StopRule(3)
+
+
+def test_the_live_page_offers_every_rule():
+    page = Page.load().body.decode()
+    assert all(f'<option value="{name}">' in page for name in rules())
+    assert "{rules}" not in page
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """A distribution outside ours with a rule of its own, as pip would install it."""
+    (tmp_path / "looser.py").write_text(textwrap.dedent(PACKAGE))
+    metadata = tmp_path / "looser-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: looser\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[rdvla.stops]\nloosest = looser:SPEC\n")
+    return tmp_path
+
+
+def rdvla(path, *arguments):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(path), str(SOURCE)))}
+    command = [sys.executable, "-m", "rdvla", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_rule_of_another_package_is_evaluated(installed, tmp_path):
+    """Its threshold is so loose that it stops at the first comparison: the second iteration."""
+    from collections import Counter
+
+    sys.path.insert(0, str(Path(__file__).parent / "bench"))
+    import bench_fakes
+
+    checkpoint = bench_fakes.save_checkpoint(tmp_path / "policy")
+    command = ("eval", "--checkpoint", checkpoint, "--suite", "toy", "--task-ids", 0, "--episodes", 1)
+    done = rdvla(installed, *command, "--stop", "loosest", "--output", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run" / "episodes.jsonl").read_text().splitlines()[0])
+    assert set(Counter(record["iterations"])) == {2}
+    assert record["rule"] == "loosest(10, max 32)"
+
+
+def test_a_taken_name_is_refused(installed):
+    text = (installed / "looser.py").read_text().replace('"loosest", "the', '"cosine", "the')
+    (installed / "looser.py").write_text(text)
+    done = rdvla(installed, "eval", "--suite", "toy", "--policy", "expert", "--output", installed / "run")
+    assert done.returncode != 0
+    assert "adds a second stopping rule 'cosine'" in done.stderr
