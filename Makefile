@@ -3,7 +3,7 @@
 # make check   style, types and the import rules
 
 RDVLA := .venv/bin/rdvla
-CODE := src tests bench
+CODE := src tests
 
 .PHONY: demo test check format clean
 

@@ -7,6 +7,9 @@ and keeps its traceback. A message names the field, the offending value and the 
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 20
+"""Names listed in one message."""
+
 
 class RDVLAError(Exception):
     """Base of every error that `rdvla` raises on bad input."""
@@ -59,7 +62,11 @@ class MissingExtraError(RDVLAError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the known name nearest to `name`, or the list of known names."""
+    """Return ` Did you mean 'x'?` for the known name nearest to `name`, or a list of known names. Case is ignored."""
     names = sorted(known)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" Did you mean '{nearest[0]}'?" if nearest else f" Known: {', '.join(names)}."
+    plain = {each.lower(): each for each in names}
+    nearest = difflib.get_close_matches(name.lower(), plain, n=1, cutoff=0.5)
+    if nearest:
+        return f" Did you mean '{plain[nearest[0]]}'?"
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f" Known: {', '.join(names[:MOST_NAMES])}{more}."

@@ -93,6 +93,10 @@ class ChunkExecutor:
         """Start an episode, drawing scratchpads from `seed`."""
         self.seed = seed
         self.decisions = []
+        self.next_stage()
+
+    def next_stage(self) -> None:
+        """Go on with another instruction: drop the actions at hand; decisions are counted on."""
         self._pending = []
         self.horizon.reset()
         self.policy.reset()

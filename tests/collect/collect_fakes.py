@@ -3,12 +3,14 @@
 import os
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from rdvla.envs.toy import ToyEnv
+from rdvla.envs.toy import ToyEnv, ToySuite
 from rdvla.errors import CheckpointError, SimulatorError
 
 
@@ -55,25 +57,17 @@ def make_unloadable(task):
     return Unloadable()
 
 
-def make_toy(suite, task_id, *, camera_size):
-    return ToyEnv(task_id, camera_size=camera_size)
-
-
 class SlowToy(ToyEnv):
     def step(self, action):
         time.sleep(0.002)
         return super().step(action)
 
 
-def make_slow_toy(suite, task_id, *, camera_size):
-    return SlowToy(task_id, camera_size=camera_size)
-
-
 class Breaking(ToyEnv):
     """Breaks in the episodes that a file names as 'kill' or 'raise', once each."""
 
-    def reset(self, *, init_state=None, seed=None):
-        super().reset(init_state=init_state, seed=seed)
+    def reset(self, start):
+        super().reset(start)
         plan = Path(os.environ["RDVLA_TEST_BREAK"])
         for how in ("kill", "raise"):
             marker = plan / how
@@ -92,13 +86,15 @@ class Hanging(ToyEnv):
         return super().step(action)
 
 
-def make_hanging(suite, task_id, *, camera_size):
-    return Hanging(task_id, camera_size=camera_size)
-
-
-def make_breaking(suite, task_id, *, camera_size):
-    return Breaking(task_id, camera_size=camera_size)
-
-
-def make_broken(suite, task_id, *, camera_size):
+def make_broken(task_id, *, camera_size):
     raise SimulatorError("no GL library")
+
+
+@dataclass(frozen=True)
+class FakeSuite(ToySuite):
+    """The toy, in environments made by `env`."""
+
+    env: Callable = ToyEnv
+
+    def make_env(self, task_id, *, camera_size=None):
+        return self.env(task_id, camera_size=camera_size)

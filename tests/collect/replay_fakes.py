@@ -48,6 +48,10 @@ class FakeEnv:
         self.taken = []
         self.closed = False
 
+    @property
+    def stages(self):
+        return self.task.stages
+
     def restore(self, state, *, episode=0):
         self.restored.append((state, episode))
         self.taken = []

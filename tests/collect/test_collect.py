@@ -16,6 +16,7 @@ from rdvla.collect.recording import Attempt, Demonstration, play
 from rdvla.collect.schedule import Schedule, TaskPlan
 from rdvla.collect.staging import Staging
 from rdvla.data.lerobot_v3 import LeRobotDataset
+from rdvla.envs import Seed
 from rdvla.envs.toy import ToyEnv
 from rdvla.errors import CheckpointError, ConfigError, SimulatorError, StorageError
 from rdvla.files import write_atomically, writing
@@ -26,10 +27,9 @@ def config(output, **changes):
     return CollectConfig(output, **(settings | {"storage": "image", "render_every": 3} | changes))
 
 
-def run(output, make_env=fakes.make_toy, on_status=lambda _: None, **changes):
-    return collect(
-        config(output, **changes), make_env=make_env, make_expert=fakes.make_demonstrator, on_status=on_status
-    )
+def run(output, env=ToyEnv, on_status=lambda _: None, **changes):
+    suites = {"toy": fakes.FakeSuite("toy", env=env)}
+    return collect(config(output, **changes), suites=suites, make_expert=fakes.make_demonstrator, on_status=on_status)
 
 
 def load(output, tmp_path):
@@ -71,7 +71,7 @@ def test_play_records_clean_actions_and_renders_rarely():
     assert recorded.image_index.tolist() == [row // 4 for row in range(recorded.length)]
     replay = ToyEnv(3, camera_size=32)
     placement, noise = recorded.attempt.seeds()
-    replay.reset(seed=placement)
+    replay.reset(Seed(placement))
     expert = fakes.ToyDemonstrator()
     expert.reset(replay, seed=noise)
     images = recorded.decoded_images()["primary"]
@@ -130,7 +130,7 @@ def test_number_of_workers_changes_nothing(reference, tmp_path):
 def test_a_finished_collection_is_left_alone(reference):
     output, summary = reference
     before = (output / "meta/info.json").stat().st_mtime_ns
-    assert run(output, workers=1, make_env=fakes.make_broken) == summary
+    assert run(output, workers=1, env=fakes.make_broken) == summary
     assert (output / "meta/info.json").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="other settings"):
         run(output, episodes=4)
@@ -150,7 +150,7 @@ def test_a_dying_and_a_raising_simulator_are_errors_not_failures(reference, tmp_
     monkeypatch.setenv("RDVLA_TEST_BREAK", str(tmp_path))
     (tmp_path / "kill").touch()
     (tmp_path / "raise").touch()
-    summary = run(tmp_path / "d", make_env=fakes.make_breaking)
+    summary = run(tmp_path / "d", env=fakes.Breaking)
     assert sum(task.errors for task in summary.tasks) == 2
     assert [task.failures for task in summary.tasks] == [task.failures for task in reference[1].tasks]
     assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
@@ -160,12 +160,12 @@ def test_a_hung_simulator_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(collection, "_TRIES_PER_ATTEMPT", 1)
     monkeypatch.setattr(collection, "_BROKEN_IN_A_ROW", 1)
     with pytest.raises(SimulatorError, match=r"still running after 0\.5 s"):
-        run(tmp_path / "d", make_env=fakes.make_hanging, workers=1, episode_timeout_s=0.5)
+        run(tmp_path / "d", env=fakes.Hanging, workers=1, episode_timeout_s=0.5)
 
 
 def test_a_simulator_that_never_starts_stops_the_run(tmp_path):
     with pytest.raises(SimulatorError, match="no GL library"):
-        run(tmp_path / "d", make_env=fakes.make_broken)
+        run(tmp_path / "d", env=fakes.make_broken)
     assert not (tmp_path / "d/meta").exists()
 
 
@@ -176,7 +176,7 @@ import collect_fakes as fakes
 from test_collect import run
 from pathlib import Path
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), make_env=fakes.make_slow_toy)
+    run(Path(sys.argv[1]), env=fakes.SlowToy)
 """
 
 
@@ -202,7 +202,7 @@ def test_kill_and_restart(reference, tmp_path, staged, with_workers):
     before = list((tmp_path / "d").rglob("*.npz"))
     assert len(before) >= staged
     seen = []
-    run(tmp_path / "d", make_env=fakes.make_slow_toy, on_status=seen.append)
+    run(tmp_path / "d", env=fakes.SlowToy, on_status=seen.append)
     assert seen[0].done >= len(before)  # workers that outlive their parent finish what they are at
     assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
 
@@ -212,7 +212,7 @@ def test_a_kill_while_writing(reference, tmp_path, monkeypatch):
     for half in ("meta", "README.md", "collect.json"):
         (tmp_path / "d" / half).rename(tmp_path / half)  # the state between two renames
     (tmp_path / "d/.writing/data").mkdir(parents=True)
-    run(tmp_path / "d", make_env=fakes.make_broken)
+    run(tmp_path / "d", env=fakes.make_broken)
     assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
 
 
@@ -224,7 +224,7 @@ def test_demonstrations_of_both_kinds_are_not_mixed(tmp_path):
 
 def test_where_nothing_was_settled_nothing_is_left(tmp_path):
     with pytest.raises(CheckpointError, match="damaged"):
-        collect(config(tmp_path / "d"), make_env=fakes.make_toy, make_expert=fakes.make_unloadable)
+        collect(config(tmp_path / "d"), suites={"toy": fakes.FakeSuite("toy")}, make_expert=fakes.make_unloadable)
     assert not (tmp_path / "d").exists()
 
 
@@ -257,7 +257,6 @@ def test_no_permission_leaves_nothing(tmp_path):
     ("changes", "message"),
     [
         ({"suites": ()}, "suite"),
-        ({"suites": ("toys",)}, "toy"),
         ({"task_ids": (99,)}, "no task 99"),
         ({"episodes": 0}, "episodes"),
         ({"render_every": 0}, "render_every"),

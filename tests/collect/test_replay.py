@@ -8,6 +8,7 @@ from rdvla.collect.replay import Regeneration
 from rdvla.data.convert import convert
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.data.libero_hdf5 import LiberoDemonstrations, moving_steps
+from rdvla.envs import Seed
 from rdvla.envs.libero.env import LiberoEnv
 from rdvla.errors import ConfigError, DatasetError
 from rdvla.experts import make_expert
@@ -123,7 +124,7 @@ class RarelyRenderedEnv(LiberoEnv):
 def test_a_replay_in_the_simulator_repeats_the_demonstration_exactly(tmp_path):
     states, actions = [], []
     with RarelyRenderedEnv("libero_object", 0, camera_size=64) as env:
-        env.reset(seed=3)
+        env.reset(Seed(3))
         start = env.sim.get_state().flatten()
         env.restore(start)
         expert = make_expert(env.task)

@@ -7,6 +7,7 @@ import numpy as np
 
 from rdvla.collect.demonstrators import make_demonstrator, make_takeover
 from rdvla.collect.recording import Attempt, play
+from rdvla.envs import Seed
 from rdvla.envs.toy import ToyEnv
 from rdvla.experts.toy import ToyExpert
 from rdvla.policy import PolicyMetadata
@@ -48,7 +49,7 @@ def test_it_begins_where_the_policy_got_to() -> None:
         assert recorded is not None
         placement, noise = attempt.seeds()
         replayed = ToyEnv(4)
-        replayed.reset(seed=placement)
+        replayed.reset(Seed(placement))
         steps = 0
         while not np.array_equal(replayed.state(), recorded.states[0]):
             assert steps < 9

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rdvla.envs import list_tasks, make_env
+from rdvla.envs import InitState, Seed, list_tasks, make_env
 from rdvla.envs.toy import MAX_STEPS, ToyEnv, ToyPrivileged
 from rdvla.errors import ConfigError, SimulatorError
 
@@ -18,10 +18,10 @@ def scripted_action(scene: ToyPrivileged) -> np.ndarray:
 
 
 @pytest.mark.parametrize("task_id", range(6))
-@pytest.mark.parametrize("start", [{"init_state": 0}, {"init_state": 49}, {"seed": 0}, {"seed": 12345}])
+@pytest.mark.parametrize("start", [InitState(0), InitState(49), Seed(0), Seed(12345)])
 def test_a_scripted_controller_solves_every_task(task_id, start):
     env = ToyEnv(task_id)
-    env.reset(**start)
+    env.reset(start)
     solved = [env.step(scripted_action(env.privileged())) for _ in range(40)]
     assert any(solved)
     assert env.num_steps == 40 < MAX_STEPS
@@ -31,13 +31,13 @@ def test_a_scripted_controller_solves_every_task(task_id, start):
 def test_doing_nothing_solves_no_task():
     for task_id in range(6):
         env = ToyEnv(task_id)
-        env.reset(seed=1)
+        env.reset(Seed(1))
         assert not any(env.step(np.zeros(7)) for _ in range(MAX_STEPS))
 
 
 def test_reaching_the_wrong_square_does_not_count():
     env = ToyEnv(0)
-    env.reset(seed=3)
+    env.reset(Seed(3))
     blue = env._squares["blue"]
     at_blue = [env.step(scripted_action(replace(env.privileged(), target=blue))) for _ in range(40)]
     assert np.abs(env.privileged().hand[:2] - blue[:2]).max() < 0.03
@@ -46,11 +46,11 @@ def test_reaching_the_wrong_square_does_not_count():
 
 def test_the_same_start_gives_the_same_episode_whatever_came_before():
     env = ToyEnv(3)
-    env.reset(seed=7)
+    env.reset(Seed(7))
     first = env.observe()
     env.step(np.full(7, 0.5))
-    env.reset(init_state=2)
-    env.reset(seed=7)
+    env.reset(InitState(2))
+    env.reset(Seed(7))
     again = env.observe()
     assert all(np.array_equal(first.images[camera], again.images[camera]) for camera in first.images)
     assert np.array_equal(first.state, again.state)
@@ -59,15 +59,15 @@ def test_the_same_start_gives_the_same_episode_whatever_came_before():
 def test_bundled_and_sampled_placements_are_distinct():
     env = ToyEnv(0)
     placements = set()
-    for start in [{"init_state": i} for i in range(50)] + [{"seed": i} for i in range(50)]:
-        env.reset(**start)
+    for start in [*map(InitState, range(50)), *map(Seed, range(50))]:
+        env.reset(start)
         placements.add(tuple(env.privileged().target))
     assert len(placements) == 100
 
 
 def test_observation_layout_and_counting():
     env = ToyEnv(0, camera_size=32)
-    env.reset(init_state=0)
+    env.reset(InitState(0))
     observation = env.observe()
     assert {camera: image.shape for camera, image in observation.images.items()} == {
         "primary": (32, 32, 3),
@@ -81,7 +81,7 @@ def test_observation_layout_and_counting():
 
 def test_the_target_is_visible_in_its_colour():
     env = ToyEnv(0)
-    env.reset(init_state=0)
+    env.reset(InitState(0))
     target = env.privileged().target
     pixel = ((target[:2] + 1) / 2 * 64).astype(int)
     assert tuple(env.frame()[pixel[0], pixel[1]]) == (200, 40, 40)
@@ -90,11 +90,9 @@ def test_the_target_is_visible_in_its_colour():
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda env: env.reset(), "exactly one"),
-        (lambda env: env.reset(init_state=0, seed=0), "exactly one"),
-        (lambda env: env.reset(init_state=50), "init_state = 50"),
-        (lambda env: env.reset(init_state=-1), "init_state = -1"),
-        (lambda env: env.reset(seed=-1), "seed = -1"),
+        (lambda env: env.reset(InitState(50)), "init_state = 50"),
+        (lambda env: env.reset(InitState(-1)), "init_state = -1"),
+        (lambda env: env.reset(Seed(-1)), "seed = -1"),
         (lambda env: env.step(np.zeros(6)), r"shape \[7\]"),
         (lambda env: env.step(np.full(7, np.nan)), "non-finite"),
         (lambda env: env.frame("side"), "unknown camera 'side'"),
@@ -102,7 +100,7 @@ def test_the_target_is_visible_in_its_colour():
 )
 def test_misuse_is_a_clear_error(call, named):
     env = ToyEnv(0)
-    env.reset(seed=0)
+    env.reset(Seed(0))
     with pytest.raises(ConfigError, match=named):
         call(env)
 
@@ -112,7 +110,7 @@ def test_nothing_works_before_reset_or_after_close():
     for call in (env.observe, env.state, env.privileged, lambda: env.step(np.zeros(7))):
         with pytest.raises(SimulatorError, match="call reset first"):
             call()
-    env.reset(seed=0)
+    env.reset(Seed(0))
     env.close()
     with pytest.raises(SimulatorError, match="call reset first"):
         env.state()
@@ -121,7 +119,7 @@ def test_nothing_works_before_reset_or_after_close():
 def test_make_env_knows_the_toy():
     assert [task.instruction for task in list_tasks("toy")][3] == "pick up the red square"
     env = make_env("toy", 2, camera_size=16)
-    env.reset(seed=0)
+    env.reset(Seed(0))
     assert env.task == list_tasks("toy")[2]
     assert env.observe().images["primary"].shape == (16, 16, 3)
     with pytest.raises(ConfigError, match=r"tasks 0\.\.5"):

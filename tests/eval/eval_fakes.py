@@ -5,11 +5,14 @@ given: it steps towards the goal by `iterations` / 4, so that it needs fewer ste
 """
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rdvla.envs.base import TaskSpec
+from rdvla.embodiment import Embodiment
+from rdvla.envs.base import InitState, Suite, TaskSpec
 from rdvla.errors import SimulatorError
 from rdvla.policy import PolicyMetadata
 from rdvla.types import ActionChunk, Observation
@@ -21,13 +24,22 @@ TASKS = {
 }
 
 
+ROBOT = Embodiment("line", 10, {"primary": (32, 32)}, ("x",), ("dx",), "none")
+
+
 class LineEnv:
     def __init__(self, suite: str, task_id: int) -> None:
         self.task = TASKS[suite][task_id]
         self.position, self.frames = 0.0, 0
 
-    def reset(self, *, init_state=None, seed=None):
-        self.position = -0.01 * (init_state or 0)
+    embodiment = ROBOT
+
+    @property
+    def stages(self):
+        return self.task.stages
+
+    def reset(self, start):
+        self.position = -0.01 * start.index if isinstance(start, InitState) else -0.001 * start.value
 
     def state(self):
         return np.array([self.position], dtype=np.float32)
@@ -51,6 +63,27 @@ class LineEnv:
         pass
 
 
+@dataclass(frozen=True)
+class LineSuite(Suite):
+    """The suites of `TASKS`, in environments made by `env`."""
+
+    env: Callable = LineEnv
+    embodiment = ROBOT
+
+    def tasks(self):
+        return TASKS[self.name]
+
+    def num_init_states(self, task_id):
+        return 50
+
+    def make_env(self, task_id, *, camera_size=None):
+        return self.env(self.name, task_id)
+
+
+def suites(env=LineEnv):
+    return {name: LineSuite(name, env=env) for name in TASKS}
+
+
 class CrashingEnv(LineEnv):
     """Breaks in initial state 1 of task 0 until the file `marks` names has grown to `times` lines."""
 
@@ -58,9 +91,9 @@ class CrashingEnv(LineEnv):
         super().__init__(suite, task_id)
         self.marks, self.times, self.how, self.armed = Path(marks), times, how, False
 
-    def reset(self, *, init_state=None, seed=None):
-        super().reset(init_state=init_state, seed=seed)
-        self.armed = self.task.task_id == 0 and init_state == 1
+    def reset(self, start):
+        super().reset(start)
+        self.armed = self.task.task_id == 0 and start == InitState(1)
 
     def step(self, action):
         tries = len(self.marks.read_text()) if self.marks.exists() else 0

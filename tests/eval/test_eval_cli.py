@@ -73,6 +73,7 @@ def test_toy_suite_from_evaluation_to_report(tmp_path):
         (["--episodes", "0"], "episodes"),
         (["--task-ids", "99"], "has no task 99"),
         (["--init-states", "19-10"], "runs backwards"),
+        (["--episodes", "100000"], r"episodes is 100000, but toy task 0 \(.*\) has 50 initial states: 0-49"),
         (["--init-states", "49-50"], r"names 50, but toy task 0 \(.*\) has 50 initial states: 0-49"),
         (["--workers", "0"], "workers"),
         (["--seed", "-1"], "seed"),
@@ -133,6 +134,22 @@ def test_choice_of_the_policy(tmp_path):
     assert choose_policy(tmp_path, None, options)[0] == f"{tmp_path} (device=cuda, precision=int8)"
     with pytest.raises(CheckpointError, match="no checkpoint directory"):
         choose_policy(tmp_path / "missing", None)
+
+
+def test_experts_and_demonstrators_are_measured_on_seeded_placements(tmp_path):
+    arguments = ["eval", "--suite", "toy", "--task-ids", "4", "--policy", "expert", "--seeds", "5000-5002"]
+    assert call(*arguments, "--output", tmp_path / "plain").exit_code == 0
+    assert call(*arguments, "--noise", "--output", tmp_path / "noise").exit_code == 0
+    plain, noise = (read_records(tmp_path / name) for name in ("plain", "noise"))
+    assert (
+        [record.placement_seed for record in plain] == [record.placement_seed for record in noise] == [5000, 5001, 5002]
+    )
+    assert all(record.success and record.init_state is None for record in plain + noise)
+    assert [record.steps for record in plain] != [record.steps for record in noise]
+    with pytest.raises(ConfigError, match="policy was 'expert', now 'expert"):
+        call(*arguments, "--noise", "--output", tmp_path / "plain")
+    with pytest.raises(ConfigError, match="--noise disturbs the expert only"):
+        call("eval", "--suite", "toy", "--policy", "ws://localhost:1", "--noise", "--output", tmp_path / "x")
 
 
 @pytest.mark.parametrize("arguments", [["--depth", "4"], ["--stop", "latent"], ["--horizon", "5"]])

@@ -1,16 +1,10 @@
 import pytest
-from eval_fakes import TASKS
+from eval_fakes import suites
 
+from rdvla.cli.parsing import choose_starts, parse_depths, parse_indices, parse_names
+from rdvla.envs import InitState, Seed
 from rdvla.errors import ConfigError
-from rdvla.eval.protocol import (
-    EvalConfig,
-    choose_init_states,
-    episode_seed,
-    parse_depths,
-    parse_indices,
-    parse_names,
-    plan,
-)
+from rdvla.eval.protocol import EvalConfig, episode_seed, plan
 from rdvla.eval.schedule import Schedule
 from rdvla.stops import StopRule
 
@@ -43,29 +37,44 @@ def test_names():
         parse_names("a,,b", field="suite")
 
 
-def test_init_states():
-    assert choose_init_states(None, None) == tuple(range(10))
-    assert choose_init_states(3, None) == (0, 1, 2)
-    assert choose_init_states(None, "10-19") == tuple(range(10, 20))
-    assert choose_init_states(2, "10-19") == (10, 11)
-    for episodes, states in [(0, None), (11, "10-19"), (None, "19-10")]:
+def test_starts():
+    assert choose_starts(None, None, None) == {"init_states": tuple(range(10))}
+    assert choose_starts(3, None, None) == {"init_states": (0, 1, 2)}
+    assert choose_starts(None, "10-19", None) == {"init_states": tuple(range(10, 20))}
+    assert choose_starts(2, "10-19", None) == {"init_states": (10, 11)}
+    assert choose_starts(None, None, "5000-5001") == {"seeds": (5000, 5001)}
+    wrong = [(0, None, None), (11, "10-19", None), (None, "19-10", None), (3, None, "1,2"), (None, "0", "0")]
+    for episodes, states, seeds in wrong:
         with pytest.raises(ConfigError):
-            choose_init_states(episodes, states)
+            choose_starts(episodes, states, seeds)
 
 
 def test_plan_crosses_tasks_states_and_rules():
-    jobs = plan(config(task_ids=(2, 0), horizons=("5", "linear_decay"), videos=1), TASKS)
+    jobs = plan(config(task_ids=(2, 0), horizons=("5", "linear_decay"), videos=1), suites())
     assert len({job.key for job in jobs}) == len(jobs) == 2 * 2 * 2 * 2
     assert [job.task.task_id for job in jobs] == [2] * 8 + [0] * 8
     assert [job.video for job in jobs[:8]] == [True] * 4 + [False] * 4
-    assert {job.seed for job in jobs if job.task.task_id == 2 and job.init_state == 1} == {
-        episode_seed(7, "line", 2, 1)
+    assert {job.seed for job in jobs if job.task.task_id == 2 and job.start == InitState(1)} == {
+        episode_seed(7, "line", 2, InitState(1))
     }
 
 
 def test_seeds_differ_by_everything_that_should_matter():
-    seeds = [episode_seed(s, suite, t, i) for s in (7, 8) for suite in ("a", "b") for t in (0, 1) for i in (0, 1)]
-    assert len(set(seeds)) == 16
+    starts = [InitState(0), InitState(1), Seed(0), Seed(1)]
+    seeds = [episode_seed(s, suite, t, i) for s in (7, 8) for suite in ("a", "b") for t in (0, 1) for i in starts]
+    assert len(set(seeds)) == 32
+
+
+def test_the_seed_of_an_episode_from_a_bundled_state_is_the_one_it_always_had():
+    assert episode_seed(7, "libero_object", 3, InitState(10)) == 8164348308551624645
+
+
+def test_episodes_start_from_states_or_from_seeds():
+    jobs = plan(config(init_states=(), seeds=(5000, 5001), task_ids=(0,)), suites())
+    assert [job.start for job in jobs] == [Seed(5000)] * 2 + [Seed(5001)] * 2
+    for changes in ({"seeds": (1,)}, {"init_states": ()}):
+        with pytest.raises(ConfigError, match="either from init_states or from seeds"):
+            config(**changes)
 
 
 def test_labels_tell_rules_apart():
@@ -96,20 +105,20 @@ def test_labels_tell_rules_apart():
 )
 def test_wrong_settings(changes, message):
     with pytest.raises(ConfigError, match=message):
-        plan(config(**changes), TASKS)
+        plan(config(**changes), suites())
 
 
 def test_schedule_keeps_environments_and_steals_what_is_worth_it():
-    jobs = plan(config(task_ids=(0, 1), init_states=(0, 1, 2), stops=parse_depths("1")), TASKS)
+    jobs = plan(config(task_ids=(0, 1), init_states=(0, 1, 2), stops=parse_depths("1")), suites())
     schedule = Schedule(jobs)
     first, second = ("line", 0), ("line", 1)
     assert schedule.next(None, []).task.task_id == 0
     assert schedule.next(None, [first]).task.task_id == 1
-    assert [schedule.next(second, [first]).init_state for _ in range(2)] == [1, 2]
+    assert [schedule.next(second, [first]).start.index for _ in range(2)] == [1, 2]
     stolen = schedule.next(second, [first])
-    assert (stolen.task.task_id, stolen.init_state) == (0, 2)
+    assert (stolen.task.task_id, stolen.start.index) == (0, 2)
     assert schedule.next(second, [first]) is None  # one left: not worth an environment
-    assert schedule.next(first, []).init_state == 1
+    assert schedule.next(first, []).start == InitState(1)
     schedule.put_back(stolen)
     assert len(schedule) == 1
     assert schedule.next(first, []) is stolen

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +17,15 @@ from eval_fakes import (
     OracleExpert,
     crashing_env,
     slow_policy,
+    suites,
 )
 
+from chain_fakes import ChainEnv, ChainSuite
+from rdvla.cli.parsing import parse_depths
+from rdvla.envs import InitState
 from rdvla.errors import ConfigError, SimulatorError
 from rdvla.eval import runner
-from rdvla.eval.protocol import EvalConfig, Job, Rule, parse_depths, plan
+from rdvla.eval.protocol import EvalConfig, Job, Rule, plan
 from rdvla.eval.records import EPISODES_FILE, read_records
 from rdvla.eval.rollout import run_episode
 from rdvla.eval.runner import Resources, evaluate
@@ -38,9 +43,8 @@ def config(**changes):
 def run(output, settings, *, policy=LinePolicy, env=LineEnv, workers=2, **resources):
     return evaluate(
         settings,
-        tasks=TASKS,
+        suites=suites(env),
         policy_factory=policy,
-        env_factory=env,
         output=output,
         resources=Resources(workers=workers, **resources),
     )
@@ -49,7 +53,7 @@ def run(output, settings, *, policy=LinePolicy, env=LineEnv, workers=2, **resour
 def test_parallel_run_records_everything(tmp_path):
     records = run(tmp_path, config(stops=(*parse_depths("1,4"), ADAPTIVE), videos=1))
     assert [record.key for record in records] == [
-        job.key for job in plan(config(stops=(*parse_depths("1,4"), ADAPTIVE)), TASKS)
+        job.key for job in plan(config(stops=(*parse_depths("1,4"), ADAPTIVE)), suites())
     ]
     assert {record.success for record in records if record.depth == 1} == {False}
     assert {record.success for record in records if record.depth == 4} == {True}
@@ -89,7 +93,7 @@ def test_filming_changes_nothing(tmp_path):
 
 
 def test_rendering_only_when_the_policy_looks():
-    env, job = LineEnv("line", 0), Job(TASKS["line"][0], 0, Rule(StopRule.fixed(1), "5"), 7)
+    env, job = LineEnv("line", 0), Job(TASKS["line"][0], InitState(0), Rule(StopRule.fixed(1), "5"), 7)
     outcome = run_episode(env, LinePolicy(), job)
     assert outcome.steps == 12
     assert env.frames == len(outcome.iterations) == 3
@@ -98,7 +102,7 @@ def test_rendering_only_when_the_policy_looks():
 def test_policy_bound_to_the_environment_is_never_rendered_for():
     env, expert = LineEnv("line", 0), OracleExpert()
     expert.bind(env)
-    outcome = run_episode(env, expert, Job(TASKS["line"][0], 0, Rule(None, "1"), 7))
+    outcome = run_episode(env, expert, Job(TASKS["line"][0], InitState(0), Rule(None, "1"), 7))
     assert outcome.success
     assert outcome.steps == 1
     assert env.frames == 0
@@ -111,7 +115,7 @@ def test_expert_is_bound_by_the_worker(tmp_path):
 
 SCRIPT = """
 import sys
-sys.path.insert(0, {folder!r})
+sys.path[:0] = {folders!r}
 from pathlib import Path
 from test_eval_runner import config, run, slow_policy
 if __name__ == "__main__":
@@ -121,11 +125,10 @@ if __name__ == "__main__":
 
 def test_kill_9_and_resume(tmp_path):
     script, output = tmp_path / "script.py", tmp_path / "out"
-    script.write_text(SCRIPT.format(folder=str(Path(__file__).parent)))
+    script.write_text(SCRIPT.format(folders=[str(path) for path in list(Path(__file__).parents)[:2]]))
     process = subprocess.Popen([sys.executable, str(script), str(output)], start_new_session=True)
     log = output / EPISODES_FILE
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and (not log.exists() or log.read_bytes().count(b"\n") < 5):
+    while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < 5):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -216,3 +219,62 @@ def test_wrong_resources():
     for values in ({"workers": 0}, {"episode_timeout_s": 0.0}):
         with pytest.raises(ConfigError):
             Resources(**values)
+
+
+class UnfitPolicy(LinePolicy):
+    metadata = replace(LinePolicy.metadata, cameras=("left",))
+
+
+def no_world(suite, task_id):
+    raise AssertionError("an environment was started")
+
+
+def test_a_policy_that_does_not_fit_is_refused_before_an_environment_starts(tmp_path):
+    with pytest.raises(ConfigError, match=r"does not fit suite 'line'.*cameras left.*primary 32x32"):
+        run(tmp_path / "out", config(), policy=UnfitPolicy, env=no_world)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_from_before_there_were_seeds_and_protocols_is_continued(tmp_path):
+    settings = config(task_ids=(0,))
+    whole = run(tmp_path, settings)
+    content = json.loads((tmp_path / "run.json").read_text())
+    for name in ("seeds", "protocol"):
+        del content["config"][name]
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    lines = (tmp_path / EPISODES_FILE).read_text().splitlines(keepends=True)
+    assert set(json.loads(lines[0])) == OLD_FIELDS
+    (tmp_path / EPISODES_FILE).write_text("".join(lines[:2]))
+    timing = {"wall_s", "latency_ms"}
+    again = run(tmp_path, settings)
+    assert [r.model_dump(exclude=timing) for r in again] == [r.model_dump(exclude=timing) for r in whole]
+
+
+OLD_FIELDS = {
+    "suite", "task", "task_id", "instruction", "init_state", "seed", "episode_seed", "rule", "stop", "depth", "horizon",
+    "attempts", "versions", "kind", "success", "steps", "iterations", "executed", "convergence", "latency_ms", "wall_s",
+    "video",
+}  # fmt: skip
+
+
+def test_episodes_of_several_stages(tmp_path):
+    settings = config(suites=("chain",), task_ids=None, init_states=(2, 4), stops=(None,))
+    chain = {"chain": ChainSuite("chain", "short")}
+    solved, missed = evaluate(settings, suites=chain, policy_factory=LinePolicy, output=tmp_path)
+    assert (solved.success, solved.stages_solved, solved.protocol) == (True, 3, "short")
+    assert (missed.success, missed.stages_solved, missed.steps) == (False, 1, 7)
+    assert [(s.name, s.steps, s.solved) for s in missed.stages] == [("one", 4, True), ("two", 3, False)]
+    assert read_records(tmp_path) == [solved, missed]
+
+
+def test_a_new_stage_is_decided_anew():
+    seen = []
+
+    class Watching(LinePolicy):
+        def infer(self, observation, **_):
+            seen.append(observation.instruction)
+            return super().infer(observation, seed=0)
+
+    outcome = run_episode(ChainEnv(), Watching(), Job(ChainEnv.task, InitState(2), Rule(None, "5"), 7))
+    assert seen == ["do one", "do two", "do three"]
+    assert outcome.executed == (2, 2, 2)

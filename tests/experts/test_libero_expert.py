@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rdvla.collect.demonstrators import make_demonstrator
-from rdvla.envs.base import TaskSpec
+from rdvla.envs.base import Seed, TaskSpec
 from rdvla.errors import ConfigError
 from rdvla.experts import libero, make_expert
 from rdvla.experts.base import NoPlanError
@@ -139,7 +139,7 @@ def test_a_slid_object_passes_what_stands_in_its_way(obstacle: tuple[float, floa
 
 def solve(env: object, task: TaskSpec, seed: int) -> int | None:
     expert = make_demonstrator(task)
-    env.reset(seed=seed)  # type: ignore[attr-defined]
+    env.reset(Seed(seed))  # type: ignore[attr-defined]
     expert.reset(env, seed=seed)
     return next((n for n in range(1, task.max_steps) if env.step(expert.act(env).executed)), None)  # type: ignore[attr-defined]
 
@@ -154,7 +154,7 @@ def play_until(env: Any, expert: libero.LiberoExpert, phase: Phase) -> None:
 
 def hand_over(env: Any, seed: int) -> list[float]:
     """Let an expert carry the object, and a new one finish the task; return what the new one does with the gripper."""
-    env.reset(seed=seed)
+    env.reset(Seed(seed))
     first, second = libero.LiberoExpert(), libero.LiberoExpert()
     first.reset(env)
     play_until(env, first, Phase.CLOSE)

@@ -12,6 +12,7 @@ import rdvla.doctor.rendering as rendering
 from rdvla.cli.doctor import doctor_command
 from rdvla.doctor.checks import Check, compare, guarded, unread
 from rdvla.doctor.reference import check_reference, compute, stored_values
+from rdvla.envs import InitState
 from rdvla.errors import SimulatorError
 
 app = typer.Typer()
@@ -108,8 +109,8 @@ class FakeEnv:
     def __exit__(self, *_):
         pass
 
-    def reset(self, *, init_state):
-        assert init_state == 0
+    def reset(self, start):
+        assert start == InitState(0)
 
     def versions(self):
         return {"mujoco": "3.3.9", "gl_backend": "egl", "gl_renderer": "pencil"}

@@ -1,11 +1,12 @@
 """Writes evaluation folders with made-up but plausible episodes, without playing any."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rdvla.envs.base import TaskSpec
+from rdvla.envs.base import Suite, TaskSpec
 from rdvla.eval.protocol import EvalConfig, plan
 from rdvla.eval.records import EpisodeLog, EpisodeRecord, ErrorRecord
 from rdvla.eval.runner import POLICY_FILE, RUN_FILE
@@ -32,14 +33,28 @@ def tasks(suite, n):
     return [TaskSpec(suite, i, f"{suite}_{i}", what[i], 280) for i in range(n)]
 
 
+@dataclass(frozen=True)
+class MadeUpSuite(Suite):
+    size: int = 0
+
+    def tasks(self):
+        return tasks(self.name, self.size)
+
+    def num_init_states(self, task_id):
+        return 50
+
+    def make_env(self, task_id, *, camera_size=None):
+        raise NotImplementedError
+
+
 def write_run(folder, *, stops, suites=("libero_object",), n_tasks=4, episodes=5, skill=0.95, errors=0, **settings):
     """Write a folder as `evaluate` does; `skill` is the success rate at great depth."""
     folder = Path(folder)
     settings = {"policy": "checkpoints/tiny", "policy_digest": "0123456789abcdef"} | settings
     config = EvalConfig.build(settings | {"suites": suites, "init_states": tuple(range(episodes)), "stops": stops})
-    all_tasks = {suite: tasks(suite, n_tasks) for suite in suites}
+    all_suites = {suite: MadeUpSuite(suite, size=n_tasks) for suite in suites}
     with EpisodeLog(folder) as log:
-        for number, job in enumerate(plan(config, all_tasks)):
+        for number, job in enumerate(plan(config, all_suites)):
             log.append(_record(folder, job, number, skill, broken=number < errors))
     content = {
         "schema": 1,
@@ -66,7 +81,7 @@ def _record(folder, job, number, skill, *, broken):
     fixed = stop is None or stop.name == "fixed"
     identity = {
         "suite": job.task.suite, "task": job.task.name, "task_id": job.task.task_id,
-        "instruction": job.task.instruction, "init_state": job.init_state, "seed": job.run_seed,
+        "instruction": job.task.instruction, "init_state": job.start.index, "seed": job.run_seed,
         "episode_seed": job.seed, "rule": job.rule.label, "stop": stop, "horizon": job.rule.horizon,
         "depth": stop.max_depth if stop is not None and fixed else None, "attempts": 1,
         "versions": {"rdvla": "0.1.0", "mujoco": "3.3.2", "torch": "2.13.0"},
@@ -85,7 +100,7 @@ def _record(folder, job, number, skill, *, broken):
     video = None
     if job.video:
         video = f"videos/{number}.mp4"
-        film = Film()
+        film = Film(20)
         for k in range(12):
             image = np.full((64, 64, 3), 60 + 10 * k, dtype=np.uint8)
             film.add(image, iterations=iterations[k], max_depth=stop.max_depth if stop else None)

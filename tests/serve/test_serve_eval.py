@@ -1,6 +1,7 @@
 """`rdvla eval --policy ws://...`: the same episodes as with the local policy, action by action."""
 
 import threading
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from serve_fakes import QUICK, FakePolicy
 
-from rdvla.envs import Env, list_tasks, make_env
+from rdvla.envs import Env, InitState
+from rdvla.envs.toy import ToySuite
 from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.runner import Resources, evaluate
@@ -29,11 +31,11 @@ class RecordingEnv:
     def __getattr__(self, name: str) -> object:
         return getattr(self._env, name)
 
-    def reset(self, *, init_state: int | None = None, seed: int | None = None) -> None:
+    def reset(self, start: InitState) -> None:
         self._episodes += 1
-        name = f"{self._env.task.task_id}_{init_state}_{self._episodes}_{id(self)}_{threading.get_native_id()}.f32"
+        name = f"{self._env.task.task_id}_{start.index}_{self._episodes}_{id(self)}_{threading.get_native_id()}.f32"
         self._path = self._folder / name
-        self._env.reset(init_state=init_state, seed=seed)
+        self._env.reset(start)
 
     def step(self, action: np.ndarray) -> bool:
         with self._path.open("ab") as file:
@@ -41,8 +43,12 @@ class RecordingEnv:
         return self._env.step(action)
 
 
-def recording_env(folder: Path, suite: str, task_id: int) -> RecordingEnv:
-    return RecordingEnv(make_env(suite, task_id), folder)
+@dataclass(frozen=True)
+class RecordingSuite(ToySuite):
+    folder: Path = Path()
+
+    def make_env(self, task_id: int, *, camera_size: int | None = None) -> RecordingEnv:  # type: ignore[override]
+        return RecordingEnv(super().make_env(task_id, camera_size=camera_size), self.folder)
 
 
 def play(policy_factory, output: Path, *, workers: int) -> tuple[list[tuple], list[tuple]]:  # type: ignore[no-untyped-def,type-arg]
@@ -54,9 +60,8 @@ def play(policy_factory, output: Path, *, workers: int) -> tuple[list[tuple], li
     actions.mkdir()
     records = evaluate(
         config,
-        tasks={"toy": list_tasks("toy")},
+        suites={"toy": RecordingSuite("toy", folder=actions)},
         policy_factory=policy_factory,
-        env_factory=partial(recording_env, actions),  # type: ignore[arg-type]
         output=output,
         resources=Resources(workers=workers),
     )

@@ -11,7 +11,7 @@ import pytest
 from browser import browser_page, until
 from test_serve_openpi import stock_client
 
-from rdvla.envs import Env, make_env
+from rdvla.envs import Env, InitState, make_env
 from rdvla.horizons import Fixed
 from rdvla.policy import ChunkExecutor, Policy, decision_seed
 from rdvla.robot.client import RemotePolicy
@@ -42,7 +42,7 @@ def libero(task_id: int = 0) -> Iterator[Env]:
     pytest.importorskip("libero", reason="pip install 'rdvla[libero]'")
     env = make_env("libero_object", task_id)
     try:
-        env.reset(init_state=0)
+        env.reset(InitState(0))
         yield env
     finally:
         env.close()
@@ -82,7 +82,7 @@ def test_eight_clients_at_once_get_their_own_answers(policy: Policy) -> None:
     with libero() as env:
         seen = []
         for state in range(8):
-            env.reset(init_state=state)
+            env.reset(InitState(state))
             seen.append(env.observe())
     stop = StopRule.fixed(DEPTH)
     alone = [policy.infer(each, stop=stop, seed=index).actions for index, each in enumerate(seen)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from serve_fakes import QUICK, FakePolicy, expected_actions, observation
 
-from rdvla.envs.registry import make_env
+from rdvla.envs import InitState, make_env
 from rdvla.server.background import serving
 from rdvla.types import Observation
 
@@ -111,8 +111,8 @@ def test_a_whole_toy_episode_through_the_stock_broker(openpi_python: Path) -> No
     """The same actions as asking the policy directly, 60 steps, a decision every fifth."""
     policy = FakePolicy()
     env, twin = make_env("toy", 0), make_env("toy", 0)
-    env.reset(init_state=0)
-    twin.reset(init_state=0)
+    env.reset(InitState(0))
+    twin.reset(InitState(0))
     with serving(policy, QUICK) as server, stock_client(openpi_python, server.url) as client:
         for step in range(60):
             action = np.asarray(client.step(env.observe(), seed=step // 5)["action"], np.float32)

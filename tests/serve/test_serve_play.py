@@ -10,13 +10,14 @@ import pytest
 from serve_fakes import QUICK, FakePolicy, open_socket
 from serve_simulation import FakeClock
 
-from rdvla.envs import TaskSpec
+from rdvla.embodiment import LIBERO
+from rdvla.envs import InitState, Start, TaskSpec
 from rdvla.horizons import Fixed
 from rdvla.policy import ChunkExecutor
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.live import LiveControls, LiveFeed
-from rdvla.server.play import Player
+from rdvla.server.play import LivePlayer
 from rdvla.types import Observation
 
 WEB = QUICK.model_copy(update={"web": True})
@@ -32,9 +33,12 @@ class CountingEnv:
         self.steps = 0
         self.looks = 0
 
-    def reset(self, *, init_state: int | None = None, seed: int | None = None) -> None:
-        assert init_state is not None
-        self.resets.append(init_state)
+    embodiment = LIBERO
+    stages = task.stages
+
+    def reset(self, start: Start) -> None:
+        assert isinstance(start, InitState)
+        self.resets.append(start.index)
         self.steps = 0
 
     def observe(self) -> Observation:
@@ -48,6 +52,12 @@ class CountingEnv:
     def step(self, action: np.ndarray) -> bool:
         self.steps += 1
         return self.steps == 7 and self.resets[-1] % 2 == 1
+
+    def frame(self, camera: str) -> np.ndarray:
+        return self.observe().images[camera]
+
+    def versions(self) -> dict[str, str]:
+        return {}
 
     def close(self) -> None:
         pass
@@ -67,8 +77,10 @@ class WatchedFeed(LiveFeed):
             self.controls = self.controls.model_copy(update=self.reactions.pop(0)[2])
 
 
-def player(env: CountingEnv, feed: LiveFeed, **options: Any) -> Player:
-    return Player(env, ChunkExecutor(FakePolicy(), Fixed(5)), feed, init_states=[4, 5, 6], clock=FakeClock(), **options)
+def player(env: CountingEnv, feed: LiveFeed, **options: Any) -> LivePlayer:
+    starts = [InitState(index) for index in (4, 5, 6)]
+    executor = ChunkExecutor(FakePolicy(), Fixed(5))
+    return LivePlayer(env, executor, feed, starts=starts, rate_hz=20, clock=FakeClock(), **options)
 
 
 def test_episodes_go_through_the_initial_states() -> None:
@@ -134,7 +146,7 @@ def test_the_whole_thing_with_a_server_and_a_viewer() -> None:
         viewer = open_socket(server.url + "/live")
         hello = json.loads(viewer.recv(timeout=5))
         assert hello["hello"]["simulator"] is True
-        made = Player(env, ChunkExecutor(remote, Fixed(5)), feed, init_states=[1], rate_hz=1000, clock=None)
+        made = LivePlayer(env, ChunkExecutor(remote, Fixed(5)), feed, starts=[InitState(1)], rate_hz=1000, clock=None)
         thread = threading.Thread(target=made.run, args=(1,))
         thread.start()
         decisions, scene = [], {}

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from rdvla.bench.tables import Table
-from rdvla.envs import Env, list_tasks, make_env
+from rdvla.envs import Env, InitState, list_tasks, make_env
+from rdvla.envs.episode import play
 from rdvla.horizons import Fixed
 from rdvla.model.freeze import PRECISIONS
 from rdvla.policies.network import RDVLAPolicy, load_policy
@@ -85,7 +86,6 @@ def watch(policy: RDVLAPolicy, suite: str, count: int) -> Iterator[Observation]:
     for task in tasks[: -(-count // per_task)]:
         env = make_env(suite, task.task_id)
         try:
-            env.reset(init_state=0)
             executor = ChunkExecutor(policy, Fixed(8), stop=PLAIN, seed=SEED)
             seen: list[Observation] = []
 
@@ -93,8 +93,10 @@ def watch(policy: RDVLAPolicy, suite: str, count: int) -> Iterator[Observation]:
                 seen.append(env.observe())
                 return seen[-1]
 
-            while len(seen) < per_task and not env.step(executor.act(observe)):
-                pass
+            for turn in play(env, InitState(0)):
+                turn.execute(executor.act(observe))
+                if len(seen) == per_task:
+                    break
         finally:
             env.close()
         yield from seen

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.client import RemotePolicy
-from rdvla.envs import make_env
+from rdvla.envs import InitState, make_env
+from rdvla.envs.episode import play
 from rdvla.errors import RDVLAError, ServeError
 from rdvla.horizons import Fixed
 from rdvla.policy import ChunkExecutor, PolicyMetadata
@@ -234,7 +236,7 @@ def _episode(
     env = make_env(suite, task_id)
     restarter = Restarter(start(checkpoint), checkpoint)
     actions: list[NDArray[np.float32]] = []
-    due, longest_s, solved = list(kills), 0.0, False
+    due, longest_s = list(kills), 0.0
 
     def observe() -> Observation:
         if due and len(actions) >= due[0]:
@@ -246,13 +248,12 @@ def _episode(
         with RemotePolicy(restarter.server.url, deadline_s=120) as policy:
             executor = ChunkExecutor(policy, Fixed(5), stop=stop)
             executor.reset(seed=3)
-            env.reset(init_state=0)
-            while not solved and len(actions) < (steps or env.task.max_steps):
+            for turn in islice(play(env, InitState(0)), steps):
                 now = time.perf_counter()
                 actions.append(executor.act(observe))
                 longest_s = max(longest_s, time.perf_counter() - now)
-                solved = env.step(actions[-1])
-            return Episode(np.stack(actions), solved, len(executor.decisions), policy.reconnects, longest_s)
+                turn.execute(actions[-1])
+            return Episode(np.stack(actions), bool(turn.solved), len(executor.decisions), policy.reconnects, longest_s)
     finally:
         restarter.close()
         env.close()

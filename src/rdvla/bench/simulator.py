@@ -1,5 +1,6 @@
 """Evaluation with rendering on demand against rendering at every step, in the real simulator."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdvla.bench.measure import OURS, PUBLISHED, Case, Run
-from rdvla.envs.base import Env, TaskSpec
+from rdvla.embodiment import Embodiment
+from rdvla.envs.base import Env, InitState, Stage, Start, TaskSpec
 from rdvla.envs.libero.env import SETTLING_STEPS
 from rdvla.eval.protocol import Job, Rule
 from rdvla.eval.rollout import run_episode
@@ -16,7 +18,7 @@ from rdvla.policy import Policy
 from rdvla.stops import StopRule
 from rdvla.types import Observation
 
-SUITE, TASK_ID, INIT_STATE = "libero_object", 3, 0
+SUITE, TASK_ID, START = "libero_object", 3, InitState(0)
 SEED = 7
 
 
@@ -33,9 +35,19 @@ class RenderEveryStep:
         """The task being simulated."""
         return self._env.task
 
-    def reset(self, *, init_state: int | None = None, seed: int | None = None) -> None:
+    @property
+    def embodiment(self) -> Embodiment:
+        """The robot."""
+        return self._env.embodiment
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the episode."""
+        return self._env.stages
+
+    def reset(self, start: Start) -> None:
         """Start an episode, and render once for every step of settling."""
-        self._env.reset(init_state=init_state, seed=seed)
+        self._env.reset(start)
         for _ in range(SETTLING_STEPS):
             self._latest = self._env.observe()
 
@@ -43,6 +55,14 @@ class RenderEveryStep:
         """Return what was rendered after the last step."""
         assert self._latest is not None
         return self._latest
+
+    def frame(self, camera: str) -> NDArray[np.uint8]:
+        """Render one camera."""
+        return self._env.frame(camera)
+
+    def versions(self) -> Mapping[str, str]:
+        """Return the environment's versions."""
+        return self._env.versions()
 
     def state(self) -> NDArray[np.float32]:
         """Return the robot's state."""
@@ -63,7 +83,7 @@ def simulator_cases(title: str, env: Env, policy: Policy, horizons: tuple[str, .
     """Return the same episode played in both ways, once for every number of actions executed per decision."""
 
     def play(env: Env, horizon: str) -> Tensor:
-        job = Job(env.task, INIT_STATE, Rule(StopRule.fixed(12), horizon), SEED)
+        job = Job(env.task, START, Rule(StopRule.fixed(12), horizon), SEED)
         outcome = run_episode(env, policy, job)
         return torch.tensor([outcome.success, outcome.steps, len(outcome.iterations), *env.state()])
 

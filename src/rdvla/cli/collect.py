@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rdvla.envs import make_env
+from rdvla.cli.parsing import parse_indices, parse_names
+from rdvla.envs import find_suite
 from rdvla.errors import ConfigError
-from rdvla.eval.protocol import parse_indices, parse_names
 from rdvla.policies.sources import choose_policy
 
 if TYPE_CHECKING:
@@ -55,9 +55,10 @@ def collect(
     from rdvla.collect.collection import collect as run_collection
 
     make_expert, takeover = _choose_expert(take_over_from, policy_steps)
+    suites = {name: find_suite(name) for name in parse_names(suite, field="suite")}
     config = CollectConfig(
         output=output,
-        suites=tuple(parse_names(suite, field="suite")),
+        suites=tuple(suites),
         task_ids=tuple(parse_indices(task_ids, field="task-ids")) if task_ids is not None else None,
         episodes=episodes,
         workers=workers,
@@ -77,7 +78,7 @@ def collect(
             details = dropped if status.stage == "collecting" else ""
             progress.update(bar, description=status.stage, completed=status.done, total=status.total, details=details)
 
-        summary = run_collection(config, make_env=make_env, make_expert=make_expert, on_status=show)
+        summary = run_collection(config, suites=suites, make_expert=make_expert, on_status=show)
     _print_summary(console, summary)
     if summary.missing:
         reason = "the expert failed too often"

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,21 +11,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rdvla.envs import list_tasks, make_env, num_init_states
+from rdvla.cli.parsing import choose_starts, parse_depths, parse_indices, parse_names
+from rdvla.envs import find_suite
 from rdvla.errors import ConfigError, suggest
-from rdvla.eval.protocol import (
-    EvalConfig,
-    check_init_states,
-    choose_init_states,
-    parse_depths,
-    parse_indices,
-    parse_names,
-)
+from rdvla.eval.protocol import EvalConfig, check_init_states
 from rdvla.eval.records import EpisodeRecord, ErrorRecord
 from rdvla.eval.runner import Resources, evaluate
 from rdvla.eval.summary import AnyRecord, Summary, group_by, summarise_group
 from rdvla.eval.video import require_av
 from rdvla.policies.sources import COMPILE_HELP, EXPERT, PRECISION_HELP, LoadOptions, Precision, choose_policy
+from rdvla.policy import Policy
 from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule, rules
 
 
@@ -34,11 +29,19 @@ def eval_command(
     output: Annotated[Path, typer.Option(help="Folder of the evaluation; an unfinished one is continued.")],
     checkpoint: Annotated[str | None, typer.Option(help="Checkpoint folder of the policy, or a hub id.")] = None,
     policy: Annotated[str | None, typer.Option(help="Instead of a checkpoint: expert, or ws://host:port.")] = None,
+    noise: Annotated[bool, typer.Option("--noise", help="Of the expert: disturb it as `rdvla collect` does.")] = False,
     task_ids: Annotated[str | None, typer.Option(help="Tasks of every suite, e.g. 3,9 or 0-4 [default: all].")] = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes per task and rule [default: 10].")] = None,
     init_states: Annotated[
-        str | None, typer.Option(help="Bundled initial states, e.g. 10-19 [default: 0-...].")
+        str | None,
+        typer.Option("--init-states", "--chains", help="Bundled initial states, e.g. 10-19 [default: 0-...]."),
     ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Instead: placements that the environment samples, e.g. 5000-5019.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="The suite's rules, where it has several [default: its usual ones].")
+    ] = "",
     depth: Annotated[str | None, typer.Option(help="Fixed depths, e.g. 1,2,4,8,12.")] = None,
     stop: Annotated[str | None, typer.Option(help=f"Adaptive stopping: {', '.join(rules())}.")] = None,
     delta: Annotated[str | None, typer.Option(help="Thresholds of --stop, e.g. 1e-3 or 1e-2,1e-3.")] = None,
@@ -75,28 +78,34 @@ def eval_command(
         raise ConfigError("the expert does not iterate; drop --depth and --stop.")
     if policy == EXPERT and horizon not in (None, "1"):
         raise ConfigError(f"the expert decides at every step; drop --horizon {horizon}.")
+    if noise:
+        name, policy_factory = _disturb(policy)
+    starts = choose_starts(episodes, init_states, seeds)
     config = EvalConfig(
         policy=name,
         policy_digest=digest,
         suites=parse_names(suite, field="suite"),
         task_ids=parse_indices(task_ids, field="task-ids") if task_ids is not None else None,
-        init_states=choose_init_states(episodes, init_states),
+        **starts,
+        protocol=protocol,
         stops=stops,
         horizons=parse_names(horizon or ("1" if policy == EXPERT else "5"), field="horizon"),
         seed=seed,
         videos=video,
     )
-    tasks = {name: list_tasks(name) for name in config.suites}
-    check_init_states(config, tasks, num_init_states)
+    suites = {name: find_suite(name, protocol) for name in config.suites}
+    highest = max(config.init_states, default=0)
+    asked = f"init-states names {highest}" if init_states is not None else f"episodes is {highest + 1}"
+    for each in suites.values():
+        check_init_states(each, config.task_ids, config.init_states, asked)
     if video:
         require_av()
     resources = Resources(workers=workers, command=("rdvla", *sys.argv[1:]))
     with _Reporter() as reporter:
         records = evaluate(
             config,
-            tasks=tasks,
+            suites=suites,
             policy_factory=policy_factory,
-            env_factory=make_env,
             output=output,
             resources=resources,
             on_record=reporter,
@@ -106,6 +115,19 @@ def eval_command(
     if any(isinstance(record, ErrorRecord) for record in records):
         print("Some episodes could not be played; repeat the command to try them again.", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _disturb(policy: str | None) -> tuple[str, Callable[[], Policy]]:
+    """Return name and factory of the expert with the noise of demonstrations.
+
+    Raises:
+        ConfigError: the policy is not the expert.
+    """
+    from rdvla.collect.demonstrators import DisturbedExpert
+
+    if policy != EXPERT:
+        raise ConfigError("--noise disturbs the expert only; add --policy expert, or drop it.")
+    return f"{EXPERT} (noise)", DisturbedExpert
 
 
 def choose_stops(
@@ -176,7 +198,7 @@ class _Reporter:
         self._progress.stop()
 
     def __call__(self, record: AnyRecord, done: int, total: int) -> None:
-        line = f"{record.suite} task {record.task_id} state {record.init_state} {record.rule}: {_describe(record)}"
+        line = f"{record.suite} task {record.task_id} {record.start} {record.rule}: {_describe(record)}"
         if self._console.is_terminal:
             self._progress.update(self._task, completed=done, total=total, description=line)
         else:

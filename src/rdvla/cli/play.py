@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rdvla.cli.parsing import parse_indices
 from rdvla.cli.serve import THREADS_HELP, default_rule, limit_threads
 from rdvla.errors import ConfigError
 from rdvla.policies.sources import COMPILE_HELP, PRECISION_HELP, LoadOptions, Precision, choose_policy
@@ -25,7 +26,9 @@ def play_command(
     delta: Annotated[float | None, typer.Option(help="Threshold of --stop.")] = None,
     max_depth: Annotated[int | None, typer.Option(help="Of --stop: never go on longer [default: 32].")] = None,
     horizon: Annotated[str, typer.Option(help="Actions executed per decision: a number or a rule's name.")] = "5",
-    rate: Annotated[float, typer.Option(help="Control steps per second, at most.")] = 20.0,
+    rate: Annotated[
+        float | None, typer.Option(help="Control steps per second, at most [default: the robot's].")
+    ] = None,
     show_every: Annotated[int, typer.Option(help="Render for the page every n-th step; 0 only at decisions.")] = 2,
     statistics: Annotated[str | None, typer.Option(help="Which of the checkpoint's statistics, e.g. a suite.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
@@ -36,29 +39,30 @@ def play_command(
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
 ) -> None:
     """Play a task again and again and show it live at http://127.0.0.1:PORT."""
-    from rdvla.envs import list_tasks, make_env, num_init_states
-    from rdvla.eval.protocol import check_init_state, parse_indices, select_tasks
+    from rdvla.envs import InitState, find_suite
+    from rdvla.envs.fit import require_fit
+    from rdvla.eval.protocol import check_init_states
     from rdvla.horizons import make_horizon
     from rdvla.policy import ChunkExecutor
     from rdvla.robot.client import RemotePolicy
     from rdvla.server.background import serving
     from rdvla.server.config import ServeConfig
     from rdvla.server.live import LiveFeed
-    from rdvla.server.play import Player
+    from rdvla.server.play import LivePlayer
 
     if policy == "expert":
         raise ConfigError("the expert neither iterates nor looks; play a checkpoint or ws://host:port.")
     if show_every < 0:
         raise ConfigError(f"--show-every must be at least 0, found {show_every}.")
-    if not rate > 0:
+    if rate is not None and not rate > 0:
         raise ConfigError(f"--rate must be above 0, found {rate}.")
     if episodes is not None and episodes < 1:
         raise ConfigError(f"--episodes must be at least 1, found {episodes}.")
     settings = ServeConfig.build({"port": port, "web": True}, source="the command line")
     rule = default_rule(depth, stop, delta, max_depth)
     states = parse_indices(init_states, field="init-states")
-    task = select_tasks(list_tasks(suite), [task_id])[0]
-    check_init_state(max(states), task, num_init_states(suite, task_id))
+    found = find_suite(suite)
+    check_init_states(found, [task_id], states, f"init-states names {max(states)}")
     steps = make_horizon(horizon)
     options = LoadOptions(revision, base, statistics, device, precision, compile)
     _, _, make_policy = choose_policy(checkpoint, policy, options)
@@ -67,16 +71,18 @@ def play_command(
     if checkpoint is not None:
         limit_threads(threads)
     feed = LiveFeed(simulator=True)
-    env = make_env(suite, task_id)
+    decider = make_policy()
+    require_fit(decider.metadata, found)
+    env = found.make_env(task_id)
     try:
-        with serving(make_policy(), settings, live=feed) as server, RemotePolicy(server.url) as remote:
+        with serving(decider, settings, live=feed) as server, RemotePolicy(server.url) as remote:
             print(f"{env.task.instruction}\nlive page: {server.url.replace('ws', 'http', 1)}", flush=True)
-            player = Player(
+            player = LivePlayer(
                 env,
                 ChunkExecutor(remote, steps, stop=rule),
                 feed,
-                init_states=states,
-                rate_hz=rate,
+                starts=[InitState(state) for state in states],
+                rate_hz=rate or env.embodiment.control_hz,
                 show_every=show_every,
             )
             with contextlib.suppress(KeyboardInterrupt):

@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rdvla.envs import list_tasks, make_env
+from rdvla.envs import find_suite
 from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.runner import Resources, evaluate
@@ -93,9 +93,8 @@ class Screen(Watcher):
         )
         records = evaluate(
             config,
-            tasks={suite: list_tasks(suite) for suite in wanted.suites},
+            suites={suite: find_suite(suite) for suite in wanted.suites},
             policy_factory=factory,
-            env_factory=make_env,
             output=output,
             resources=Resources(workers=wanted.workers),
         )

@@ -8,17 +8,14 @@ from rdvla.collect.recording import Attempt, Demonstration
 from rdvla.collect.staging import Staging
 from rdvla.data.lerobot_meta import (
     FRESH_KEY,
-    LIBERO_ACTION_NAMES,
-    LIBERO_STATE_NAMES,
     STANDARD_CAMERAS,
     Feature,
     camera_feature,
     vector_feature,
 )
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
+from rdvla.embodiment import Embodiment
 
-FPS = 20
-ROBOT_TYPE = "panda"
 STATE_KEY = "observation.state"
 ACTION_KEY = "action"
 
@@ -31,6 +28,7 @@ def assemble(
     output: Path,
     attempts: Sequence[Attempt],
     *,
+    robot: Embodiment,
     storage: Storage,
     write_card: Callable[[Sequence[dict[str, Any]]], str],
     progress: Callable[[int, int], None],
@@ -41,6 +39,7 @@ def assemble(
         staging: where the demonstrations are.
         output: folder of the dataset; one that is there is replaced once the new one is complete.
         attempts: which demonstrations, at least one.
+        robot: who is shown in them.
         storage: `video` (small, close to the original) or `image` (PNG, exact).
         write_card: makes the dataset's README.md from the returned list.
         progress: called with (done, total).
@@ -53,7 +52,8 @@ def assemble(
         StorageError: the disk refuses.
     """
     first = staging.load(attempts[0])
-    writer = LeRobotWriter(output, fps=FPS, features=_features(first, storage), robot_type=ROBOT_TYPE, overwrite=True)
+    features = _features(first, robot, storage)
+    writer = LeRobotWriter(output, fps=robot.control_hz, features=features, robot_type=robot.robot_type, overwrite=True)
     episodes = []
     try:
         for index, attempt in enumerate(attempts):
@@ -73,21 +73,17 @@ def camera_key(camera: str) -> str:
     return STANDARD_CAMERAS.get(camera, f"observation.images.{camera}")
 
 
-def _features(demonstration: Demonstration, storage: Storage) -> dict[str, Feature]:
+def _features(demonstration: Demonstration, robot: Embodiment, storage: Storage) -> dict[str, Feature]:
     cameras = {
         camera_key(name): camera_feature(images[0].shape[0], images[0].shape[1], storage)
         for name, images in demonstration.decoded_images().items()
     }
     return {
         **cameras,
-        STATE_KEY: vector_feature(_names(demonstration.states.shape[1], LIBERO_STATE_NAMES, "state")),
-        ACTION_KEY: vector_feature(_names(demonstration.actions.shape[1], LIBERO_ACTION_NAMES, "action")),
+        STATE_KEY: vector_feature(list(robot.state_names)),
+        ACTION_KEY: vector_feature(list(robot.action_names)),
         FRESH_KEY: Feature("bool", (1,)),
     }
-
-
-def _names(size: int, usual: tuple[str, ...], prefix: str) -> list[str]:
-    return list(usual) if size == len(usual) else [f"{prefix}_{index}" for index in range(size)]
 
 
 def _episode(demonstration: Demonstration) -> RecordedEpisode:

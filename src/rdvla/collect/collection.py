@@ -7,7 +7,7 @@ on interruptions or on the order in which attempts finish.
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,10 +19,10 @@ from rdvla.collect.card import dataset_card
 from rdvla.collect.recording import Attempt
 from rdvla.collect.schedule import Schedule, TaskPlan
 from rdvla.collect.staging import Outcome, Staging
-from rdvla.collect.worker import AttemptPlayer, EnvFactory, ExpertFactory, WorkerSettings
+from rdvla.collect.worker import AttemptPlayer, ExpertFactory, WorkerSettings
 from rdvla.data.lerobot_meta import INFO_PATH
-from rdvla.envs import list_tasks
-from rdvla.envs.base import TaskSpec
+from rdvla.embodiment import Embodiment
+from rdvla.envs.base import Suite, TaskSpec
 from rdvla.errors import ConfigError, SimulatorError
 from rdvla.files import write_atomically
 from rdvla.jobs.process import EPISODE_TIMEOUT_S, Broken, Played, Worker, wait_for_any
@@ -159,7 +159,7 @@ class CollectSummary:
 def collect(
     config: CollectConfig,
     *,
-    make_env: EnvFactory,
+    suites: Mapping[str, Suite],
     make_expert: ExpertFactory,
     on_status: Callable[[Status], None] = lambda _: None,
 ) -> CollectSummary:
@@ -167,7 +167,7 @@ def collect(
 
     Args:
         config: what to collect.
-        make_env: starts an environment; importable by name.
+        suites: the suites it names; sent to the workers.
         make_expert: makes a task's demonstrator; importable by name.
         on_status: told about progress.
 
@@ -179,7 +179,8 @@ def collect(
         WorkerError: a defect in an environment or an expert.
     """
     began = time.monotonic()
-    specs = _specs(config)
+    specs = _specs(config, suites)
+    robot = _robot([suites[name] for name in dict.fromkeys(config.suites)])
     for spec in specs:
         make_expert(spec)  # a task without an expert is an error now, not after an hour
     staging = Staging(config.output)
@@ -192,12 +193,12 @@ def collect(
             for s in specs
         )
         settings = WorkerSettings(
-            config.output, make_env, make_expert, camera_size=config.camera_size, render_every=config.render_every
+            config.output, suites, make_expert, camera_size=config.camera_size, render_every=config.render_every
         )
         make_player = partial(AttemptPlayer, settings)
         workers = [Worker[Attempt, Outcome](make_player) for _ in range(config.workers)]
         _Collection(staging, schedule, workers, config.episode_timeout_s, on_status).run()
-        summary = _write(config, specs, staging, schedule, on_status, began)
+        summary = _write(config, robot, specs, staging, schedule, on_status, began)
         if not config.keep_staging:
             staging.delete()
     return summary
@@ -287,11 +288,24 @@ class _Collection:
         )
 
 
-def _specs(config: CollectConfig) -> list[TaskSpec]:
+def _robot(suites: Sequence[Suite]) -> Embodiment:
+    """Return the robot of all suites.
+
+    Raises:
+        ConfigError: they have different ones.
+    """
+    first, *others = suites
+    for suite in others:
+        if suite.embodiment != first.embodiment:
+            raise ConfigError(f"a dataset holds one robot, but {first.name} and {suite.name} have different ones.")
+    return first.embodiment
+
+
+def _specs(config: CollectConfig, suites: Mapping[str, Suite]) -> list[TaskSpec]:
     """Return the tasks to collect, suite by suite."""
     chosen = []
     for suite in dict.fromkeys(config.suites):
-        tasks = {task.task_id: task for task in list_tasks(suite)}
+        tasks = {task.task_id: task for task in suites[suite].tasks()}
         wanted = sorted(tasks) if config.task_ids is None else sorted(set(config.task_ids))
         for task_id in wanted:
             if task_id not in tasks:
@@ -329,6 +343,7 @@ def _settings(config: CollectConfig, specs: Sequence[TaskSpec]) -> dict[str, Any
 
 def _write(
     config: CollectConfig,
+    robot: Embodiment,
     specs: Sequence[TaskSpec],
     staging: Staging,
     schedule: Schedule,
@@ -342,6 +357,7 @@ def _write(
         staging,
         config.output,
         attempts,
+        robot=robot,
         storage=config.storage,
         write_card=lambda rows: dataset_card(config.identity, rows),
         progress=lambda done, total: on_status(Status("writing", done, total)),

@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 from rdvla.collect.noise import NoisyExpert
 from rdvla.collect.takeover import Takeover
-from rdvla.envs.base import TaskSpec
+from rdvla.envs.base import Env, TaskSpec
 from rdvla.experts import make_expert
+from rdvla.experts.policy import ExpertPolicy
 from rdvla.policy import Policy
+from rdvla.stops import StopRule
+from rdvla.types import ActionChunk, Observation
 
 
 def make_demonstrator(task: TaskSpec) -> NoisyExpert:
@@ -17,3 +20,35 @@ def make_demonstrator(task: TaskSpec) -> NoisyExpert:
 def make_takeover(task: TaskSpec, *, make_policy: Callable[[], Policy], max_policy_steps: int) -> Takeover:
     """Return the same expert, who takes over from a policy after at most `max_policy_steps` control steps."""
     return Takeover(make_demonstrator(task), make_policy, max_policy_steps)
+
+
+class DisturbedExpert(ExpertPolicy):
+    """The demonstrator as a policy, so that an evaluation measures it. An episode's first seed draws the noise."""
+
+    _begun = False
+
+    def bind(self, env: Env) -> None:
+        """Serve `env`, with a demonstrator for its task.
+
+        Raises:
+            ConfigError: there is no expert for the task.
+        """
+        self._env, self._expert = env, make_demonstrator(env.task)
+
+    def infer(
+        self,
+        observation: Observation,
+        *,
+        stop: StopRule | None = None,
+        seed: int | None = None,
+        budget_ms: float | None = None,
+    ) -> ActionChunk:
+        """Return what the demonstrator executes next."""
+        if not self._begun:
+            self._expert.reset(self._env, seed=seed)
+            self._begun = True
+        return ActionChunk(self._expert.act(self._env).executed[None])
+
+    def reset(self) -> None:
+        """Have the demonstrator read the scene at the next decision."""
+        self._begun = False

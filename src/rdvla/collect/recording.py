@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdvla.envs.base import Env
+from rdvla.envs import episode
+from rdvla.envs.base import Env, Seed
 from rdvla.errors import DatasetError
 from rdvla.jobs.process import TaskKey
 
@@ -162,7 +163,7 @@ def play(env: Env, expert: Demonstrator, attempt: Attempt, render_every: int) ->
     """
     began = time.monotonic()
     placement, noise = attempt.seeds()
-    env.reset(seed=placement)
+    env.reset(Seed(placement))
     try:
         expert.reset(env, seed=noise)
     except AlreadySolvedError:
@@ -170,17 +171,16 @@ def play(env: Env, expert: Demonstrator, attempt: Attempt, render_every: int) ->
     states: list[NDArray[np.float32]] = []
     actions: list[NDArray[np.float32]] = []
     images: dict[str, list[bytes]] = {}
-    solved = False
-    while not solved and len(actions) < env.task.max_steps:
-        if len(actions) % render_every == 0:
+    for turn in episode.turns(env):
+        if turn.step % render_every == 0:
             for camera, image in env.observe().images.items():
                 images.setdefault(camera, []).append(_png(image))
         states.append(env.state())
         clean, executed = expert.act(env)
         actions.append(clean)
-        solved = env.step(executed)
+        turn.execute(executed)
     seconds = time.monotonic() - began
-    if not solved:
+    if not turn.solved:
         return Play(None, len(actions), seconds)
     rows = np.arange(len(actions))
     demonstration = Demonstration(
@@ -192,7 +192,7 @@ def play(env: Env, expert: Demonstrator, attempt: Attempt, render_every: int) ->
         fresh=rows % render_every == 0,
         images={camera: tuple(files) for camera, files in images.items()},
         seconds=seconds,
-        versions=getattr(env, "versions", dict)(),
+        versions=env.versions(),
     )
     return Play(demonstration, len(actions), seconds)
 

@@ -17,6 +17,7 @@ from rdvla.data.lerobot_meta import STANDARD_CAMERAS, Feature, camera_feature
 from rdvla.data.lerobot_writer import RecordedEpisode
 from rdvla.data.libero_hdf5 import LiberoDemonstrations, Trace, moving_steps, task_name
 from rdvla.envs.base import Env, TaskSpec
+from rdvla.envs.episode import turns
 from rdvla.envs.libero.suites import list_suites, list_tasks
 from rdvla.errors import DatasetError, suggest
 
@@ -91,14 +92,13 @@ def replay(env: RestorableEnv, trace: Trace, number: int) -> RecordedEpisode | N
     actions = trace.actions[moving_steps(trace.actions)]
     states: list[NDArray[np.float32]] = []
     images: dict[str, list[NDArray[np.uint8]]] = {key: [] for key in STANDARD_CAMERAS.values()}
-    solved = False
-    for action in actions:
+    for action, turn in zip(actions, turns(env, exactly=len(actions)), strict=True):
         observation = env.observe()
         states.append(observation.state)
         for camera, key in STANDARD_CAMERAS.items():
             images[key].append(observation.images[camera])
-        solved = env.step(action)
-    if not solved:
+        turn.execute(action)
+    if not len(actions) or not turn.solved:
         return None
     return RecordedEpisode(env.task.instruction, {"observation.state": np.stack(states), "action": actions}, images)
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from rdvla.collect.recording import AlreadySolvedError, Demonstrator
+from rdvla.envs.episode import turns
 from rdvla.horizons import Fixed
 from rdvla.policy import ChunkExecutor, Policy
 
@@ -39,8 +41,9 @@ class Takeover:
         if self._executor is None:
             self._executor = ChunkExecutor(_build(self._make_policy), Fixed(REPLAN_STEPS))
         self._executor.reset(seed)
-        for _ in range(np.random.default_rng([seed, 1]).integers(0, self.max_policy_steps + 1)):
-            if env.step(self._executor.act(env.observe)):
+        steps = np.random.default_rng([seed, 1]).integers(0, self.max_policy_steps + 1)
+        for turn in islice(turns(env), int(steps)):
+            if turn.execute(self._executor.act(env.observe)):
                 raise AlreadySolvedError
         self._demonstrator.reset(env, seed=seed)
 

@@ -1,23 +1,13 @@
 """What a worker process of a collection does: plays demonstrations and stages them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from rdvla.collect.recording import Attempt, Demonstrator, play
 from rdvla.collect.staging import Outcome, Staging
-from rdvla.envs.base import Env, TaskSpec
+from rdvla.envs.base import Env, Suite, TaskSpec
 from rdvla.jobs.process import TaskKey
-
-
-class EnvFactory(Protocol):
-    """Starts an environment, as `rdvla.envs.make_env`; importable by name, for it is sent to another process."""
-
-    def __call__(self, suite: str, task_id: int, *, camera_size: int) -> Env:
-        """Start the environment of one task."""
-        ...
-
 
 ExpertFactory = Callable[[TaskSpec], Demonstrator]
 """`task -> expert that says what is clean and what is executed`; must be importable by name."""
@@ -29,14 +19,14 @@ class WorkerSettings:
 
     Attributes:
         output: folder of the dataset; demonstrations go to its staging folder.
-        make_env: starts an environment.
+        suites: the suites that may be played, by name.
         make_expert: makes the demonstrator of a task.
         camera_size: height and width of the images in pixels.
         render_every: control steps from one rendered image to the next.
     """
 
     output: Path
-    make_env: EnvFactory
+    suites: Mapping[str, Suite]
     make_expert: ExpertFactory
     camera_size: int
     render_every: int
@@ -77,7 +67,8 @@ class AttemptPlayer:
     def _prepare(self, attempt: Attempt) -> tuple[Env, Demonstrator]:
         if self._env is None or self._expert is None or self._task != attempt.task:
             self.close()
-            self._env = self._settings.make_env(*attempt.task, camera_size=self._settings.camera_size)
+            suite = self._settings.suites[attempt.suite]
+            self._env = suite.make_env(attempt.task_id, camera_size=self._settings.camera_size)
             self._expert = self._settings.make_expert(self._env.task)
             self._task = attempt.task
         return self._env, self._expert

@@ -35,9 +35,6 @@ INDEX_FEATURES: dict[str, str] = {
 STANDARD_CAMERAS = {"primary": "observation.images.image", "wrist": "observation.images.image2"}
 """Our camera names and the keys LIBERO datasets store them under."""
 
-LIBERO_STATE_NAMES = ("x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right")
-LIBERO_ACTION_NAMES = ("delta_x", "delta_y", "delta_z", "delta_rx", "delta_ry", "delta_rz", "gripper")
-
 _CHANNEL_NAMES = ("channel", "channels")
 _CONVERT = "convert it with LeRobot's `convert_dataset_v21_to_v30` script first"
 

@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data.lerobot_meta import (
-    LIBERO_ACTION_NAMES,
-    LIBERO_STATE_NAMES,
     STANDARD_CAMERAS,
     Feature,
     camera_feature,
     vector_feature,
 )
 from rdvla.data.lerobot_writer import RecordedEpisode
+from rdvla.embodiment import LIBERO
 from rdvla.errors import DatasetError, MissingExtraError
 
 try:
@@ -29,7 +28,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("h5py", "hdf5") from error
 
-FPS = 20
 SUFFIX = "_demo.hdf5"
 _CAMERAS = {STANDARD_CAMERAS["primary"]: "agentview_rgb", STANDARD_CAMERAS["wrist"]: "eye_in_hand_rgb"}
 _NO_OP = 1e-4
@@ -76,8 +74,8 @@ class LiberoDemonstrations:
     name: str
     files: tuple[Path, ...]
     features: Mapping[str, Feature]
-    fps: float = FPS
-    robot_type: str | None = "panda"
+    fps: float = LIBERO.control_hz
+    robot_type: str | None = LIBERO.robot_type
 
     @classmethod
     def open(cls, root: Path) -> Self:
@@ -94,8 +92,8 @@ class LiberoDemonstrations:
             shapes = {key: first["obs"][name].shape[1:3] for key, name in _CAMERAS.items()}
         features = {
             **{key: camera_feature(int(shape[0]), int(shape[1]), "image") for key, shape in shapes.items()},
-            "observation.state": vector_feature(list(LIBERO_STATE_NAMES)),
-            "action": vector_feature(list(LIBERO_ACTION_NAMES)),
+            "observation.state": vector_feature(list(LIBERO.state_names)),
+            "action": vector_feature(list(LIBERO.action_names)),
         }
         return cls(root.name.removesuffix(SUFFIX), files, features)
 

@@ -14,8 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data.lerobot_meta import (
-    LIBERO_ACTION_NAMES,
-    LIBERO_STATE_NAMES,
     STANDARD_CAMERAS,
     Feature,
     camera_feature,
@@ -23,6 +21,7 @@ from rdvla.data.lerobot_meta import (
 )
 from rdvla.data.lerobot_writer import RecordedEpisode
 from rdvla.data.tfrecord import Values, parse_example, read_records
+from rdvla.embodiment import CALVIN, LIBERO, Embodiment
 from rdvla.errors import ConfigError, DatasetError, suggest
 
 _INFO, _FEATURES = "dataset_info.json", "features.json"
@@ -63,18 +62,17 @@ class Layout:
     action_names: tuple[str, ...]
     state_entries: tuple[int, ...] | None = None
 
+    @classmethod
+    def of(cls, robot: Embodiment, cameras: Mapping[str, str], state_entries: tuple[int, ...] | None = None) -> Self:
+        """Return the layout of a known robot's datasets."""
+        names = (robot.state_names, robot.action_names)
+        return cls(robot.control_hz, robot.robot_type, cameras, *names, state_entries)
+
 
 _PRIMARY, _WRIST = STANDARD_CAMERAS["primary"], STANDARD_CAMERAS["wrist"]
 LAYOUTS = {
-    "libero": Layout(20, "panda", {"image": _PRIMARY, "wrist_image": _WRIST}, LIBERO_STATE_NAMES, LIBERO_ACTION_NAMES),
-    "calvin": Layout(
-        30,
-        "panda",
-        {"rgb_static": _PRIMARY, "rgb_gripper": _WRIST},
-        ("x", "y", "z", "euler_x", "euler_y", "euler_z", "gripper_width", "gripper_action"),
-        LIBERO_ACTION_NAMES,
-        state_entries=(*range(7), 14),
-    ),
+    "libero": Layout.of(LIBERO, {"image": _PRIMARY, "wrist_image": _WRIST}),
+    "calvin": Layout.of(CALVIN, {"rgb_static": _PRIMARY, "rgb_gripper": _WRIST}, (*range(7), 14)),
 }
 """Start of a dataset's name -> its layout. Of CALVIN's 15 state entries, those that the published policies see."""
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.doctor.checks import Check, within
+from rdvla.envs import InitState
 from rdvla.envs.libero.env import CAMERAS, LiberoEnv
 from rdvla.errors import ConfigError, MissingExtraError, SimulatorError
 
@@ -37,7 +38,7 @@ def check_rendering() -> list[Check]:
         case = f"rendering/{suite}"
         try:
             with LiberoEnv(suite, task_id) as env:
-                env.reset(init_state=0)
+                env.reset(InitState(0))
                 versions = env.versions()
                 checks += [_camera(case, suite, name, env.frame(name), versions) for name in CAMERAS]
         except MissingExtraError as error:

@@ -1,6 +1,18 @@
-"""Environments: LIBERO, and a toy without a simulator. Start one with `make_env(suite, task_id)`."""
+"""Environments: LIBERO, a toy without a simulator, what others register. `make_env(suite, task_id)` starts one."""
 
-from rdvla.envs.base import Env, TaskSpec
-from rdvla.envs.registry import list_tasks, make_env, num_init_states
+from rdvla.envs.base import Env, InitState, Seed, Stage, Start, Suite, TaskSpec
+from rdvla.envs.registry import find_suite, list_tasks, make_env, num_init_states
 
-__all__ = ["Env", "TaskSpec", "list_tasks", "make_env", "num_init_states"]
+__all__ = [
+    "Env",
+    "InitState",
+    "Seed",
+    "Stage",
+    "Start",
+    "Suite",
+    "TaskSpec",
+    "find_suite",
+    "list_tasks",
+    "make_env",
+    "num_init_states",
+]

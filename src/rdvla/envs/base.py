@@ -1,12 +1,61 @@
-"""What an environment offers: a policy's view on demand, and the physics."""
+"""What an environment offers: a policy's view on demand, and the physics; and what a suite of them is."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.embodiment import Embodiment
 from rdvla.types import Observation
+
+
+@dataclass(frozen=True)
+class InitState:
+    """An episode starts from a bundled initial state: the benchmark's evaluation protocol.
+
+    Attributes:
+        index: number of the state, from 0.
+    """
+
+    index: int
+
+    def __str__(self) -> str:
+        return f"state {self.index}"
+
+
+@dataclass(frozen=True)
+class Seed:
+    """An episode starts from a placement that the environment's own sampler draws; never a bundled one.
+
+    Attributes:
+        value: seed of the sampler, in [0, 2**32).
+    """
+
+    value: int
+
+    def __str__(self) -> str:
+        return f"seed {self.value}"
+
+
+Start = InitState | Seed
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One goal of an episode. Most episodes have one; a chain has several, each begun when the last is solved.
+
+    Attributes:
+        name: the benchmark's own name of the goal.
+        instruction: the sentence given to the policy.
+        max_steps: control steps allowed.
+    """
+
+    name: str
+    instruction: str
+    max_steps: int
 
 
 @dataclass(frozen=True)
@@ -17,8 +66,8 @@ class TaskSpec:
         suite: benchmark suite, e.g. `libero_object`.
         task_id: index within the suite, from 0.
         name: the benchmark's own name of the task.
-        instruction: the sentence given to the policy.
-        max_steps: control steps allowed per episode, settling excluded.
+        instruction: the sentence given to the policy; of a task with several stages, a description.
+        max_steps: control steps allowed per episode, settling excluded; of several stages, all together.
     """
 
     suite: str
@@ -27,26 +76,45 @@ class TaskSpec:
     instruction: str
     max_steps: int
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of an episode in which the task itself is the only goal."""
+        return (Stage(self.name, self.instruction, self.max_steps),)
+
 
 class Env(Protocol):
-    """One task in a simulator. Rendering happens in `observe` only, so it costs nothing until somebody looks."""
+    """One task in a simulator. Pictures are rendered only when asked for, so they cost nothing until somebody looks."""
 
     @property
     def task(self) -> TaskSpec:
         """The task being simulated."""
         ...
 
-    def reset(self, *, init_state: int | None = None, seed: int | None = None) -> None:
-        """Start an episode and let the scene settle.
+    @property
+    def embodiment(self) -> Embodiment:
+        """The robot, and its cameras as they are."""
+        ...
 
-        Args:
-            init_state: index of a bundled initial state (the benchmark's evaluation protocol).
-            seed: sample a placement with the environment's own sampler instead. Exactly one of the two is given.
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the running episode, in order."""
+        ...
+
+    def reset(self, start: Start) -> None:
+        """Start an episode in its first stage and let the scene settle.
+
+        Raises:
+            ConfigError: there is no such start.
+            SimulatorError: the simulator broke.
         """
         ...
 
     def observe(self) -> Observation:
-        """Render both cameras and return what a policy sees now."""
+        """Render every camera and return what a policy sees now, with the instruction of the present stage."""
+        ...
+
+    def frame(self, camera: str) -> NDArray[np.uint8]:
+        """Render one camera of the embodiment: uint8 `[H, W, 3]`, RGB, upright."""
         ...
 
     def state(self) -> NDArray[np.float32]:
@@ -54,9 +122,72 @@ class Env(Protocol):
         ...
 
     def step(self, action: NDArray[np.float32]) -> bool:
-        """Execute one action `[action_dim]` in the environment's convention; return whether the task is solved."""
+        """Execute one action `[action_dim]` in the environment's convention; return whether it solved the stage.
+
+        When it did, the next stage begins, if there is one.
+
+        Raises:
+            ConfigError: the action has another shape or is not finite.
+            SimulatorError: the simulator broke.
+        """
+        ...
+
+    def versions(self) -> Mapping[str, str]:
+        """Return the versions that decide what an episode looks like and how it ends, e.g. `mujoco`, `gl_renderer`."""
         ...
 
     def close(self) -> None:
         """Release the simulator and its GL context."""
         ...
+
+
+@dataclass(frozen=True)
+class Suite(ABC):
+    """A benchmark suite. Nothing but `make_env` starts a simulator.
+
+    Attributes:
+        name: as on the command line.
+        protocol: the rules episodes are played under, one of `protocols`; empty if there is only one set of rules.
+        protocols: the rules there are, the usual ones first.
+        embodiment: the robot of every task, with the cameras that policies get by default.
+        num_stages: most stages an episode has. With one, the score is the success rate; with more, it is how many
+            are solved in a row (on average, and the rate of at least 1, 2, ...).
+        expert: where the scripted expert is: `module:function`, called with a `TaskSpec`; empty if there is none.
+    """
+
+    name: str
+    protocol: str = ""
+    protocols: ClassVar[tuple[str, ...]] = ()
+    embodiment: ClassVar[Embodiment]
+    num_stages: ClassVar[int] = 1
+    expert: ClassVar[str] = ""
+
+    @abstractmethod
+    def tasks(self) -> Sequence[TaskSpec]:
+        """Return the tasks in the benchmark's order.
+
+        Raises:
+            MissingExtraError: what lists them is not installed.
+        """
+
+    @abstractmethod
+    def num_init_states(self, task_id: int) -> int:
+        """Return how many bundled initial states a task has.
+
+        Raises:
+            ConfigError: no such task, or its states cannot be read.
+        """
+
+    @abstractmethod
+    def make_env(self, task_id: int, *, camera_size: int | None = None) -> Env:
+        """Start the environment of one task.
+
+        Args:
+            task_id: index in `tasks()`.
+            camera_size: height and width of the images in pixels; None takes those of the embodiment.
+
+        Raises:
+            ConfigError: no such task.
+            MissingExtraError: the simulator is not installed.
+            SimulatorError: it does not start.
+        """

@@ -1,24 +1,71 @@
-"""Finds an environment by suite name, importing only what that suite needs."""
+"""Finds suites by name, importing only what the suite needs.
 
-from rdvla.envs.base import Env, TaskSpec
+Our own families of suites are listed here; other distributions add theirs as entry points of the group `rdvla.envs`:
+a function without arguments that returns `{name: Suite}`. Name the entry point as the suites' names begin.
+"""
 
-TOY_SUITE = "toy"
+import dataclasses
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+from rdvla.envs.base import Env, Suite, TaskSpec
+from rdvla.errors import ConfigError, MissingExtraError, suggest
+
+GROUP = "rdvla.envs"
+
+FAMILIES: Mapping[str, str] = {
+    "toy": "rdvla.envs.toy:suites",
+    "libero": "rdvla.envs.libero.suites:suites",
+}
+"""Family -> where its suites are."""
+
+
+def find_suite(name: str, protocol: str = "") -> Suite:
+    """Return a suite without starting a simulator.
+
+    Args:
+        name: e.g. `toy` or `libero_object`.
+        protocol: the rules to play it under; empty takes its usual ones.
+
+    Raises:
+        ConfigError: an unknown suite or protocol; the message names the nearest one.
+        MissingExtraError: what the suite needs is not installed.
+    """
+    known: dict[str, Suite] = {}
+    for family in sorted(_families(), key=lambda family: not name.startswith(family.name)):
+        try:
+            known |= family.load()()
+        except MissingExtraError:
+            if name.lower().startswith(family.name):
+                raise
+        if name in known:
+            return _under(known[name], protocol)
+    raise ConfigError(f"unknown suite '{name}'.{suggest(name, known)}")
+
+
+def _families() -> list[EntryPoint]:
+    ours = [EntryPoint(name, where, GROUP) for name, where in FAMILIES.items()]
+    theirs = [family for family in entry_points(group=GROUP) if family.name not in FAMILIES]
+    return ours + theirs
+
+
+def _under(suite: Suite, protocol: str) -> Suite:
+    if not protocol:
+        return suite
+    if protocol not in suite.protocols:
+        known = suggest(protocol, suite.protocols) if suite.protocols else " It has one set of rules; drop the option."
+        raise ConfigError(f"suite '{suite.name}' has no protocol '{protocol}'.{known}")
+    return dataclasses.replace(suite, protocol=protocol)
 
 
 def list_tasks(suite: str) -> list[TaskSpec]:
-    """Return the tasks of `suite` (`toy` or a LIBERO suite) without starting a simulator.
+    """Return the tasks of `suite` without starting a simulator.
 
     Raises:
         ConfigError: an unknown suite.
-        MissingExtraError: a LIBERO suite, and LIBERO is not installed.
+        MissingExtraError: what the suite needs is not installed.
     """
-    if suite == TOY_SUITE:
-        from rdvla.envs import toy
-
-        return toy.list_tasks()
-    from rdvla.envs.libero import suites
-
-    return suites.list_tasks(suite)
+    return list(find_suite(suite).tasks())
 
 
 def num_init_states(suite: str, task_id: int) -> int:
@@ -26,34 +73,17 @@ def num_init_states(suite: str, task_id: int) -> int:
 
     Raises:
         ConfigError: unknown suite or task, or a task whose states cannot be read.
-        MissingExtraError: a LIBERO suite, and LIBERO is not installed.
+        MissingExtraError: what the suite needs is not installed.
     """
-    if suite == TOY_SUITE:
-        from rdvla.envs import toy
-
-        return toy.NUM_INIT_STATES
-    from rdvla.envs.libero import suites
-
-    return len(suites.load_init_states(suites.load_task(suite, task_id)))
+    return find_suite(suite).num_init_states(task_id)
 
 
-def make_env(suite: str, task_id: int, *, camera_size: int | None = None) -> Env:
-    """Start the environment of one task.
-
-    Args:
-        suite: `toy` (numpy, for tests and first steps) or a LIBERO suite.
-        task_id: index in `list_tasks(suite)`.
-        camera_size: height and width of the images in pixels; None takes the environment's own (LIBERO 256, toy 64).
+def make_env(suite: str, task_id: int, *, camera_size: int | None = None, protocol: str = "") -> Env:
+    """Start the environment of one task; see `Suite.make_env`.
 
     Raises:
-        ConfigError: unknown suite or task.
-        MissingExtraError: a LIBERO suite, and LIBERO is not installed.
+        ConfigError: unknown suite, protocol or task.
+        MissingExtraError: what the suite needs is not installed.
         SimulatorError: the simulator does not start.
     """
-    if suite == TOY_SUITE:
-        from rdvla.envs.toy import ToyEnv
-
-        return ToyEnv(task_id) if camera_size is None else ToyEnv(task_id, camera_size=camera_size)
-    from rdvla.envs.libero.env import LiberoEnv
-
-    return LiberoEnv(suite, task_id) if camera_size is None else LiberoEnv(suite, task_id, camera_size=camera_size)
+    return find_suite(suite, protocol).make_env(task_id, camera_size=camera_size)

@@ -5,18 +5,21 @@ to pick it up. Cameras, state and actions have LIBERO's layout, so collection, t
 in seconds. Everything is deterministic.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.envs.base import TaskSpec
+from rdvla.embodiment import LIBERO, Embodiment
+from rdvla.envs.base import InitState, Seed, Stage, Start, Suite, TaskSpec
 from rdvla.errors import ConfigError, SimulatorError
 from rdvla.types import Observation
 
 SUITE = "toy"
 MAX_STEPS = 60
 NUM_INIT_STATES = 50
+EMBODIMENT = replace(LIBERO, robot_type="toy", cameras={"primary": (64, 64), "wrist": (64, 64)})
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 160, 60), "blue": (50, 80, 200)}
 _TABLE = (225, 215, 200)
@@ -62,6 +65,30 @@ def list_tasks() -> list[TaskSpec]:
     ]
 
 
+class ToySuite(Suite):
+    """The toy's six tasks."""
+
+    embodiment = EMBODIMENT
+    expert = "rdvla.experts.toy:make_expert"
+
+    def tasks(self) -> Sequence[TaskSpec]:
+        """Return reach and pick up, for each of three squares."""
+        return list_tasks()
+
+    def num_init_states(self, task_id: int) -> int:
+        """Return the same number for every task."""
+        return NUM_INIT_STATES
+
+    def make_env(self, task_id: int, *, camera_size: int | None = None) -> "ToyEnv":
+        """Prepare a task; there is no simulator to start."""
+        return ToyEnv(task_id) if camera_size is None else ToyEnv(task_id, camera_size=camera_size)
+
+
+def suites() -> Mapping[str, Suite]:
+    """Return the one suite there is, by name."""
+    return {SUITE: ToySuite(SUITE)}
+
+
 class ToyEnv:
     """One toy task.
 
@@ -101,33 +128,40 @@ class ToyEnv:
         return self._task
 
     @property
-    def num_init_states(self) -> int:
-        """How many bundled initial states the task has."""
-        return NUM_INIT_STATES
+    def embodiment(self) -> Embodiment:
+        """LIBERO's layouts, with small pictures."""
+        return replace(EMBODIMENT, cameras=dict.fromkeys(EMBODIMENT.cameras, (self.camera_size, self.camera_size)))
 
-    def reset(self, *, init_state: int | None = None, seed: int | None = None) -> None:
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The task itself."""
+        return self._task.stages
+
+    def reset(self, start: Start) -> None:
         """Place the squares, by the number of a bundled state or by a seed; the two never give the same placement.
 
         Raises:
-            ConfigError: not exactly one argument, or one out of range.
+            ConfigError: a state or seed out of range.
         """
-        if (init_state is None) == (seed is None):
-            raise ConfigError("reset takes exactly one of init_state and seed.")
-        if init_state is not None and not 0 <= init_state < NUM_INIT_STATES:
-            raise ConfigError(
-                f"init_state = {init_state!r}: toy task {self.task.task_id} has states 0..{NUM_INIT_STATES - 1}."
-            )
-        if seed is not None and seed < 0:
-            raise ConfigError(f"seed = {seed!r} must be at least 0.")
-        stream = (0, init_state) if init_state is not None else (1, seed)
-        self._squares = _place_squares(np.random.default_rng([self.task.task_id, *map(int, stream)]))  # type: ignore[arg-type]
+        match start:
+            case InitState(index):
+                if not 0 <= index < NUM_INIT_STATES:
+                    raise ConfigError(
+                        f"init_state = {index!r}: toy task {self.task.task_id} has states 0..{NUM_INIT_STATES - 1}."
+                    )
+                stream = (0, index)
+            case Seed(value):
+                if value < 0:
+                    raise ConfigError(f"seed = {value!r} must be at least 0.")
+                stream = (1, value)
+        self._squares = _place_squares(np.random.default_rng([self.task.task_id, *map(int, stream)]))
         self._hand = _HOME.copy()
         self._opening = 1.0
         self._held = None
 
     def observe(self) -> Observation:
         """Draw both cameras, uint8 `[camera_size, camera_size, 3]`, and return what a policy sees."""
-        images = {camera: self.frame(camera) for camera in ("primary", "wrist")}
+        images = {camera: self.frame(camera) for camera in EMBODIMENT.cameras}
         return Observation(images=images, state=self.state(), instruction=self.task.instruction)
 
     def frame(self, camera: str = "primary", size: int | None = None) -> NDArray[np.uint8]:

@@ -1,11 +1,11 @@
-"""What an evaluation is: which tasks, from which initial states, under which rules, with which seed.
+"""What an evaluation is: which tasks, from which starts, under which rules, with which seed.
 
 An `EvalConfig` and the tasks of its suites determine a list of `Job`s, one per episode. Nothing here starts a
 simulator or loads a policy.
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Self
@@ -14,13 +14,10 @@ import numpy as np
 from pydantic import model_validator
 
 from rdvla.config import Config
-from rdvla.envs.base import TaskSpec
+from rdvla.envs.base import InitState, Seed, Start, Suite, TaskSpec
 from rdvla.errors import ConfigError, suggest
 from rdvla.horizons import make_horizon
 from rdvla.stops import StopRule
-
-MAX_RANGE = 100_000
-"""Numbers in one range such as 0-9: more are a slip of the hand."""
 
 POLICY_DEFAULT = "default"
 """Label of the rule that leaves the depth to the policy."""
@@ -60,17 +57,21 @@ class EvalConfig(Config):
         suites: benchmark suites.
         task_ids: tasks of every suite; None takes all.
         init_states: indices of bundled initial states, one episode each.
+        seeds: seeds of the environment's own sampler, one episode each; given instead of `init_states`.
+        protocol: the rules of the suites (`rdvla.envs.Suite.protocol`); empty takes the usual ones.
         stops: stopping rules; None among them leaves the depth to the policy.
         horizons: execution horizons; every rule runs under every horizon.
         seed: seeds the scratchpads (see `episode_seed`).
-        videos: how many initial states per task and rule to film.
+        videos: how many starts per task and rule to film.
     """
 
     policy: str
     policy_digest: str = ""
     suites: tuple[str, ...]
     task_ids: tuple[int, ...] | None = None
-    init_states: tuple[int, ...]
+    init_states: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
+    protocol: str = ""
     stops: tuple[StopRule | None, ...] = (None,)
     horizons: tuple[str, ...] = ("5",)
     seed: int = 7
@@ -78,21 +79,29 @@ class EvalConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in ("suites", "init_states", "stops", "horizons"):
+        if bool(self.init_states) == bool(self.seeds):
+            raise ConfigError("an evaluation starts its episodes either from init_states or from seeds; give one.")
+        for name in ("suites", "init_states", "seeds", "stops", "horizons"):
             values = getattr(self, name)
-            if not values:
+            if not values and name in ("suites", "stops", "horizons"):
                 raise ConfigError(f"{name} must name at least one.")
             if len(set(values)) != len(values):
                 raise ConfigError(f"{name} repeats a value: {', '.join(map(str, values))}.")
         for horizon in self.horizons:
             make_horizon(horizon)
-        if min(self.init_states) < 0:
-            raise ConfigError(f"init_states must be at least 0, found {min(self.init_states)}.")
+        for name in ("init_states", "seeds"):
+            if min(getattr(self, name), default=0) < 0:
+                raise ConfigError(f"{name} must be at least 0, found {min(getattr(self, name))}.")
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, found {self.seed}.")
         if self.videos < 0:
             raise ConfigError(f"videos must be at least 0, found {self.videos}.")
         return self
+
+    @property
+    def starts(self) -> tuple[Start, ...]:
+        """Return where the episodes of a task start."""
+        return (*map(InitState, self.init_states), *map(Seed, self.seeds))
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -106,52 +115,57 @@ class Job:
 
     Attributes:
         task: the task.
-        init_state: index of the bundled initial state.
+        start: where the episode starts.
         rule: how the policy is driven.
         run_seed: the evaluation's seed.
         video: whether to film it.
+        protocol: the rules of its suite; empty for the usual ones.
     """
 
     task: TaskSpec
-    init_state: int
+    start: Start
     rule: Rule
     run_seed: int
     video: bool = False
+    protocol: str = ""
 
     @property
-    def key(self) -> tuple[str, int, int, str, str]:
+    def key(self) -> tuple[str, int, Start, str, str]:
         """Return what identifies the episode within an evaluation."""
-        return (self.task.suite, self.task.task_id, self.init_state, self.rule.label, self.rule.horizon)
+        return (self.task.suite, self.task.task_id, self.start, self.rule.label, self.rule.horizon)
 
     @property
     def seed(self) -> int:
         """Return the episode's seed: equal for all rules, so rules are compared on the same scratchpads."""
-        return episode_seed(self.run_seed, self.task.suite, self.task.task_id, self.init_state)
+        return episode_seed(self.run_seed, self.task.suite, self.task.task_id, self.start)
 
 
-def episode_seed(run_seed: int, suite: str, task_id: int, init_state: int) -> int:
+def episode_seed(run_seed: int, suite: str, task_id: int, start: Start) -> int:
     """Return a 63-bit seed for one episode that depends on nothing but the arguments."""
-    entropy = [run_seed, zlib.crc32(suite.encode()), task_id, init_state]
+    entropy = [run_seed, zlib.crc32(suite.encode()), task_id]
+    entropy += [start.index] if isinstance(start, InitState) else [start.value, 1]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
 
-def plan(config: EvalConfig, tasks: Mapping[str, Sequence[TaskSpec]]) -> list[Job]:
-    """Return the episodes of an evaluation, task by task, then state by state, then rule by rule.
+def plan(config: EvalConfig, suites: Mapping[str, Suite]) -> list[Job]:
+    """Return the episodes of an evaluation, task by task, then start by start, then rule by rule.
 
     Args:
         config: the evaluation.
-        tasks: all tasks of every suite that may be named.
+        suites: every suite that may be named.
 
     Raises:
         ConfigError: an unknown suite, or a task id that a suite does not have.
     """
     jobs = []
     for suite in config.suites:
-        if suite not in tasks:
-            raise ConfigError(f"unknown suite '{suite}'.{suggest(suite, tasks)}")
-        for task in select_tasks(tasks[suite], config.task_ids):
-            for (position, init_state), rule in product(enumerate(config.init_states), config.rules):
-                jobs.append(Job(task, init_state, rule, config.seed, video=position < config.videos))
+        if suite not in suites:
+            raise ConfigError(f"unknown suite '{suite}'.{suggest(suite, suites)}")
+        protocol = suites[suite].protocol
+        for task in select_tasks(suites[suite].tasks(), config.task_ids):
+            for (position, start), rule in product(enumerate(config.starts), config.rules):
+                filmed = position < config.videos
+                jobs.append(Job(task, start, rule, config.seed, filmed, protocol))
     return jobs
 
 
@@ -172,100 +186,22 @@ def select_tasks(tasks: Sequence[TaskSpec], task_ids: Sequence[int] | None) -> l
     return [by_id[task_id] for task_id in task_ids]
 
 
-def check_init_states(
-    config: EvalConfig, tasks: Mapping[str, Sequence[TaskSpec]], count: Callable[[str, int], int]
-) -> None:
-    """Check that every chosen task has the initial states that `config` names.
+def check_init_states(suite: Suite, task_ids: Sequence[int] | None, init_states: Sequence[int], asked: str) -> None:
+    """Check that every chosen task has the initial states that are asked for.
 
     Args:
-        config: the evaluation.
-        tasks: all tasks of its suites.
-        count: `(suite, task_id) -> number of bundled initial states`.
+        suite: where the tasks are.
+        task_ids: which of them; None stands for all.
+        init_states: indices of bundled states.
+        asked: who asks for the highest of them, for the message, e.g. `init-states names 50`.
 
     Raises:
         ConfigError: a task has fewer, or there is no such task.
     """
-    highest = max(config.init_states)
-    for suite in config.suites:
-        for task in select_tasks(tasks[suite], config.task_ids):
-            check_init_state(highest, task, count(suite, task.task_id))
-
-
-def check_init_state(init_state: int, task: TaskSpec, available: int) -> None:
-    """Check that a task with `available` initial states has this one.
-
-    Raises:
-        ConfigError: it has fewer.
-    """
-    if init_state >= available:
-        raise ConfigError(
-            f"init-states names {init_state}, but {task.suite} task {task.task_id} ({task.name}) has {available} "
-            f"initial states: 0-{available - 1}."
-        )
-
-
-def parse_indices(text: str, *, field: str) -> tuple[int, ...]:
-    """Read whole numbers and ranges, e.g. `3,9` or `0-4,10-19` (both ends included).
-
-    Raises:
-        ConfigError: not numbers, a range that runs backwards or is absurdly long, or a repeated number. The message
-            names `field`.
-    """
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ConfigError(f"{field} '{text}': '{part}' is not a whole number or a range such as 10-19.")
-        low, high = int(first), int(last) if dash else int(first)
-        if high < low:
-            raise ConfigError(f"{field} '{text}': the range '{part}' runs backwards; write {high}-{low}.")
-        if high - low >= MAX_RANGE:
-            raise ConfigError(f"{field} '{text}': the range '{part}' is longer than {MAX_RANGE:,} numbers.")
-        numbers.extend(range(low, high + 1))
-    if len(set(numbers)) != len(numbers):
-        raise ConfigError(f"{field} '{text}' repeats a number.")
-    return tuple(numbers)
-
-
-def parse_depths(text: str) -> tuple[StopRule, ...]:
-    """Read depths such as `1,2,4,8,12` as rules of fixed depth.
-
-    Raises:
-        ConfigError: not whole numbers of at least 1.
-    """
-    depths = parse_indices(text, field="depth")
-    if 0 in depths:
-        raise ConfigError(f"depth '{text}': a policy must iterate at least once; the smallest depth is 1.")
-    return tuple(StopRule.fixed(depth) for depth in depths)
-
-
-def parse_names(text: str, *, field: str) -> tuple[str, ...]:
-    """Read a comma-separated list of names.
-
-    Raises:
-        ConfigError: an empty or repeated name.
-    """
-    names = tuple(part.strip() for part in text.split(","))
-    if not all(names) or len(set(names)) != len(names):
-        raise ConfigError(f"{field} '{text}' must be a list of different names, such as a,b.")
-    return names
-
-
-def choose_init_states(episodes: int | None, init_states: str | None) -> tuple[int, ...]:
-    """Return the initial states: those named by `init_states` (at most `episodes` of them), else 0..`episodes` - 1.
-
-    Args:
-        episodes: episodes per task and rule; None means 10, or as many as `init_states` names.
-        init_states: e.g. `10-19`; None starts from 0.
-
-    Raises:
-        ConfigError: episodes below 1, or more of them than states named.
-    """
-    if episodes is not None and episodes < 1:
-        raise ConfigError(f"episodes must be at least 1, found {episodes}.")
-    if init_states is None:
-        return tuple(range(10 if episodes is None else episodes))
-    states = parse_indices(init_states, field="init-states")
-    if episodes is not None and episodes > len(states):
-        raise ConfigError(f"episodes ({episodes}) exceeds the {len(states)} states in init-states '{init_states}'.")
-    return states[:episodes]
+    for task in select_tasks(suite.tasks(), task_ids):
+        available = suite.num_init_states(task.task_id) if init_states else 0
+        if max(init_states, default=-1) >= available:
+            raise ConfigError(
+                f"{asked}, but {task.suite} task {task.task_id} ({task.name}) has {available} initial states: "
+                f"0-{available - 1}."
+            )

@@ -12,15 +12,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from rdvla.config import Config
+from rdvla.envs.base import InitState, Seed, Start
 from rdvla.errors import ConfigError, RDVLAError, RecordError, StorageError
 from rdvla.stops import StopRule
 
 EPISODES_FILE = "episodes.jsonl"
 
-Key = tuple[str, int, int, str, str]
+Key = tuple[str, int, Start, str, str]
 
 
 class _Identity(Config):
@@ -31,7 +32,9 @@ class _Identity(Config):
         task: the benchmark's name of the task.
         task_id: index of the task in its suite.
         instruction: the sentence given to the policy.
-        init_state: index of the bundled initial state.
+        init_state: index of the bundled initial state, or None.
+        placement_seed: seed of the environment's own sampler, or None; exactly one of both is given.
+        protocol: the rules of the suite; empty for the usual ones.
         seed: the evaluation's seed.
         episode_seed: the seed of the episode's scratchpads.
         rule: label of the stopping rule (`rdvla.eval.protocol.Rule.label`).
@@ -46,7 +49,9 @@ class _Identity(Config):
     task: str
     task_id: int
     instruction: str
-    init_state: int
+    init_state: int | None = None
+    placement_seed: int | None = None
+    protocol: str = ""
     seed: int
     episode_seed: int
     rule: str
@@ -56,17 +61,48 @@ class _Identity(Config):
     attempts: int = Field(ge=1)
     versions: dict[str, str]
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.init_state is None) == (self.placement_seed is None):
+            raise ValueError("an episode starts either from an init_state or from a placement_seed")
+        return self
+
+    @property
+    def start(self) -> Start:
+        """Return where the episode started."""
+        if self.init_state is not None:
+            return InitState(self.init_state)
+        assert self.placement_seed is not None
+        return Seed(self.placement_seed)
+
     @property
     def key(self) -> Key:
         """Return what identifies the episode within an evaluation (as `rdvla.eval.protocol.Job.key`)."""
-        return (self.suite, self.task_id, self.init_state, self.rule, self.horizon)
+        return (self.suite, self.task_id, self.start, self.rule, self.horizon)
+
+
+class StageRecord(Config):
+    """One stage of an episode that was begun.
+
+    Attributes:
+        name: the benchmark's name of its goal.
+        instruction: the sentence given to the policy.
+        steps: control steps executed in it.
+        solved: whether the goal was reached within the allowed steps.
+    """
+
+    name: str
+    instruction: str
+    steps: int = Field(ge=1)
+    solved: bool
 
 
 class EpisodeRecord(_Identity):
     """One episode that was played to its end.
 
     Attributes:
-        success: whether the task was solved within the allowed steps.
+        success: whether the task, in all its stages, was solved within the allowed steps.
+        stages: the stages that were begun, of an episode that has several; else empty.
         steps: control steps executed, settling excluded.
         iterations: iterations of the recurrent core, per decision.
         executed: actions executed, per decision.
@@ -79,6 +115,7 @@ class EpisodeRecord(_Identity):
 
     kind: Literal["episode"] = "episode"
     success: bool
+    stages: tuple[StageRecord, ...] = ()
     steps: int = Field(ge=1)
     iterations: tuple[int, ...]
     executed: tuple[int, ...]
@@ -86,6 +123,11 @@ class EpisodeRecord(_Identity):
     latency_ms: dict[str, tuple[float, ...]]
     wall_s: float
     video: str | None = None
+
+    @property
+    def stages_solved(self) -> int:
+        """Return how many stages were solved in a row."""
+        return sum(stage.solved for stage in self.stages) if self.stages else int(self.success)
 
 
 class ErrorRecord(_Identity):
@@ -105,8 +147,12 @@ _ADAPTER: TypeAdapter[EpisodeRecord | ErrorRecord] = TypeAdapter(Record)
 
 
 def to_line(record: EpisodeRecord | ErrorRecord) -> str:
-    """Return the record as one line of JSON, newline included."""
-    return json.dumps(record.model_dump(mode="json"), separators=(",", ":"), ensure_ascii=False) + "\n"
+    """Return the record as one line of JSON, newline included. What most suites have no use for is left out."""
+    values = record.model_dump(mode="json")
+    for name, default in (("init_state", None), ("placement_seed", None), ("protocol", ""), ("stages", [])):
+        if values.get(name) == default:
+            values.pop(name, None)
+    return json.dumps(values, separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
 def parse_line(line: str, *, where: str) -> EpisodeRecord | ErrorRecord:

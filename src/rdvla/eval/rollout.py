@@ -1,7 +1,7 @@
 """One episode: a policy drives an environment until the task is solved or the steps are used up."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.envs.base import Env
+from rdvla.envs.episode import Turn, play
 from rdvla.eval.protocol import Job
+from rdvla.eval.records import StageRecord
 from rdvla.horizons import make_horizon
 from rdvla.policy import ChunkExecutor, Policy
 from rdvla.types import Observation
@@ -21,15 +23,6 @@ class EnvBound(Protocol):
 
     def bind(self, env: Env) -> None:
         """Serve `env` from now on; called once for every environment, before its first episode."""
-        ...
-
-
-@runtime_checkable
-class HasFrames(Protocol):
-    """An environment that can render one camera alone."""
-
-    def frame(self, camera: str) -> NDArray[np.uint8]:
-        """Return the picture of `camera`, uint8 `[H, W, 3]`, upright."""
         ...
 
 
@@ -50,6 +43,7 @@ class Outcome:
     """What happened in an episode; the fields are those of `rdvla.eval.records.EpisodeRecord`."""
 
     success: bool
+    stages: tuple[StageRecord, ...]
     steps: int
     iterations: tuple[int, ...]
     executed: tuple[int, ...]
@@ -90,7 +84,7 @@ def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = Non
     Args:
         env: simulates `job.task`.
         policy: decides; it is reset before the episode.
-        job: the initial state, the rule and the seed.
+        job: the start, the rule and the seed.
         film: takes pictures, if any are wanted.
 
     Raises:
@@ -98,25 +92,33 @@ def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = Non
     """
     start = time.perf_counter()
     executor = ChunkExecutor(policy, make_horizon(job.rule.horizon), stop=job.rule.stop)
-    clock = _Clock(env.observe if policy.metadata.cameras else lambda: _blind(env))
-    env.reset(init_state=job.init_state)
+    looks = bool(policy.metadata.cameras)
+
+    def observe() -> Observation:
+        return env.observe() if looks else Observation({}, env.state(), turn.stage.instruction)
+
+    clock = _Clock(observe)
+    turns = play(env, job.start)
     executor.reset(job.seed)
     executed: list[int] = []
-    success, step = False, 0
-    while step < job.task.max_steps and not success:
+    ends: dict[int, Turn] = {}
+    for turn in turns:
+        if turn.first and turn.step:
+            executor.next_stage()
         action = clock.act(executor)
         if len(executor.decisions) > len(executed):
             executed.append(0)
-        if film is not None and film.wants(step):
+        if film is not None and film.wants(turn.step):
             _film(film, env, executor)
-        success = env.step(action)
+        turn.execute(action)
         executed[-1] += 1
-        step += 1
+        ends[turn.stage_index] = turn
     if film is not None:
         _film(film, env, executor)
     return Outcome(
-        success=success,
-        steps=step,
+        success=turn.stages_solved == len(env.stages),
+        stages=_stages(list(ends.values())) if len(env.stages) > 1 else (),
+        steps=turn.step + 1,
         iterations=tuple(chunk.num_recurrences for chunk in executor.decisions),
         executed=tuple(executed),
         convergence=tuple(tuple(_round(value) for value in chunk.convergence) for chunk in executor.decisions),
@@ -125,13 +127,20 @@ def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = Non
     )
 
 
-def _blind(env: Env) -> Observation:
-    return Observation(images={}, state=env.state(), instruction=env.task.instruction)
+def _stages(ends: Sequence[Turn]) -> tuple[StageRecord, ...]:
+    """Return the stages that were begun, from the last turn of each."""
+    lengths = np.diff([turn.step for turn in ends], prepend=-1)
+    return tuple(
+        StageRecord(
+            name=turn.stage.name, instruction=turn.stage.instruction, steps=int(length), solved=bool(turn.solved)
+        )
+        for turn, length in zip(ends, lengths, strict=True)
+    )
 
 
 def _film(film: FrameSink, env: Env, executor: ChunkExecutor) -> None:
     film.add(
-        env.frame("primary") if isinstance(env, HasFrames) else env.observe().images["primary"],
+        env.frame(next(iter(env.embodiment.cameras))),
         iterations=executor.decisions[-1].num_recurrences,
         max_depth=executor.stop.max_depth if executor.stop else None,
     )

@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rdvla.envs.base import TaskSpec
+from rdvla.envs.base import Suite
 from rdvla.errors import ConfigError, RecordError, SimulatorError, StorageError
 from rdvla.eval.protocol import EvalConfig, Job, plan
 from rdvla.eval.records import EPISODES_FILE, EpisodeLog, EpisodeRecord, ErrorRecord, Key, latest
 from rdvla.eval.schedule import Schedule, task_key
 from rdvla.eval.summary import summarise
-from rdvla.eval.worker import EnvFactory, EpisodePlayer, Finished, PolicyFactory, Try, WorkerSettings, versions
+from rdvla.eval.worker import EpisodePlayer, Finished, PolicyFactory, Try, WorkerSettings, start_fields, versions
 from rdvla.jobs.process import EPISODE_TIMEOUT_S, Broken, Played, Worker, wait_for_any
 
 RUN_FILE, POLICY_FILE, SUMMARY_FILE = "run.json", "policy.json", "summary.json"
@@ -57,9 +57,8 @@ class Resources:
 def evaluate(
     config: EvalConfig,
     *,
-    tasks: Mapping[str, Sequence[TaskSpec]],
+    suites: Mapping[str, Suite],
     policy_factory: PolicyFactory,
-    env_factory: EnvFactory,
     output: Path,
     resources: Resources | None = None,
     on_record: OnRecord = lambda record, done, total: None,
@@ -68,9 +67,8 @@ def evaluate(
 
     Args:
         config: the evaluation.
-        tasks: all tasks of the suites it names.
+        suites: the suites it names; sent to the workers.
         policy_factory: builds the policy in a worker; importable by name (or a partial of such a function).
-        env_factory: `(suite, task_id) -> Env`, likewise.
         output: the evaluation's folder. A folder with a part of the same evaluation is continued; episodes that
             were recorded as errors are tried again.
         resources: processes, timeout, command line.
@@ -86,11 +84,11 @@ def evaluate(
         WorkerError: a defect in the policy or the environment. Errors of `rdvla.errors` are raised as they are.
     """
     resources = resources or Resources()
-    jobs = plan(config, tasks)
+    jobs = plan(config, suites)
     with EpisodeLog(output) as log:
         _claim_folder(output, config, jobs, resources.command, started=bool(log.records))
         done: dict[Key, EpisodeRecord | ErrorRecord] = {r.key: r for r in log.records if r.kind == "episode"}
-        settings = WorkerSettings(policy_factory, env_factory, config.policy_digest, output)
+        settings = WorkerSettings(policy_factory, suites, config.policy_digest, output)
         todo = [job for job in jobs if job.key not in done]
         run = _Run(log, settings, todo, resources, total=len(jobs), done=len(done), on_record=on_record)
         try:
@@ -178,7 +176,7 @@ class _Run:
         if self._errors_in_a_row >= MAX_ERRORS_IN_A_ROW:
             raise SimulatorError(
                 f"{MAX_ERRORS_IN_A_ROW} episodes in a row failed {MAX_ATTEMPTS} times each; the last one "
-                f"({job.task.suite} task {job.task.task_id}, initial state {job.init_state}): {message}"
+                f"({job.task.suite} task {job.task.task_id}, {job.start}): {message}"
             )
 
     def _record(self, record: EpisodeRecord | ErrorRecord) -> None:
@@ -203,7 +201,8 @@ def _error_record(job: Job, message: str, attempts: int, policy_digest: str) -> 
         task=job.task.name,
         task_id=job.task.task_id,
         instruction=job.task.instruction,
-        init_state=job.init_state,
+        **start_fields(job.start),
+        protocol=job.protocol,
         seed=job.run_seed,
         episode_seed=job.seed,
         rule=job.rule.label,
@@ -234,6 +233,7 @@ def _claim_folder(
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["config"]
+        found = EvalConfig.model_validate(found).model_dump(mode="json")  # an older one knew fewer settings
     except (OSError, ValueError, KeyError, TypeError):
         raise RecordError(f"'{path}' is missing or damaged; choose another folder, or remove this one.") from None
     changed = [name for name in values if found.get(name) != values[name]]

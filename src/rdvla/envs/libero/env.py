@@ -11,26 +11,23 @@ import functools
 import gc
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.envs.base import TaskSpec
+from rdvla.embodiment import LIBERO, Embodiment
+from rdvla.envs.base import InitState, Seed, Stage, Start, TaskSpec
 from rdvla.envs.libero import simulator
-from rdvla.envs.libero.privileged import Privileged
 from rdvla.envs.libero.resets import Resets, numpy_random, seeded
-from rdvla.envs.libero.suites import LiberoTask, list_suites, list_tasks, load_init_states, load_task
+from rdvla.envs.libero.suites import LiberoTask, load_init_states, load_task
 from rdvla.errors import ConfigError, SimulatorError
 from rdvla.types import Observation
 
-__all__ = ["ACTION_DIM", "CAMERAS", "STATE_DIM", "LiberoEnv", "list_suites", "list_tasks"]
-
 CAMERAS = {"primary": "agentview", "wrist": "robot0_eye_in_hand"}
 """Observation camera -> the simulator's camera."""
-STATE_DIM = 8
-ACTION_DIM = 7
 SETTLING_STEPS = 10
 SETTLING_ACTION = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32)
 
@@ -50,13 +47,13 @@ class LiberoEnv:
     gripper (-1 open, +1 close). The state is described in `rdvla.types.Observation`.
     """
 
-    def __init__(self, suite: str, task_id: int, *, camera_size: int = 256) -> None:
+    def __init__(self, suite: str, task_id: int, *, camera_size: int | None = None) -> None:
         """Start the simulator for a task (5 to 15 seconds).
 
         Args:
-            suite: a name from `list_suites()`.
-            task_id: index in `list_tasks(suite)`.
-            camera_size: height and width of the observed images, in pixels.
+            suite: a name from `suites.list_suites()`.
+            task_id: index in `suites.list_tasks(suite)`.
+            camera_size: height and width of the observed images, in pixels; None takes 256.
 
         Raises:
             ConfigError: unknown suite or task, or a camera size below 1.
@@ -65,9 +62,10 @@ class LiberoEnv:
         """
         self._env: Any = None
         self._files: LiberoTask = load_task(suite, task_id)
-        if isinstance(camera_size, bool) or not isinstance(camera_size, int) or camera_size < 1:
-            raise ConfigError(f"camera_size = {camera_size!r} must be a number of pixels, at least 1.")
-        self.camera_size = camera_size
+        size = LIBERO.cameras["primary"][0] if camera_size is None else camera_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ConfigError(f"camera_size = {size!r} must be a number of pixels, at least 1.")
+        self.camera_size = size
         self._ready = False
         self._init_states: NDArray[np.float64] | None = None
         simulator.prepare()
@@ -87,28 +85,34 @@ class LiberoEnv:
         """How many bundled initial states the task has (the base suites: 50)."""
         return len(self._load_init_states())
 
-    def reset(self, *, init_state: int | None = None, seed: int | None = None) -> None:
+    @property
+    def embodiment(self) -> Embodiment:
+        """LIBERO's Panda, with pictures of `camera_size`."""
+        return replace(LIBERO, cameras=dict.fromkeys(LIBERO.cameras, (self.camera_size, self.camera_size)))
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The task itself."""
+        return self.task.stages
+
+    def reset(self, start: Start) -> None:
         """Start an episode and let the scene settle for `SETTLING_STEPS` steps.
 
-        The result depends on the argument alone, not on earlier episodes. With `init_state` it is the scene that the
+        The result depends on `start` alone, not on earlier episodes. An `InitState` gives the scene that the
         published evaluation loop has in its episode of that number: the bundled state gives the joints, and the
-        fixtures (which the bundled states do not cover) stand where that loop's random numbers place them.
-
-        Args:
-            init_state: index of a bundled initial state, below `num_init_states`.
-            seed: sample a placement with the environment's own sampler, seeded with this number in [0, 2**32).
+        fixtures (which the bundled states do not cover) stand where that loop's random numbers place them. A `Seed`
+        gives a placement of the environment's own sampler.
 
         Raises:
-            ConfigError: not exactly one argument, or one out of range.
+            ConfigError: a state or seed out of range.
             SimulatorError: the simulator broke.
         """
-        if (init_state is None) == (seed is None):
-            raise ConfigError("reset takes exactly one of init_state and seed.")
         with self._guard("reset"):
-            if init_state is not None:
-                self._reset_to_bundled(init_state)
-            else:
-                self._reset_to_sampled(seed)
+            match start:
+                case InitState(index):
+                    self._reset_to_bundled(index)
+                case Seed(value):
+                    self._reset_to_sampled(value)
             self._settle()
         self._ready = True
 
@@ -180,18 +184,13 @@ class LiberoEnv:
         """
         self._require_reset("step")
         action = np.asarray(action)
-        if action.shape != (ACTION_DIM,):
-            raise ConfigError(f"action must have shape [{ACTION_DIM}], found {list(action.shape)}.")
+        if action.shape != (LIBERO.action_dim,):
+            raise ConfigError(f"action must have shape [{LIBERO.action_dim}], found {list(action.shape)}.")
         if not np.isfinite(action).all():
             raise ConfigError(f"action has non-finite values: {action.tolist()}.")
         with self._guard("step"):
             _, _, success, _ = self.unwrapped.step(action)
         return bool(success)
-
-    def privileged(self) -> Privileged:
-        """Return what a real robot could not know (object poses, goal, simulator): for scripted experts only."""
-        self._require_reset("privileged")
-        return Privileged(self.unwrapped)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of everything that decides an episode's outcome and pixels."""

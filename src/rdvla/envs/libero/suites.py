@@ -4,17 +4,21 @@ import contextlib
 import functools
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.envs.base import TaskSpec
+from rdvla.embodiment import LIBERO
+from rdvla.envs.base import Suite, TaskSpec
 from rdvla.envs.libero.simulator import prepare_paths, quiet_import
 from rdvla.errors import ConfigError, suggest
+
+if TYPE_CHECKING:
+    from rdvla.envs.libero.env import LiberoEnv
 
 MAX_STEPS = {
     "libero_spatial": 220,
@@ -26,6 +30,36 @@ MAX_STEPS = {
 """Control steps per episode of each base suite, settling excluded. A variant has its base suite's limit."""
 
 _MAX_STEPS_OTHER = 500
+
+
+class LiberoSuite(Suite):
+    """A suite of the installed LIBERO."""
+
+    embodiment = LIBERO
+    expert = "rdvla.experts.libero:make_expert"
+
+    def tasks(self) -> Sequence[TaskSpec]:
+        """Return the tasks in the benchmark's order."""
+        return list_tasks(self.name)
+
+    def num_init_states(self, task_id: int) -> int:
+        """Return how many bundled initial states a task has (base suites: 50)."""
+        return len(load_init_states(load_task(self.name, task_id)))
+
+    def make_env(self, task_id: int, *, camera_size: int | None = None) -> "LiberoEnv":
+        """Start the simulator for a task (5 to 15 seconds)."""
+        from rdvla.envs.libero.env import LiberoEnv
+
+        return LiberoEnv(self.name, task_id, camera_size=camera_size)
+
+
+def suites() -> Mapping[str, Suite]:
+    """Return the suites of the installed LIBERO by name.
+
+    Raises:
+        MissingExtraError: LIBERO is not installed.
+    """
+    return {name: LiberoSuite(name) for name in list_suites()}
 
 
 @dataclass(frozen=True)
@@ -83,10 +117,10 @@ def load_suite(suite: str) -> tuple[LiberoTask, ...]:
     Raises:
         ConfigError: an unknown suite.
     """
-    suites = _suites()
-    if suite not in suites:
-        raise ConfigError(f"unknown suite '{suite}'.{suggest(suite, [*suites, 'toy'])}")
-    benchmark = suites[suite]
+    known = _suites()
+    if suite not in known:
+        raise ConfigError(f"unknown suite '{suite}'.{suggest(suite, known)}")
+    benchmark = known[suite]
     return tuple(_read_task(suite, benchmark, index) for index in range(benchmark.get_num_tasks()))
 
 

@@ -1,0 +1,31 @@
+"""Does a policy fit a suite? Asked before a simulator starts."""
+
+from rdvla.envs.base import Suite
+from rdvla.errors import ConfigError
+from rdvla.policy import PolicyMetadata
+
+
+def require_fit(policy: PolicyMetadata, suite: Suite) -> None:
+    """Check that a policy can act in the environments of `suite`.
+
+    Raises:
+        ConfigError: a camera is missing there, state or action have another size, or the gripper is turned round. The
+            message shows both sides.
+    """
+    robot = suite.embodiment
+    wrong = [f"there is no camera '{camera}'" for camera in policy.cameras if camera not in robot.cameras]
+    for name, needed, offered in (
+        ("state", policy.state_dim, robot.state_dim),
+        ("action", policy.action_dim, robot.action_dim),
+    ):
+        if needed != offered:
+            wrong.append(f"the {name} has {offered} numbers, not {needed}")
+    gripper = policy.extra.get("gripper", robot.gripper)
+    if gripper not in (robot.gripper, "none"):
+        wrong.append(f"its gripper convention is {robot.gripper}, not {gripper}")
+    if wrong:
+        raise ConfigError(
+            f"the policy '{policy.name}' does not fit suite '{suite.name}': {'; '.join(wrong)}. It takes cameras "
+            f"{', '.join(policy.cameras) or 'none'}; state {policy.state_dim}; action {policy.action_dim}. The suite "
+            f"offers {robot}. Choose another suite, or a policy trained for this one."
+        )
