@@ -16,6 +16,7 @@ from vla_eval.benchmarks.base import StepBenchmark, StepResult
 from vla_eval.model_servers.base import SessionContext
 from vla_eval.specs import GRIPPER_CLOSE_POS, IMAGE_RGB, LANGUAGE, POSITION_DELTA, ROTATION_AA, check_specs
 
+from rdvla.envs import InitState
 from rdvla.errors import ConfigError, ObservationError
 from rdvla.eval.protocol import episode_seed
 from rdvla.hub import SHIPPED
@@ -93,7 +94,7 @@ def decide(step, decision, stop, seed):
 def test_an_episode_executes_the_chunks_of_load_policy(server, tmp_path):
     result = api.evaluate(server, config(f"{__name__}:Counting", tmp_path))
     assert result[0]["mean_success"] == 1.0
-    seed = episode_seed(7, "counting", 0, 0)
+    seed = episode_seed(7, "counting", 0, InitState(0))
     stop = StopRule("action_mse", threshold=1e-4)
     first, second = decide(0, 0, stop, seed), decide(4, 1, stop, seed)
     expected = np.concatenate([first.actions[:4], second.actions[:3]])

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rdvla.envs import InitState
 from rdvla.errors import ConfigError, MissingExtraError, ObservationError, RDVLAError, suggest
 from rdvla.eval.protocol import episode_seed
 from rdvla.horizons import Horizon, make_horizon
@@ -259,7 +260,7 @@ def _choose_rule(depth: int | None, stop: str | None, threshold: float | None, m
 def _seed_of(run_seed: int, task: Mapping[str, Any]) -> int:
     """Return the seed that `rdvla eval` gives this episode; without a suite, the task's name stands for it."""
     suite = str(task.get("suite") or task.get("name") or "")
-    return episode_seed(run_seed, suite, int(task.get("task_id") or 0), int(task.get("episode_idx") or 0))
+    return episode_seed(run_seed, suite, int(task.get("task_id") or 0), InitState(int(task.get("episode_idx") or 0)))
 
 
 def _row(chunk: ActionChunk, n_steps: int) -> dict[str, Any]:
