@@ -1,12 +1,23 @@
-"""Writing files so that they are whole or absent, and saying plainly when the disk refuses."""
+"""The one way to write: a file or folder that is whole or absent, a line that is whole, a folder with one owner.
+
+Whatever the operating system refuses becomes a `StorageError` that names the path and the fix.
+"""
 
 import errno
+import fcntl
+import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TextIO
 
-from rdvla.errors import StorageError
+from rdvla.errors import ConfigError, RDVLAError, StorageError
+
+LOCK = ".lock"
+_LFS = b"version https://git-lfs.github.com/spec/"
 
 _REFUSALS = {
     errno.ENOSPC: "the disk is full; free some space and repeat the command",
@@ -23,38 +34,206 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals inside the block into errors that name `path` and the fix.
 
     Raises:
-        StorageError: disk or quota full, no permission, read-only file system, or a file in a folder's place.
+        StorageError: disk or quota full, no permission, read-only file system, a file in a folder's place, ...
     """
     try:
         yield
     except (FileExistsError, NotADirectoryError):
         raise StorageError(f"cannot write '{path}': a file stands where a folder is needed; move it away.") from None
     except OSError as error:
-        if error.errno not in _REFUSALS:
-            raise
-        raise StorageError(f"cannot write '{path}': {_REFUSALS[error.errno]}.") from error
+        reason = _REFUSALS.get(error.errno or 0) or f"{error.strerror or error}"
+        raise StorageError(f"cannot write '{path}': {reason}.") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step: readers see the old file or the whole new one, even after a crash.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a draft beside `path` that takes its place, in one step, when the block ends well and vanishes otherwise.
+
+    Readers see the old file or the whole new one, even after a crash. Missing folders are made.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield draft
+            _flush(draft)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Replace `path` by `content` (text as UTF-8) in one step.
 
     Raises:
         StorageError: the disk refuses; nothing is left behind.
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, content: Any, *, indent: int = 2) -> None:
+    """Replace `path` by `content` as JSON, in one step.
+
+    Raises:
+        StorageError: the disk refuses.
+        ValueError: a number that JSON does not have (nan, infinity): a defect of the caller.
+    """
+    write_atomically(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def replacing_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder that becomes `destination` when the block ends well, and vanishes otherwise.
+
+    Args:
+        destination: where the files shall be.
+        replace: replace a folder that is already there (it stays until the new one is complete).
+
+    Raises:
+        StorageError: `destination` exists and may not be replaced, or the disk refuses.
+    """
+    destination = destination.absolute()
+    if destination.exists() and not replace and not _is_empty_folder(destination):
+        raise StorageError(f"'{destination}' already exists; choose another directory or remove it first.")
+    with writing(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".part", dir=destination.parent))
         try:
-            with staged.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            staged.replace(path)
+            yield draft
+            for path in [*draft.rglob("*"), draft]:
+                _flush(path)
+            draft.chmod(0o755)
+            _publish(draft, destination)
         finally:
-            staged.unlink(missing_ok=True)
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append `line` and a newline, and wait until it is on the disk; a file that cannot take it stays as it was.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    with writing(path), path.open("ab") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        content = line.encode() + b"\n"
+        try:
+            if os.write(stream.fileno(), content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(stream.fileno())
+        except OSError:
+            os.ftruncate(stream.fileno(), size)
+            raise
+
+
+def complete_lines(path: Path) -> list[str]:
+    """Return the lines of a UTF-8 file; a last one without its newline is still being written and left out."""
+    return path.read_bytes().rpartition(b"\n")[0].decode("utf-8").splitlines()
+
+
+def cut_torn_line(path: Path) -> None:
+    """Remove what a killed writer left after the last complete line.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    content = path.read_bytes()
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
+        with writing(path):
+            os.truncate(path, complete)
+
+
+@contextmanager
+def owned_folder(folder: Path, *, busy: str) -> Iterator[None]:
+    """Own `folder` while the block runs; it is made if needed. The lock ends with the process, however it ends.
+
+    Where the block leaves nothing, the folder is removed again (as far as it is empty).
+
+    Args:
+        folder: what to own.
+        busy: what to say if another process owns it.
+
+    Raises:
+        ConfigError: another process owns it; the message is `busy`.
+        StorageError: the disk refuses.
+    """
+    with _locked(folder, busy):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # already gone
+                (folder / LOCK).unlink()
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
+
+
+def refuse_pointer(path: Path, error: type[RDVLAError]) -> None:
+    """Make sure that a file is itself and not what a clone without Git LFS leaves in its place.
+
+    Raises:
+        RDVLAError: of type `error`: it is a Git LFS pointer.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(len(_LFS))
+    if start == _LFS:
+        raise error(
+            f"'{path}' is a Git LFS pointer, not the file itself: run `git lfs pull` in that clone (git-lfs has to be "
+            "installed), or download the file."
+        )
 
 
 def user_cache() -> Path:
-    """Return the folder for files that can be rebuilt: `$XDG_CACHE_HOME/rdvla`, else `~/.cache/rdvla`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "rdvla"
+    """Return the folder for files that can be rebuilt: `$XDG_CACHE_HOME/rdvla` if absolute, else `~/.cache/rdvla`."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "rdvla"
+
+
+def _locked(folder: Path, busy: str) -> TextIO:
+    """Return the open lock file of `folder`; an owner that ends may remove it, so it is looked at twice."""
+    path = folder / LOCK
+    while True:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            stream = path.open("w")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            raise ConfigError(busy) from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                return stream
+        stream.close()
+
+
+def _publish(draft: Path, destination: Path) -> None:
+    if destination.exists() and not _is_empty_folder(destination):
+        previous = draft.with_suffix(".old")
+        destination.rename(previous)
+        try:
+            draft.rename(destination)
+        except OSError:
+            previous.rename(destination)
+            raise
+        shutil.rmtree(previous)
+    else:
+        draft.rename(destination)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk, so that a power cut after the rename loses nothing."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())

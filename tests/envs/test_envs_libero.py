@@ -14,6 +14,7 @@ from rdvla.envs import InitState, Seed
 from rdvla.envs.libero import simulator
 from rdvla.envs.libero.env import SETTLING_ACTION, LiberoEnv, axis_angle, load_task
 from rdvla.errors import ConfigError, SimulatorError
+from rdvla.files import user_cache
 
 pytest.importorskip("libero", reason="LIBERO is not installed")
 pytestmark = pytest.mark.sim
@@ -250,7 +251,7 @@ def test_a_bare_machine(tmp_path):
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("LIBERO", "XDG", "MPL"))}
     # Compiling robosuite's numeric kernels afresh would take ten seconds more.
-    kept |= {"HOME": str(home), "NUMBA_CACHE_DIR": str(simulator.cache_dir() / "numba")}
+    kept |= {"HOME": str(home), "NUMBA_CACHE_DIR": str(user_cache() / "numba")}
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
         stdin=subprocess.DEVNULL,

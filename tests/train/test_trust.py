@@ -8,9 +8,12 @@ import pytest
 import torch
 from train_fakes import Crew, random_batch, record, released_network, run, run_small, small
 
-from rdvla.errors import CheckpointError, DatasetError, StorageError, TrainingError
+from rdvla.errors import CheckpointError, ConfigError, DatasetError, StorageError, TrainingError
+from rdvla.files import owned_folder
+from rdvla.report.training import load_training
 from rdvla.train.config import OptimizerConfig
 from rdvla.train.distributed import Ranks
+from rdvla.train.log import MetricsLog
 from rdvla.train.loop import Watcher
 from rdvla.train.manifest import find_damage, write_manifest
 from rdvla.train.optim import make_optimizer
@@ -151,3 +154,43 @@ def test_a_loss_that_is_not_finite_names_the_frames(dataset, tmp_path, monkeypat
     monkeypatch.setattr("rdvla.train.step.absolute_error", lambda p, t, m: ((p - t).sum() * float("nan"), 1))
     with pytest.raises(TrainingError, match=r"episode \d+ frame \d+"):
         run(dataset, tmp_path / "run", validate_freq=100)
+
+
+def test_a_run_has_one_folder_of_its_own(dataset, tmp_path):
+    """A second process is refused before it touches anything; the first goes on."""
+
+    class Second(Watcher):
+        refused = None
+
+        def started(self, step):
+            crew = Crew(tmp_path / "second", small(dataset, tmp_path / "run"), count=1)
+            Second.refused = crew.wait()
+
+    run_small(dataset, tmp_path / "run", Second())
+    assert Second.refused != [0]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines)), "steps were logged twice"
+    with owned_folder(tmp_path / "run", busy="busy"), pytest.raises(ConfigError, match="another `rdvla train`"):
+        run_small(dataset, tmp_path / "run")
+
+
+def test_a_failed_start_leaves_nothing(dataset, tmp_path):
+    wrong = small(dataset, "")["data"] | {"root": str(tmp_path / "typo")}
+    with pytest.raises(DatasetError):
+        run_small(dataset, tmp_path / "run", data=wrong)
+    assert not (tmp_path / "run").exists()
+    run_small(dataset, tmp_path / "run")
+
+
+def test_a_number_that_is_not_finite_is_null_in_the_log(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", [], from_step=0)
+    log.write(1, {"loss": 0.5, "validation_l1/depth_1": float("nan")})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+        "step": 1,
+        "loss": 0.5,
+        "validation_l1/depth_1": None,
+    }
+    (tmp_path / "config.json").write_text("{}")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')  # the run is still writing
+    assert load_training(tmp_path).numbers == {"loss": [(1.0, 0.5)]}

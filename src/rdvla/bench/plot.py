@@ -8,8 +8,9 @@ from itertools import groupby
 from pathlib import Path
 
 from rdvla.bench.measure import OURS, PUBLISHED, Row
-from rdvla.bench.suite import Result, write_text
+from rdvla.bench.suite import Result
 from rdvla.bench.table import number
+from rdvla.files import write_atomically
 from rdvla.report.svg import Drawing, Scale, axis_x, axis_y, nice_ticks, spread
 
 WIDTH, HEIGHT = 900, 380
@@ -25,7 +26,7 @@ def write_plot(result: Result, path: Path) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    write_text(path, page(result))
+    write_atomically(path, page(result))
 
 
 def page(result: Result) -> str:

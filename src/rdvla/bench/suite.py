@@ -1,7 +1,6 @@
 """The whole benchmark: which sections, on what, how often; and its result."""
 
 import copy
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,8 @@ from rdvla.bench import sections
 from rdvla.bench.machine import Machine, describe, floor
 from rdvla.bench.measure import Case, Row, Timed, measure, per_iteration
 from rdvla.bench.networks import Form, random_head, random_network
-from rdvla.errors import ConfigError, StorageError, suggest
+from rdvla.errors import ConfigError, suggest
+from rdvla.files import write_json
 from rdvla.model.config import RDVLAConfig, rdvla_0_5b
 from rdvla.model.rdvla import RDVLA
 from rdvla.policies.network import check_device
@@ -139,7 +139,7 @@ class Result:
         Raises:
             StorageError: the file cannot be written.
         """
-        write_text(path, json.dumps(self.document(), indent=1) + "\n")
+        write_json(path, self.document(), indent=1)
 
 
 def _row_document(row: Row) -> dict[str, Any]:
@@ -154,18 +154,6 @@ def _row_document(row: Row) -> dict[str, Any]:
         for name in row.values
     }
     return {"section": row.section, "name": row.name, "unit": row.unit, "floor": row.floor, "variants": variants}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"cannot write '{path}': {error.strerror}.") from None
 
 
 def run(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Result:

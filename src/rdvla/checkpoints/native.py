@@ -11,16 +11,15 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
-from safetensors.torch import save_file
 
 from rdvla.checkpoints.checkpoint import Checkpoint
-from rdvla.checkpoints.storage import atomic_directory
-from rdvla.checkpoints.tensors import build_empty, dtype_name, fill, read_json, read_safetensors
+from rdvla.checkpoints.tensors import build_empty, dtype_name, fill, read_json, read_safetensors, write_safetensors
 from rdvla.checkpoints.tokenizer_files import load_tokenizer
 from rdvla.config import Config
 from rdvla.data.images import ImagePath
 from rdvla.data.stats import load_statistics, save_statistics
 from rdvla.errors import CheckpointError, ConfigError
+from rdvla.files import replacing_folder
 from rdvla.model.config import RDVLAConfig
 from rdvla.types import ActionConvention, GripperConvention
 
@@ -94,10 +93,9 @@ def save_native(directory: Path, checkpoint: Checkpoint, *, replace: bool = Fals
             "notes": dict(checkpoint.notes),
         }
     )
-    with atomic_directory(directory, replace=replace) as draft:
+    with replacing_folder(directory, replace=replace) as draft:
         (draft / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-        save_file(tensors, draft / WEIGHTS, metadata={"format": "pt"})
-        (draft / WEIGHTS).chmod(0o644)
+        write_safetensors(draft / WEIGHTS, tensors)
         save_statistics(draft / STATISTICS, checkpoint.statistics)
         (draft / TOKENIZER).write_text(checkpoint.tokenizer.to_str(), encoding="utf-8")
 

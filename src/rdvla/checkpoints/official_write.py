@@ -5,18 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rdvla.checkpoints import names
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.official import STATISTICS
 from rdvla.checkpoints.official_config import OVERRIDES, TOWER_NAMES, head_document, tower_overrides
-from rdvla.checkpoints.storage import atomic_directory
-from rdvla.checkpoints.tensors import dtype_name
+from rdvla.checkpoints.tensors import dtype_name, write_safetensors
 from rdvla.checkpoints.tokenizer_files import write_tokenizer
 from rdvla.data.stats import save_statistics
 from rdvla.errors import CheckpointError
+from rdvla.files import replacing_folder
 from rdvla.model.config import QWEN_CHAT_PROMPT, DinoSiglipConfig, LanguageConfig, RDVLAConfig
 
 _END_OF_TEXT = 151643
@@ -41,10 +40,9 @@ def save_official(directory: Path, checkpoint: Checkpoint, *, replace: bool = Fa
     if len(dtypes) != 1:
         raise CheckpointError(f"a checkpoint holds one dtype, found {sorted(map(dtype_name, dtypes))}; cast it first.")
     label = f"{checkpoint.step or 0}_checkpoint"
-    with atomic_directory(directory, replace=replace) as draft:
+    with replacing_folder(directory, replace=replace) as draft:
         vlm = {name: tensor.contiguous() for name, tensor in names.part(tensors, names.VLM).items()}
-        save_file(vlm, draft / "model.safetensors", metadata={"format": "pt"})
-        (draft / "model.safetensors").chmod(0o644)
+        write_safetensors(draft / "model.safetensors", vlm)
         torch.save(_own(names.part(tensors, names.HEAD)), draft / f"action_head--{label}.pt")
         torch.save(_own(names.part(tensors, names.PROPRIO)), draft / f"proprio_projector--{label}.pt")
         _write(draft / f"action_head_config--{label}.json", head_document(model.config.head))

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rdvla.errors import CheckpointError
+from rdvla.files import refuse_pointer
 from rdvla.model.config import RDVLAConfig
 from rdvla.model.rdvla import RDVLA
 
@@ -31,11 +33,25 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(f"'{path}' is missing; copy the checkpoint again.")
+    refuse_pointer(path, CheckpointError)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"'{path}' is damaged ({error}); copy the checkpoint again.") from error
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write contiguous CPU tensors as one safetensors file.
+
+    Raises:
+        OSError: the disk refuses (safetensors has an error of its own for that).
+    """
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    path.chmod(0o644)
 
 
 def read_sharded(directory: Path) -> dict[str, Tensor]:

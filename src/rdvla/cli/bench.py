@@ -1,6 +1,5 @@
 """`rdvla bench`: how fast is it here, against the released computation and the machine's limits?"""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -240,8 +239,8 @@ def _print_nested(result: Mapping[str, Any], indent: str = "") -> None:
 
 def _write(document: object, path: Path | None) -> None:
     from rdvla.bench.machine import describe
-    from rdvla.bench.suite import write_text
+    from rdvla.files import write_json
 
     if path is not None:
-        write_text(path, json.dumps({"machine": describe("cpu"), "result": document}, indent=1) + "\n")
+        write_json(path, {"machine": describe("cpu"), "result": document}, indent=1)
         print(f"\nEvery number: {path}")

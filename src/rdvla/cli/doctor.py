@@ -25,7 +25,7 @@ def doctor_command(
     """
     from rdvla.doctor.checks import summary
     from rdvla.doctor.golden import to_json
-    from rdvla.errors import StorageError
+    from rdvla.files import write_atomically
 
     checks: list[Check] = []
     for case in _cases(golden, rendering=rendering):
@@ -35,10 +35,7 @@ def doctor_command(
     counts = summary(checks)
     typer.echo(", ".join(f"{number} {status}" for status, number in counts.items() if number))
     if json is not None:
-        try:
-            json.write_text(to_json(checks), encoding="utf-8")
-        except OSError as error:
-            raise StorageError(f"could not write '{json}': {error.strerror}.") from error
+        write_atomically(json, to_json(checks))
     if counts["fail"]:
         raise typer.Exit(code=1)
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data.summary import DatasetSummary, VectorSummary
+from rdvla.files import write_atomically
 from rdvla.report.svg import Drawing, Scale, axis_x, axis_y, nice_ticks
-from rdvla.report.template import render_template, write_page
+from rdvla.report.template import render_template
 
 WIDE, NARROW, CELL = 900, 340, 205
 _CELL_HEIGHT = 118
@@ -37,7 +38,7 @@ def write_dataset_page(summary: DatasetSummary, output: Path) -> None:
             for sample in summary.samples
         ],
     )
-    write_page(page, output)
+    write_atomically(output, page)
 
 
 def _shown(summary: DatasetSummary) -> Sequence[VectorSummary]:

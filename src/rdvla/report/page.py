@@ -11,9 +11,10 @@ from typing import Any
 from rdvla.eval.intervals import Rate
 from rdvla.eval.records import EpisodeRecord, ErrorRecord
 from rdvla.eval.summary import group_by, summarise_group
+from rdvla.files import write_atomically
 from rdvla.report import figures, findings
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs
-from rdvla.report.template import render_template, write_page
+from rdvla.report.template import render_template
 
 WIDE, NARROW, HALF = 900, 340, 430
 MAX_COMPARED = 3
@@ -41,7 +42,7 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
         MissingExtraError: Jinja2 is not installed.
         StorageError: `output` cannot be written; nothing is left half-written.
     """
-    write_page(render(load_runs(folders)), output)
+    write_atomically(output, render(load_runs(folders)))
 
 
 def render(runs: Sequence[Run]) -> str:

@@ -1,11 +1,10 @@
-"""Renders the room's templates and writes pages whole or not at all."""
+"""Renders the room's templates."""
 
 from importlib import resources
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rdvla.errors import MissingExtraError, StorageError
+from rdvla.errors import MissingExtraError
 
 
 def render_template(name: str, /, **values: Any) -> str:
@@ -22,23 +21,6 @@ def render_template(name: str, /, **values: Any) -> str:
     environment.filters["pct"] = lambda share: f"{share * 100:.0f}"
     template = environment.from_string((package / name).read_text(encoding="utf-8"))
     return str(template.render(style=(package / "page.css").read_text(encoding="utf-8"), **values))
-
-
-def write_page(page: str, output: Path) -> None:
-    """Write `page` to `output`.
-
-    Raises:
-        StorageError: `output` cannot be written; nothing is left half-written.
-    """
-    unfinished = output.with_name(output.name + ".unfinished")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(output)
-    except OSError as error:
-        if output.parent.is_dir():
-            unfinished.unlink(missing_ok=True)
-        raise StorageError(f"cannot write '{output}': {error.strerror}; choose another file.") from None
 
 
 def _jinja() -> ModuleType:

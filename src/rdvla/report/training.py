@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rdvla.errors import RecordError
+from rdvla.files import complete_lines, write_atomically
 from rdvla.report.svg import Drawing, Point, Scale, axis_x, axis_y, nice_ticks, spread
-from rdvla.report.template import render_template, write_page
+from rdvla.report.template import render_template
 
 WIDE, NARROW, HALF = 900, 340, 430
 METRICS, CONFIG = "metrics.jsonl", "config.json"
@@ -59,11 +60,12 @@ def load_training(folder: Path) -> TrainingRun:
     numbers: dict[str, list[Point]] = {}
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
+        for line in complete_lines(folder / METRICS):
             values = json.loads(line)
             step = float(values.pop("step"))
             for name, value in values.items():
-                numbers.setdefault(name, []).append((step, float(value)))
+                if value is not None:  # it was not finite
+                    numbers.setdefault(name, []).append((step, float(value)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"the records in '{folder}' are damaged ({error}); is the run still writing?") from None
     if "loss" not in numbers:
@@ -88,7 +90,7 @@ def write_training_report(folder: Path, output: Path) -> None:
         figures=_figures(run),
         settings=json.dumps(run.config, indent=2),
     )
-    write_page(page, output)
+    write_atomically(output, page)
 
 
 def _headline(run: TrainingRun) -> str:

@@ -2,11 +2,13 @@
 
 import importlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rdvla.errors import MissingExtraError, StorageError
+from rdvla.errors import MissingExtraError
+from rdvla.files import append_line, complete_lines, write_atomically, writing
 from rdvla.train.config import TrainConfig
 
 
@@ -88,28 +90,20 @@ class MetricsLog:
         self._file, self._trackers = file, trackers
         if not file.exists():
             return
-        lines = file.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if (_step_of(line) or from_step + 1) <= from_step]
-        draft = file.with_suffix(".part")
-        try:
-            draft.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            draft.replace(file)
-        except OSError as error:
-            raise StorageError(f"cannot write '{file}': {error}.") from error
+        kept = [line for line in complete_lines(file) if (_step_of(line) or from_step + 1) <= from_step]
+        write_atomically(file, "".join(f"{line}\n" for line in kept))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record `values` at `step`.
+        """Record `values` at `step`; a number that is not finite is null in the file, as JSON has no other word for it.
 
         Raises:
             StorageError: the disk refuses.
         """
-        try:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        append_line(self._file, json.dumps({"step": step, **numbers}, allow_nan=False))
+        with writing(self._file.parent):
             for tracker in self._trackers:
                 tracker.log(values, step)
-        except OSError as error:
-            raise StorageError(f"cannot write '{self._file}': {error}.") from error
 
     def close(self) -> None:
         """Let the trackers finish."""

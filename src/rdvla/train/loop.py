@@ -3,6 +3,7 @@
 import resource
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from rdvla.checkpoints.native import save_native
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.errors import ConfigError, TrainingError
+from rdvla.files import owned_folder
 from rdvla.policies.io import PolicyIO
 from rdvla.train.batches import TrainBatch, collate, training_batches
 from rdvla.train.config import TrainConfig
@@ -69,7 +71,9 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Path:
         torch.set_num_threads(config.num_threads)
     ranks = Ranks()
     site = Site(choose_device(config.device, local_rank=ranks.local_index), config.arithmetic)
-    with ranks.on(site.device, hang_timeout_s=config.hang_timeout_s):
+    busy = f"another `rdvla train` is writing to '{config.output}'; wait for it, or choose another output."
+    owned = owned_folder(config.output, busy=busy) if ranks.is_first else nullcontext()
+    with owned, ranks.on(site.device, hang_timeout_s=config.hang_timeout_s):
         return _Run(config, ranks, site, watcher or Watcher()).finish()
 
 
@@ -80,7 +84,7 @@ class _Run:
         self._config, self._ranks, self._watcher = config, ranks, watcher
         if not ranks.is_first:
             ranks.wait()  # for the first process's run folder and image cache
-        self._folder = RunFolder(config, write=ranks.is_first)
+        self._folder = RunFolder(config)
         origin = Origin.load(config)
         self._split: Split = open_split(config, origin, watcher.decoding if ranks.is_first else None)
         if ranks.is_first:
@@ -88,6 +92,8 @@ class _Run:
         checkpoint = new_checkpoint(config, self._split, origin)
         self._io = PolicyIO.of(checkpoint, config.data.name)
         self._learner = Learner(config, checkpoint, ranks=ranks, site=site)
+        if ranks.is_first:
+            self._folder.begin()
         self._start = ranks.from_first(self._folder.newest_intact(watcher.warned) if ranks.is_first else 0)
         if self._start > config.max_steps:
             raise TrainingError(

@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from rdvla.files import write_json
+
 MANIFEST = "manifest.json"
 
 
@@ -11,7 +13,7 @@ def write_manifest(folder: Path) -> None:
     """Record size and SHA-256 of every file below `folder` in its `manifest.json`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     entries = {str(path.relative_to(folder)): _entry(path) for path in files}
-    (folder / MANIFEST).write_text(json.dumps({"files": entries}, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / MANIFEST, {"files": entries})
 
 
 def find_damage(folder: Path) -> str | None:

@@ -21,8 +21,8 @@ import torch
 
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.native import save_native
-from rdvla.checkpoints.storage import atomic_directory
-from rdvla.errors import CheckpointError, StorageError, TrainingError
+from rdvla.errors import CheckpointError, TrainingError
+from rdvla.files import replacing_folder, write_json
 from rdvla.train.config import TrainConfig
 from rdvla.train.manifest import find_damage, write_manifest
 
@@ -47,34 +47,32 @@ _CONTINUABLE = (
 class RunFolder:
     """One run's files. Every write is whole or absent."""
 
-    def __init__(self, config: TrainConfig, *, write: bool = True) -> None:
-        """Open the folder of `config`; with `write`, create it if needed.
+    def __init__(self, config: TrainConfig) -> None:
+        """Look at the folder of `config`; nothing is written before `begin`.
 
         Raises:
             TrainingError: the folder belongs to a run with other settings (schedule lengths may change).
-            StorageError: the folder cannot be written.
         """
         self.path = config.output
         self.keep = config.keep
-        settings = config.model_dump(mode="json", exclude={"output", *_CONTINUABLE})
-        file = self.path / "config.json"
-        if file.exists():
-            previous = _read_settings(file)
-            different = sorted(key for key in settings if previous.get(key) != settings[key])
+        self._settings = config.model_dump(mode="json", exclude={"output", *_CONTINUABLE})
+        self._file = self.path / "config.json"
+        if self._file.exists():
+            previous = _read_settings(self._file)
+            different = sorted(key for key in self._settings if previous.get(key) != self._settings[key])
             if different:
                 raise TrainingError(
                     f"'{self.path}' holds a run with another {', '.join(different)}; choose another output folder."
                 )
-            return
-        if not write:
-            return
-        draft = file.with_suffix(".part")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-            draft.replace(file)
-        except OSError as error:
-            raise StorageError(f"cannot write '{self.path}': {error}.") from error
+
+    def begin(self) -> None:
+        """Claim the folder for these settings, once dataset and network are known to be there.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        if not self._file.exists():
+            write_json(self._file, self._settings)
 
     def save(self, step: int, checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
         """Write the checkpoint of `step` and drop the oldest beyond `keep`.
@@ -82,7 +80,7 @@ class RunFolder:
         Raises:
             StorageError: the disk refuses; earlier checkpoints stay.
         """
-        with atomic_directory(self.directory(step), replace=True) as draft:
+        with replacing_folder(self.directory(step), replace=True) as draft:
             save_native(draft / "policy", checkpoint)
             try:
                 torch.save(dict(state), draft / "state.pt")

