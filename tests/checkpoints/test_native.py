@@ -73,8 +73,8 @@ class TestSaving:
         def full(*_, **__):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("rdvla.checkpoints.native.save_file", full)
-        with pytest.raises(StorageError, match="No space left"):
+        monkeypatch.setattr("rdvla.checkpoints.tensors.save_file", full)
+        with pytest.raises(StorageError, match="the disk is full"):
             save_native(tmp_path / "ck", fakes.make(seed=1), replace=True)
         assert fakes.same_tensors(load(tmp_path / "ck"), fakes.make(seed=0))
         assert os.listdir(tmp_path) == ["ck"]
