@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import rdvla.model.freeze as freezing
 from rdvla.errors import ConfigError
 from rdvla.model.config import HeadConfig
 from rdvla.model.decide import decide
@@ -86,6 +87,24 @@ def test_packed_and_8_bit_layers_equal_the_plain_one(shape, bias):
     error = (Int8Linear(linear)(x) - expected).norm(dim=-1) / (linear(x) - linear(torch.zeros(384))).norm(dim=-1)
     assert error.max() < 0.02, "every token has its own scale, so the smallest are as precise as the largest"
     assert torch.isfinite(Int8Linear(linear)(torch.zeros(shape))).all()
+
+
+@ONEDNN
+@pytest.mark.parametrize("width", [64, 383])
+def test_8_bit_products_are_exact_on_every_processor(width, monkeypatch):
+    """Largest levels of one sign everywhere: pairs of their products do not fit into 16 bits."""
+    linear = nn.Linear(width, 9, bias=False)
+    levels = torch.randint(-127, 128, (7, width)).float()
+    levels[0] = 127
+    levels[:, 0] = 127  # so that the scale of a row is one
+    for weights in (torch.randint(-127, 128, (9, width)).float(), torch.full((9, width), 127.0)):
+        weights[:, 1] = -127
+        linear.weight.data = weights
+        expected = (levels.double() @ weights.double().T).float()  # whole numbers below 2^24
+        monkeypatch.setattr(freezing, "int8_products", lambda: "wide")
+        torch.testing.assert_close(Int8Linear(linear)(levels), expected, atol=0, rtol=0)
+        monkeypatch.undo()
+        torch.testing.assert_close(Int8Linear(linear)(levels), expected, atol=0, rtol=0)
 
 
 @ONEDNN

@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from rdvla.model.freeze import int8_products
+
 _LOOKUPS = (torch.ops.aten.embedding.default,)
 
 
@@ -97,6 +99,7 @@ def describe(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "int8_products": int8_products(),
     }
 
 

@@ -16,7 +16,7 @@ from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.errors import ConfigError
 from rdvla.model.budget import Costs, Timer
 from rdvla.model.decide import Recurrence, decide
-from rdvla.model.freeze import freeze
+from rdvla.model.freeze import freeze, int8_products
 from rdvla.model.rdvla import Inputs
 from rdvla.model.recorded import RecordedNetwork
 from rdvla.model.stopping import make_criterion
@@ -117,6 +117,8 @@ class RDVLAPolicy:
                 "images": asdict(self.io.image_path),
                 "max_steps": dict(checkpoint.max_steps),
                 "default_stop": str(DEFAULT_STOP),
+                "precision": precision or str(self.model.head.gamma_init.dtype).removeprefix("torch."),
+                "int8_products": int8_products() if precision == "int8" else None,
             },
         )
 
