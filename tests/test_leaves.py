@@ -1,4 +1,4 @@
-"""The leaf modules: horizons, stop rules, chunk execution, conventions, configuration files."""
+"""The leaf modules: horizons, stop rules, conventions, configuration files."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,8 @@ import pytest
 from rdvla.config import Config, apply_overrides, load_yaml
 from rdvla.errors import ConfigError
 from rdvla.horizons import LinearDecay, make_horizon
-from rdvla.policy import ChunkExecutor, decision_seed
 from rdvla.stops import StopRule
-from rdvla.types import ActionChunk, ActionConvention, Observation
+from rdvla.types import ActionConvention
 
 
 def test_linear_decay_is_the_released_formula():
@@ -60,35 +59,6 @@ def test_gripper_conventions_there_and_back():
     np.testing.assert_array_equal(calvin.from_env(env)[:, 1], [0, 1])
     np.testing.assert_array_equal(calvin.to_env(calvin.from_env(env)), env)
     np.testing.assert_array_equal(ActionConvention("none").to_env(env), env)
-
-
-class CountingPolicy:
-    def __init__(self):
-        self.seeds = []
-
-    def infer(self, observation, *, stop=None, seed=None, budget_ms=None):
-        self.seeds.append(seed)
-        return ActionChunk(np.arange(8, dtype=np.float32)[:, None] + 10 * len(self.seeds), num_recurrences=9)
-
-    def reset(self):
-        self.seeds = []
-
-
-def test_the_executor_looks_only_when_it_decides():
-    looks = []
-
-    def observe():
-        looks.append(1)
-        return Observation({}, np.zeros(2, np.float32), "go")
-
-    policy = CountingPolicy()
-    executor = ChunkExecutor(policy, make_horizon("3"))
-    executor.reset(seed=5)
-    actions = [executor.act(observe)[0] for _ in range(7)]
-    assert actions == [10, 11, 12, 20, 21, 22, 30]
-    assert len(looks) == 3
-    assert policy.seeds == [decision_seed(5, k) for k in range(3)]
-    assert len(set(policy.seeds)) == 3
 
 
 class Inner(Config):

@@ -5,12 +5,12 @@
 Needs numpy, msgpack and websockets; importing it loads no network and no simulator.
 """
 
+from rdvla.execution import Background, Decision, Entry, Ledger, Strategy, Synchronous, TemporalEnsembling
 from rdvla.robot.client import RemotePolicy
 from rdvla.robot.clock import Clock, SystemClock
 from rdvla.robot.connection import Connection, ConnectionLost
 from rdvla.robot.guard import ActionGuard, ActionLimits, Intervention
 from rdvla.robot.loop import ControlLoop, Decider, Outcome, Pacer, RequestEvent, ThreadedDecider
-from rdvla.robot.strategies import Background, Decision, Entry, Ledger, Strategy, Synchronous, TemporalEnsembling
 from rdvla.wire.protocol import BadRequest, Busy, DeadlineMissed, RateLimited, RequestRefused, ShuttingDown
 
 __all__ = [

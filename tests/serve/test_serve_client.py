@@ -14,8 +14,8 @@ from serve_simulation import FakeClock, World, marked_actions, marked_observatio
 from websockets.utils import accept_key
 
 from rdvla.errors import ObservationError, ServeError
-from rdvla.horizons import Fixed
-from rdvla.policy import ChunkExecutor, Policy
+from rdvla.execution import Executor, Synchronous
+from rdvla.policy import Policy
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.stops import StopRule
@@ -52,7 +52,7 @@ def test_the_same_answer_as_the_local_policy(stop: StopRule | None) -> None:
 
 def test_an_episode_through_the_executor_is_the_same() -> None:
     def actions(policy: Policy) -> np.ndarray:
-        executor = ChunkExecutor(policy, Fixed(5))
+        executor = Executor(policy, Synchronous(5))
         executor.reset(seed=11)
         return np.stack([executor.act(lambda step=step: observation(step)) for step in range(23)])
 

@@ -12,8 +12,8 @@ from browser import browser_page, until
 from test_serve_openpi import stock_client
 
 from rdvla.envs import Env, InitState, make_env
-from rdvla.horizons import Fixed
-from rdvla.policy import ChunkExecutor, Policy, decision_seed
+from rdvla.execution import Executor, Synchronous
+from rdvla.policy import Policy, decision_seed
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.config import ServeConfig
@@ -61,7 +61,7 @@ def drive(env: Env, act) -> tuple[list[np.ndarray], bool]:  # type: ignore[no-un
 def test_a_whole_episode_with_the_stock_client_is_the_local_one(policy: Policy, openpi_python: Path) -> None:
     seeds = [decision_seed(5, decision) for decision in range(200)]
     with libero() as env:
-        executor = ChunkExecutor(policy, Fixed(5), stop=StopRule.fixed(DEPTH))
+        executor = Executor(policy, Synchronous(5), stop=StopRule.fixed(DEPTH))
         executor.reset(seed=5)
         local, solved = drive(env, lambda step: executor.act(env.observe))
     with libero() as env, serving(policy, CONFIG) as server, stock_client(openpi_python, server.url) as client:
@@ -115,7 +115,7 @@ def test_watching_the_simulator_in_a_browser(policy: Policy, tmp_path: Path) -> 
 
         def play() -> None:
             with libero(3) as env, RemotePolicy(server.url) as remote:
-                executor = ChunkExecutor(remote, Fixed(5), stop=StopRule("action_l2", max_depth=32))
+                executor = Executor(remote, Synchronous(5), stop=StopRule("action_l2", max_depth=32))
                 starts = [InitState(0), InitState(1)]
                 LivePlayer(env, executor, feed, starts=starts, rate_hz=20).run(None, is_over=over.is_set)
 

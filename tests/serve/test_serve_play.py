@@ -12,8 +12,7 @@ from serve_simulation import FakeClock
 
 from rdvla.embodiment import LIBERO
 from rdvla.envs import InitState, Start, TaskSpec
-from rdvla.horizons import Fixed
-from rdvla.policy import ChunkExecutor
+from rdvla.execution import Executor, Synchronous
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.live import LiveControls, LiveFeed
@@ -79,7 +78,7 @@ class WatchedFeed(LiveFeed):
 
 def player(env: CountingEnv, feed: LiveFeed, **options: Any) -> LivePlayer:
     starts = [InitState(index) for index in (4, 5, 6)]
-    executor = ChunkExecutor(FakePolicy(), Fixed(5))
+    executor = Executor(FakePolicy(), Synchronous(5))
     return LivePlayer(env, executor, feed, starts=starts, rate_hz=20, clock=FakeClock(), **options)
 
 
@@ -146,7 +145,7 @@ def test_the_whole_thing_with_a_server_and_a_viewer() -> None:
         viewer = open_socket(server.url + "/live")
         hello = json.loads(viewer.recv(timeout=5))
         assert hello["hello"]["simulator"] is True
-        made = LivePlayer(env, ChunkExecutor(remote, Fixed(5)), feed, starts=[InitState(1)], rate_hz=1000, clock=None)
+        made = LivePlayer(env, Executor(remote, Synchronous(5)), feed, starts=[InitState(1)], rate_hz=1000, clock=None)
         thread = threading.Thread(target=made.run, args=(1,))
         thread.start()
         decisions, scene = [], {}

@@ -17,10 +17,10 @@ import numpy as np
 from rdvla.bench.tables import Table
 from rdvla.envs import Env, InitState, list_tasks, make_env
 from rdvla.envs.episode import play
-from rdvla.horizons import Fixed
+from rdvla.execution import Executor, Synchronous
 from rdvla.model.freeze import PRECISIONS
 from rdvla.policies.network import RDVLAPolicy, load_policy
-from rdvla.policy import ChunkExecutor, decision_seed
+from rdvla.policy import decision_seed
 from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 
@@ -86,7 +86,7 @@ def watch(policy: RDVLAPolicy, suite: str, count: int) -> Iterator[Observation]:
     for task in tasks[: -(-count // per_task)]:
         env = make_env(suite, task.task_id)
         try:
-            executor = ChunkExecutor(policy, Fixed(8), stop=PLAIN, seed=SEED)
+            executor = Executor(policy, Synchronous(8), stop=PLAIN, seed=SEED)
             seen: list[Observation] = []
 
             def observe(env: Env = env, seen: list[Observation] = seen) -> Observation:

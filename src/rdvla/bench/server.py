@@ -24,8 +24,8 @@ from rdvla.client import RemotePolicy
 from rdvla.envs import InitState, make_env
 from rdvla.envs.episode import play
 from rdvla.errors import RDVLAError, ServeError
-from rdvla.horizons import Fixed
-from rdvla.policy import ChunkExecutor, PolicyMetadata
+from rdvla.execution import Executor, Synchronous
+from rdvla.policy import PolicyMetadata
 from rdvla.stops import StopRule
 from rdvla.types import Observation
 
@@ -246,7 +246,7 @@ def _episode(
 
     try:
         with RemotePolicy(restarter.server.url, deadline_s=120) as policy:
-            executor = ChunkExecutor(policy, Fixed(5), stop=stop)
+            executor = Executor(policy, Synchronous(5), stop=stop)
             executor.reset(seed=3)
             for turn in islice(play(env, InitState(0)), steps):
                 now = time.perf_counter()

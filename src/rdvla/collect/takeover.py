@@ -9,8 +9,8 @@ import numpy as np
 
 from rdvla.collect.recording import AlreadySolvedError, Demonstrator
 from rdvla.envs.episode import turns
-from rdvla.horizons import Fixed
-from rdvla.policy import ChunkExecutor, Policy
+from rdvla.execution import Executor, Synchronous
+from rdvla.policy import Policy
 
 REPLAN_STEPS = 4  # control steps between the policy's decisions
 MAX_POLICY_STEPS = 120
@@ -30,7 +30,7 @@ class Takeover:
         self.max_policy_steps = max_policy_steps
         self._demonstrator = demonstrator
         self._make_policy = make_policy
-        self._executor: ChunkExecutor | None = None
+        self._executor: Executor | None = None
 
     def reset(self, env: Any, *, seed: int) -> None:
         """Let the policy act in `env`, then start the demonstrator; everything random comes from `seed`.
@@ -39,7 +39,7 @@ class Takeover:
             AlreadySolvedError: the policy solved the task by itself.
         """
         if self._executor is None:
-            self._executor = ChunkExecutor(_build(self._make_policy), Fixed(REPLAN_STEPS))
+            self._executor = Executor(_build(self._make_policy), Synchronous(REPLAN_STEPS))
         self._executor.reset(seed)
         steps = np.random.default_rng([seed, 1]).integers(0, self.max_policy_steps + 1)
         for turn in islice(turns(env), int(steps)):

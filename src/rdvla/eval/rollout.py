@@ -12,8 +12,9 @@ from rdvla.envs.base import Env
 from rdvla.envs.episode import Turn, play
 from rdvla.eval.protocol import Job
 from rdvla.eval.records import StageRecord
+from rdvla.execution import Executor, Synchronous
 from rdvla.horizons import make_horizon
-from rdvla.policy import ChunkExecutor, Policy
+from rdvla.policy import Policy
 from rdvla.types import Observation
 
 
@@ -66,7 +67,7 @@ class _Clock:
         self.observe_ms.append((time.perf_counter() - start) * 1000)
         return observation
 
-    def act(self, executor: ChunkExecutor) -> NDArray[np.float32]:
+    def act(self, executor: Executor) -> NDArray[np.float32]:
         decisions = len(executor.decisions)
         start = time.perf_counter()
         action = executor.act(self.observe)
@@ -91,7 +92,7 @@ def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = Non
         SimulatorError: the simulator broke. Whatever the policy raises passes through.
     """
     start = time.perf_counter()
-    executor = ChunkExecutor(policy, make_horizon(job.rule.horizon), stop=job.rule.stop)
+    executor = Executor(policy, Synchronous(make_horizon(job.rule.horizon)), stop=job.rule.stop)
     looks = bool(policy.metadata.cameras)
 
     def observe() -> Observation:
@@ -100,18 +101,14 @@ def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = Non
     clock = _Clock(observe)
     turns = play(env, job.start)
     executor.reset(job.seed)
-    executed: list[int] = []
     ends: dict[int, Turn] = {}
     for turn in turns:
         if turn.first and turn.step:
             executor.next_stage()
         action = clock.act(executor)
-        if len(executor.decisions) > len(executed):
-            executed.append(0)
         if film is not None and film.wants(turn.step):
             _film(film, env, executor)
         turn.execute(action)
-        executed[-1] += 1
         ends[turn.stage_index] = turn
     if film is not None:
         _film(film, env, executor)
@@ -120,7 +117,7 @@ def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = Non
         stages=_stages(list(ends.values())) if len(env.stages) > 1 else (),
         steps=turn.step + 1,
         iterations=tuple(chunk.num_recurrences for chunk in executor.decisions),
-        executed=tuple(executed),
+        executed=executor.executed,
         convergence=tuple(tuple(_round(value) for value in chunk.convergence) for chunk in executor.decisions),
         latency_ms=_latencies(executor, clock),
         wall_s=round(time.perf_counter() - start, 3),
@@ -138,7 +135,7 @@ def _stages(ends: Sequence[Turn]) -> tuple[StageRecord, ...]:
     )
 
 
-def _film(film: FrameSink, env: Env, executor: ChunkExecutor) -> None:
+def _film(film: FrameSink, env: Env, executor: Executor) -> None:
     film.add(
         env.frame(next(iter(env.embodiment.cameras))),
         iterations=executor.decisions[-1].num_recurrences,
@@ -146,7 +143,7 @@ def _film(film: FrameSink, env: Env, executor: ChunkExecutor) -> None:
     )
 
 
-def _latencies(executor: ChunkExecutor, clock: _Clock) -> dict[str, tuple[float, ...]]:
+def _latencies(executor: Executor, clock: _Clock) -> dict[str, tuple[float, ...]]:
     stages = {"observe": clock.observe_ms, "decide": clock.decide_ms}
     reported = sorted({stage for chunk in executor.decisions for stage in chunk.timings})
     for stage in reported:

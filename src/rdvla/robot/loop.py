@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, RDVLAError
+from rdvla.execution import Decision, Ledger, Strategy
 from rdvla.policy import Policy, decision_seed
 from rdvla.robot.clock import Clock, SystemClock
 from rdvla.robot.guard import ActionGuard
-from rdvla.robot.strategies import Decision, Ledger, Strategy
 from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from rdvla.envs import Env, Start
 from rdvla.envs.episode import play
-from rdvla.policy import ChunkExecutor
+from rdvla.execution import Executor
 from rdvla.robot.clock import Clock, SystemClock
 from rdvla.robot.loop import Pacer
 from rdvla.server.live import LiveControls, LiveFeed
@@ -24,7 +24,7 @@ class LivePlayer:
     def __init__(
         self,
         env: Env,
-        executor: ChunkExecutor,
+        executor: Executor,
         feed: LiveFeed,
         *,
         starts: Sequence[Start],

@@ -1,91 +1,36 @@
-"""How chunks of actions become one action per control step.
+"""When to ask for the next chunk, and which of the planned actions to execute.
 
 A chunk decided from the observation of step `s` plans its action `i` for step `s + i`. Control steps are counted,
 not timed: one step, one command. Whatever a strategy does with an action, executed or dropped, it says so in the
 `Ledger`: every action of every chunk is accounted for exactly once.
 """
 
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.errors import ConfigError
-from rdvla.types import ActionChunk
-
-Fate = Literal["executed", "beyond_horizon", "already_due", "superseded", "late", "episode_end"]
-KEPT = 100_000
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A chunk and when it was asked for.
-
-    Attributes:
-        number: rises by one with every request.
-        step: control step at which its observation was taken.
-        chunk: what the policy decided.
-    """
-
-    number: int
-    step: int
-    chunk: ActionChunk
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What became of one action.
-
-    Attributes:
-        step: control step at which that was settled.
-        decision: number of the decision the action belongs to.
-        index: position in its chunk.
-        fate: `executed`; or dropped: `beyond_horizon` (more actions than a synchronous strategy executes),
-            `already_due` (planned for a step that had passed when the chunk came), `superseded` (a newer chunk
-            came), `late` (the whole answer came after its deadline), `episode_end`.
-    """
-
-    step: int
-    decision: int
-    index: int
-    fate: Fate
-
-
-class Ledger:
-    """The account of all actions.
-
-    Attributes:
-        entries: the last 100,000, oldest first.
-        counts: how many actions met each fate.
-    """
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self.entries: deque[Entry] = deque(maxlen=KEPT)
-        self.counts: Counter[Fate] = Counter()
-
-    def settle(self, step: int, decision: Decision, indices: Sequence[int] | range, fate: Fate) -> None:
-        """Record the `fate` of the actions at `indices` of a decision."""
-        self.entries.extend(Entry(step, decision.number, index, fate) for index in indices)
-        self.counts[fate] += len(indices)
+from rdvla.errors import ConfigError, suggest
+from rdvla.execution.ledger import Decision, Fate, Ledger
+from rdvla.horizons import Fixed, Horizon
 
 
 class Strategy(Protocol):
-    """Decides when to ask and which action to execute."""
+    """Decides when to ask and which action to execute. Steps are counted from 0 after every `reset`."""
 
     def reset(self, ledger: Ledger, step: int) -> None:
         """Start an episode; the actions still at hand are dropped as `episode_end` at `step`."""
         ...
 
     def wants(self, step: int) -> bool:
-        """Return whether to ask for a decision at `step` (the loop asks only one at a time)."""
+        """Return whether to ask for a decision at `step` (only one is asked for at a time)."""
         ...
 
     def waits(self, step: int) -> bool:
-        """Return whether the loop should wait for the answer rather than go on without an action."""
+        """Return whether a robot should wait for the answer rather than go on without an action."""
         ...
 
     def add(self, decision: Decision, step: int, ledger: Ledger) -> None:
@@ -123,18 +68,21 @@ class _Queue:
 
 
 class Synchronous:
-    """Execute `n` actions, stand still while deciding, go on: what simulators and benchmarks do."""
+    """Execute some actions, stand still while deciding, go on: what simulators and benchmarks do."""
 
-    def __init__(self, n: int | None = None) -> None:
-        """Execute `n` >= 1 actions of every chunk; None takes the chunk's own suggestion (else the whole chunk)."""
-        if n is not None and n < 1:
-            raise ConfigError(f"a chunk must yield at least 1 action, found {n}.")
-        self._n = n
+    def __init__(self, horizon: int | Horizon | None = None) -> None:
+        """Execute up to `horizon` of every chunk: a number >= 1, a rule, or None for the chunk's own suggestion.
+
+        A chunk without a suggestion is executed whole.
+        """
+        self._horizon = Fixed(horizon) if isinstance(horizon, int) else horizon
         self._queue = _Queue()
 
     def reset(self, ledger: Ledger, step: int) -> None:
         """Drop what is left."""
         self._queue.drop(step, ledger, "episode_end")
+        if self._horizon is not None:
+            self._horizon.reset()
 
     def wants(self, step: int) -> bool:
         """Ask when nothing is left."""
@@ -146,8 +94,11 @@ class Synchronous:
 
     def add(self, decision: Decision, step: int, ledger: Ledger) -> None:
         """Queue the first actions of the chunk, all of them still to come: the robot stood still."""
-        size = len(decision.chunk.actions)
-        n = min(self._n or decision.chunk.n_action_steps or size, size)
+        chunk, size = decision.chunk, len(decision.chunk.actions)
+        if self._horizon is not None:
+            n = self._horizon.steps(chunk.num_recurrences, size)
+        else:
+            n = min(chunk.n_action_steps or size, size)
         ledger.settle(step, decision, range(n, size), "beyond_horizon")
         self._queue.replace(decision, range(n), step, ledger)
 
@@ -212,40 +163,136 @@ class TemporalEnsembling:
         self._every = every
         self._decay = decay
         self._newest = list(newest)
-        self._decisions: list[Decision] = []
+        self._plans: list[_Plan] = []
 
     def reset(self, ledger: Ledger, step: int) -> None:
         """Drop all plans."""
-        for decision in self._decisions:
-            remaining = range(max(0, step - decision.step), len(decision.chunk.actions))
-            ledger.settle(step, decision, remaining, "episode_end")
-        self._decisions = []
+        for plan in self._plans:
+            ledger.settle(step, plan.decision, plan.left, "episode_end")
+        self._plans = []
 
     def wants(self, step: int) -> bool:
         """Ask `every` steps after the newest decision's observation."""
-        return not self._decisions or step - self._decisions[-1].step >= self._every
+        return not self._plans or step - self._plans[-1].decision.step >= self._every
 
     def waits(self, step: int) -> bool:
         """Wait at the start of an episode only."""
-        return not self._decisions and step == 0
+        return not self._plans and step == 0
 
     def add(self, decision: Decision, step: int, ledger: Ledger) -> None:
         """Take in one more plan."""
         size = len(decision.chunk.actions)
-        due = min(max(0, step - decision.step), size)
+        due = min(max(0, self._planned(step) - decision.step), size)
         ledger.settle(step, decision, range(due), "already_due")
         if due < size:
-            self._decisions.append(decision)
+            self._plans.append(_Plan(decision, list(range(due, size))))
 
     def next(self, step: int, ledger: Ledger) -> NDArray[np.float32] | None:
         """Return the weighted mean of all plans for `step`, oldest first."""
-        plans = [decision.chunk.actions[step - decision.step] for decision in self._decisions]
+        planned = self._planned(step)
+        action = self._mean([plan.action(planned) for plan in self._plans if plan.reaches(planned)])
+        for plan in self._plans:
+            index = planned - plan.decision.step
+            if index in plan.left:
+                plan.left.remove(index)
+                ledger.settle(step, plan.decision, [index], "executed")
+        over = [plan for plan in self._plans if self._is_over(plan, step)]
+        for plan in over:
+            ledger.settle(step, plan.decision, plan.left, "beyond_horizon")
+        self._plans = [plan for plan in self._plans if plan not in over]
+        return action
+
+    def _planned(self, step: int) -> int:
+        """Return the step whose plans are executed at `step`."""
+        return step
+
+    def _is_over(self, plan: "_Plan", step: int) -> bool:
+        """Return whether `plan` has nothing for the steps after `step`."""
+        return not plan.reaches(step + 1)
+
+    def _mean(self, plans: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | None:
         if not plans:
             return None
-        for decision in self._decisions:
-            ledger.settle(step, decision, [step - decision.step], "executed")
-        self._decisions = [d for d in self._decisions if step + 1 - d.step < len(d.chunk.actions)]
         weights = np.exp(-self._decay * np.arange(len(plans)))
         action = np.average(np.stack(plans), axis=0, weights=weights).astype(np.float32)
         action[self._newest] = plans[-1][self._newest]
         return action
+
+
+@dataclass(eq=False)
+class _Plan:
+    """A decision of which several are at hand, and its actions that are not accounted for yet."""
+
+    decision: Decision
+    left: list[int]
+
+    def reaches(self, step: int) -> bool:
+        return 0 <= step - self.decision.step < len(self.decision.chunk.actions)
+
+    def action(self, step: int) -> NDArray[np.float32]:
+        action: NDArray[np.float32] = self.decision.chunk.actions[step - self.decision.step]
+        return action
+
+
+class CalvinReleased(TemporalEnsembling):
+    """How the released evaluation on CALVIN executes chunks of 8: blocks of ten steps, three decisions each.
+
+    It decides at the first three steps of a block and executes means of equal weight. As released, the plans for the
+    third step are executed twice, those of steps 4 to 7 one step late, and those for the eighth never. One thing is
+    not as released: there the gripper is averaged before it is rounded to open or closed, here the newest plan has it.
+    """
+
+    EXECUTED = (0, 1, 2, 2, 3, 4, 5, 6, 8, 9)
+    """The step of the block whose plans are executed, for each of its steps."""
+
+    def __init__(self) -> None:
+        """All plans weigh the same."""
+        super().__init__(decay=0.0)
+
+    def add(self, decision: Decision, step: int, ledger: Ledger) -> None:
+        """Take in one more plan.
+
+        Raises:
+            ConfigError: it does not reach the end of its block.
+        """
+        if len(decision.chunk.actions) < 8:
+            raise ConfigError(f"calvin_released executes chunks of 8 actions, found {len(decision.chunk.actions)}.")
+        super().add(decision, step, ledger)
+
+    def wants(self, step: int) -> bool:
+        """Ask at the first three steps of a block."""
+        return not self._plans or step % len(self.EXECUTED) < 3
+
+    def _planned(self, step: int) -> int:
+        place = step % len(self.EXECUTED)
+        return step - place + self.EXECUTED[place]
+
+    def _is_over(self, plan: _Plan, step: int) -> bool:
+        return (step + 1) % len(self.EXECUTED) == 0
+
+
+STRATEGIES: Mapping[str, Callable[[Horizon | None, int | None], Strategy]] = {
+    "synchronous": lambda horizon, number: Synchronous(horizon),
+    "background": lambda horizon, number: Background(4 if number is None else number),
+    "ensembling": lambda horizon, number: TemporalEnsembling(every=1 if number is None else number),
+    "calvin_released": lambda horizon, number: CalvinReleased(),
+}
+WITH_NUMBER = ("background", "ensembling")
+
+
+def make_strategy(name: str, horizon: Horizon | None = None) -> Strategy:
+    """Build a strategy from a name of `STRATEGIES`.
+
+    Args:
+        name: `background:6` asks when 6 actions are left, `ensembling:2` at every second step.
+        horizon: how much of a chunk `synchronous` executes.
+
+    Raises:
+        ConfigError: an unknown name, a number that is none or where none belongs.
+    """
+    kind, colon, number = name.partition(":")
+    if kind not in STRATEGIES:
+        raise ConfigError(f"unknown strategy '{kind}'.{suggest(kind, STRATEGIES)}")
+    if colon and (kind not in WITH_NUMBER or not number.isdecimal()):
+        raise ConfigError(f"strategy '{name}': a number of control steps belongs to {' and '.join(WITH_NUMBER)} only.")
+    return STRATEGIES[kind](horizon, int(number) if colon else None)
