@@ -10,16 +10,16 @@ import collect_fakes as fakes
 import numpy as np
 import pytest
 
-from rdvla.collect import collection
 from rdvla.collect.collection import CollectConfig, collect
+from rdvla.collect.plan import TaskPlan
 from rdvla.collect.recording import Attempt, Demonstration, play
-from rdvla.collect.schedule import Schedule, TaskPlan
 from rdvla.collect.staging import Staging
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.envs import Seed
 from rdvla.envs.toy import ToyEnv
 from rdvla.errors import CheckpointError, ConfigError, SimulatorError, StorageError
 from rdvla.files import write_atomically, writing
+from rdvla.jobs import driver
 
 
 def config(output, **changes):
@@ -157,8 +157,8 @@ def test_a_dying_and_a_raising_simulator_are_errors_not_failures(reference, tmp_
 
 
 def test_a_hung_simulator_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(collection, "_TRIES_PER_ATTEMPT", 1)
-    monkeypatch.setattr(collection, "_BROKEN_IN_A_ROW", 1)
+    monkeypatch.setattr(driver, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(driver, "MAX_LOST_IN_A_ROW", 1)
     with pytest.raises(SimulatorError, match=r"still running after 0\.5 s"):
         run(tmp_path / "d", env=fakes.Hanging, workers=1, episode_timeout_s=0.5)
 
@@ -203,7 +203,7 @@ def test_kill_and_restart(reference, tmp_path, staged, with_workers):
     assert len(before) >= staged
     seen = []
     run(tmp_path / "d", env=fakes.SlowToy, on_status=seen.append)
-    assert seen[0].done >= len(before)  # workers that outlive their parent finish what they are at
+    assert seen[0].done == len(before)
     assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
 
 
@@ -272,20 +272,28 @@ def test_wrong_arguments(tmp_path, changes, message):
     assert not (tmp_path / "d").exists()
 
 
-def test_schedule_prefers_environments_that_run():
-    plans = [TaskPlan(("s", task), episodes, 0, {}) for task, episodes in ((0, 2), (1, 5))]
-    schedule = Schedule(plans)
-    assert schedule.next(None, []).task_id == 0
-    assert schedule.next(None, [("s", 0)]).task_id == 1
-    assert schedule.next(("s", 0), [("s", 1)]).number == 1
-    helped = schedule.next(("s", 0), [("s", 1)])
-    assert (helped.task_id, helped.number) == (1, 1)
-    plans[1].settle(0, "solved")
-    plans[1].settle(1, "failed")
-    schedule.next(("s", 1), [("s", 0)])
-    schedule.next(("s", 1), [("s", 0)])
-    assert plans[1].missing == 2
-    assert schedule.next(("s", 0), [("s", 1)]) is None  # two left are not worth another environment
+def test_attempts_are_taken_in_order_and_broken_ones_again():
+    plan = TaskPlan(("s", 0), 3, 0, {1: "failed"})
+    assert [plan.take().number for _ in range(3)] == [0, 2, 3]
+    assert plan.open == 0
+    plan.settle(0, "solved")
+    plan.put_back(2)
+    assert plan.open == 1
+    assert plan.take().number == 2
+    plan.settle(2, "failed")
+    plan.settle(3, "solved")
+    assert [attempt.number for attempt in plan.kept()] == [0, 3]
+
+
+def test_after_a_broken_simulator_is_mended_nothing_is_missing(reference, tmp_path, monkeypatch):
+    with pytest.raises(SimulatorError):
+        run(tmp_path / "d", env=fakes.make_broken, workers=1)
+    assert len(list((tmp_path / "d").rglob("*.error.json"))) == driver.MAX_LOST_IN_A_ROW
+    with (tmp_path / "d/.staging/errors.jsonl").open("a") as file:
+        file.write('{"suite": "toy", "task_')  # a kill in the middle of a line
+    summary = run(tmp_path / "d")
+    assert sum(task.errors for task in summary.tasks) == driver.MAX_LOST_IN_A_ROW * driver.MAX_ATTEMPTS
+    assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
 
 
 def test_a_task_is_given_up_after_too_many_failures():

@@ -5,7 +5,6 @@ from rdvla.cli.parsing import choose_starts, parse_depths, parse_indices, parse_
 from rdvla.envs import InitState, Seed
 from rdvla.errors import ConfigError
 from rdvla.eval.protocol import EvalConfig, episode_seed, plan
-from rdvla.eval.schedule import Schedule
 from rdvla.stops import StopRule
 
 
@@ -106,19 +105,3 @@ def test_labels_tell_rules_apart():
 def test_wrong_settings(changes, message):
     with pytest.raises(ConfigError, match=message):
         plan(config(**changes), suites())
-
-
-def test_schedule_keeps_environments_and_steals_what_is_worth_it():
-    jobs = plan(config(task_ids=(0, 1), init_states=(0, 1, 2), stops=parse_depths("1")), suites())
-    schedule = Schedule(jobs)
-    first, second = ("line", 0), ("line", 1)
-    assert schedule.next(None, []).task.task_id == 0
-    assert schedule.next(None, [first]).task.task_id == 1
-    assert [schedule.next(second, [first]).start.index for _ in range(2)] == [1, 2]
-    stolen = schedule.next(second, [first])
-    assert (stolen.task.task_id, stolen.start.index) == (0, 2)
-    assert schedule.next(second, [first]) is None  # one left: not worth an environment
-    assert schedule.next(first, []).start == InitState(1)
-    schedule.put_back(stolen)
-    assert len(schedule) == 1
-    assert schedule.next(first, []) is stolen

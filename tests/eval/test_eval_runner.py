@@ -24,12 +24,12 @@ from chain_fakes import ChainEnv, ChainSuite
 from rdvla.cli.parsing import parse_depths
 from rdvla.envs import InitState
 from rdvla.errors import ConfigError, SimulatorError
-from rdvla.eval import runner
 from rdvla.eval.protocol import EvalConfig, Job, Rule, plan
 from rdvla.eval.records import EPISODES_FILE, read_records
 from rdvla.eval.rollout import run_episode
 from rdvla.eval.runner import Resources, evaluate
-from rdvla.jobs.process import WorkerError
+from rdvla.jobs.pool import WorkerError
+from rdvla.jobs.process import ProcessSlot
 from rdvla.stops import StopRule
 
 ADAPTIVE = StopRule("action_l2", 1e-3, max_depth=32)
@@ -149,7 +149,7 @@ def test_kill_9_and_resume(tmp_path):
 
 def test_finished_evaluation_starts_no_worker(tmp_path, monkeypatch):
     first = run(tmp_path, config())
-    monkeypatch.setattr(runner, "Worker", None)
+    monkeypatch.setattr(ProcessSlot, "send", None)
     assert run(tmp_path, config()) == first
 
 

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from rdvla.errors import ConfigError, MissingExtraError, ServeError, SimulatorError
-from rdvla.jobs.process import Broken, Played, Worker, WorkerError, wait_for_any
+from rdvla.jobs.pool import Broken, Played, WorkerError
+from rdvla.jobs.process import ProcessPool
 
 FOREVER = 600.0
 
@@ -45,7 +46,7 @@ class FakePlayer:
 
 @pytest.fixture
 def worker():
-    worker = Worker(FakePlayer)
+    (worker,) = ProcessPool().open(FakePlayer, 1)
     yield worker
     worker.kill()
 
@@ -53,7 +54,7 @@ def worker():
 def play(worker, job, timeout_s=FOREVER):
     worker.send(job, ("suite", 0))
     while (reply := worker.receive(timeout_s)) is None:
-        wait_for_any([worker], 0.1)
+        ProcessPool().wait([worker], 0.1)
     return reply
 
 

@@ -11,6 +11,7 @@ from rdvla.eval.protocol import EvalConfig, plan
 from rdvla.eval.records import EpisodeLog, EpisodeRecord, ErrorRecord
 from rdvla.eval.runner import POLICY_FILE, RUN_FILE
 from rdvla.eval.video import Film
+from rdvla.files import write_atomically
 from rdvla.stops import StopRule
 
 WORDS = [
@@ -104,7 +105,7 @@ def _record(folder, job, number, skill, *, broken):
         for k in range(12):
             image = np.full((64, 64, 3), 60 + 10 * k, dtype=np.uint8)
             film.add(image, iterations=iterations[k], max_depth=stop.max_depth if stop else None)
-        film.save(folder / video)
+        write_atomically(folder / video, film.encode())
     return EpisodeRecord(
         **identity, success=success, steps=5 * n, iterations=tuple(iterations), executed=(5,) * n,
         convergence=tuple(traces), video=video, wall_s=6.5,

@@ -16,7 +16,7 @@ from rdvla.policies.sources import choose_policy
 
 if TYPE_CHECKING:
     from rdvla.collect.collection import CollectSummary, Status
-    from rdvla.collect.worker import ExpertFactory
+    from rdvla.collect.player import ExpertFactory
 
 EXIT_INCOMPLETE = 1
 

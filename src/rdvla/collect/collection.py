@@ -6,7 +6,6 @@ on interruptions or on the order in which attempts finish.
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,22 +15,20 @@ from typing import Any
 
 from rdvla.collect.assembly import Storage, assemble
 from rdvla.collect.card import dataset_card
-from rdvla.collect.recording import Attempt
-from rdvla.collect.schedule import Schedule, TaskPlan
-from rdvla.collect.staging import Outcome, Staging
-from rdvla.collect.worker import AttemptPlayer, ExpertFactory, WorkerSettings
+from rdvla.collect.plan import TaskPlan
+from rdvla.collect.player import AttemptPlayer, ExpertFactory, Recipe
+from rdvla.collect.recording import Attempt, Play
+from rdvla.collect.staging import Ending, Staging
 from rdvla.data.lerobot_meta import INFO_PATH
 from rdvla.embodiment import Embodiment
 from rdvla.envs.base import Suite, TaskSpec
 from rdvla.errors import ConfigError, SimulatorError
 from rdvla.files import write_atomically
-from rdvla.jobs.process import EPISODE_TIMEOUT_S, Broken, Played, Worker, wait_for_any
+from rdvla.jobs.driver import drive
+from rdvla.jobs.pool import EPISODE_TIMEOUT_S, Pool, TaskKey
+from rdvla.jobs.process import ProcessPool
 
 SUMMARY = "collect.json"
-
-_TRIES_PER_ATTEMPT = 3
-_BROKEN_IN_A_ROW = 3
-_POLL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class TaskSummary:
+class TaskResult:
     """The result for one task.
 
     Attributes:
@@ -151,7 +148,7 @@ class CollectSummary:
     """
 
     output: Path
-    tasks: tuple[TaskSummary, ...]
+    tasks: tuple[TaskResult, ...]
     missing: int
     seconds: float
 
@@ -161,6 +158,7 @@ def collect(
     *,
     suites: Mapping[str, Suite],
     make_expert: ExpertFactory,
+    pool: Pool | None = None,
     on_status: Callable[[Status], None] = lambda _: None,
 ) -> CollectSummary:
     """Collect what `config` asks for, continuing where an interrupted run with the same settings was.
@@ -169,6 +167,7 @@ def collect(
         config: what to collect.
         suites: the suites it names; sent to the workers.
         make_expert: makes a task's demonstrator; importable by name.
+        pool: where workers come from; None takes processes of this machine.
         on_status: told about progress.
 
     Raises:
@@ -188,104 +187,69 @@ def collect(
         return _load_summary(config.output)
     with staging.locked():
         staging.bind(config.identity)
-        schedule = Schedule(
-            TaskPlan((s.suite, s.task_id), config.episodes, config.seed, staging.outcomes(s.suite, s.task_id))
+        staging.forget_errors()
+        plans = [
+            TaskPlan((s.suite, s.task_id), config.episodes, config.seed, staging.endings(s.suite, s.task_id))
             for s in specs
+        ]
+        recipe = Recipe(suites, make_expert, camera_size=config.camera_size, render_every=config.render_every)
+        drive(
+            _Collection(plans, staging, on_status),
+            pool or ProcessPool(),
+            partial(AttemptPlayer, recipe),
+            workers=config.workers,
+            timeout_s=config.episode_timeout_s,
         )
-        settings = WorkerSettings(
-            config.output, suites, make_expert, camera_size=config.camera_size, render_every=config.render_every
-        )
-        make_player = partial(AttemptPlayer, settings)
-        workers = [Worker[Attempt, Outcome](make_player) for _ in range(config.workers)]
-        _Collection(staging, schedule, workers, config.episode_timeout_s, on_status).run()
-        summary = _write(config, robot, specs, staging, schedule, on_status, began)
+        summary = _write(config, robot, dict(zip(specs, plans, strict=True)), staging, on_status, began)
         if not config.keep_staging:
             staging.delete()
     return summary
 
 
 class _Collection:
-    """The loop that feeds the workers and notes what they reply."""
+    """The attempts still to make, and the staging folder for what comes of them."""
 
-    def __init__(
-        self,
-        staging: Staging,
-        schedule: Schedule,
-        workers: Sequence[Worker[Attempt, Outcome]],
-        timeout_s: float,
-        on_status: Callable[[Status], None],
-    ) -> None:
-        self._staging = staging
-        self._schedule = schedule
-        self._workers = workers
-        self._timeout_s = timeout_s
-        self._on_status = on_status
-        self._tries: Counter[Attempt] = Counter()
-        self._broken_in_a_row = 0
+    def __init__(self, plans: Sequence[TaskPlan], staging: Staging, on_status: Callable[[Status], None]) -> None:
+        self._plans = {plan.key: plan for plan in plans}
+        self._staging, self._on_status = staging, on_status
 
-    def run(self) -> None:
-        """Play until every task has its demonstrations or was given up; end the workers in any case."""
-        try:
-            while busy := self._feed():
-                self._report(busy)
-                wait_for_any(busy, _POLL_S)
-                for worker in busy:
-                    self._listen(worker)
-            self._report([])
-            for worker in self._workers:
-                worker.stop()
-        finally:
-            for worker in self._workers:
-                worker.kill()
+    def waiting(self) -> Mapping[TaskKey, int]:
+        return {task: plan.open for task, plan in self._plans.items()}
 
-    def _feed(self) -> list[Worker[Attempt, Outcome]]:
-        for worker in self._workers:
-            if worker.job is None:
-                held = [other.task for other in self._workers if other is not worker and other.task is not None]
-                attempt = self._schedule.next(worker.task, held)
-                if attempt is not None:
-                    worker.send(attempt, attempt.task)
-        return [worker for worker in self._workers if worker.job is not None]
+    def take(self, task: TaskKey) -> Attempt:
+        return self._plans[task].take()
 
-    def _listen(self, worker: Worker[Attempt, Outcome]) -> None:
-        attempt = worker.job
-        assert attempt is not None
-        match worker.receive(self._timeout_s):
-            case Played(outcome):
-                self._broken_in_a_row = 0
-                self._schedule.plans[attempt.task].settle(attempt.number, outcome)
-            case Broken(message):
-                self._repeat(attempt, message)
-
-    def _repeat(self, attempt: Attempt, message: str) -> None:
-        plan = self._schedule.plans[attempt.task]
-        self._staging.add_error(attempt, message)
-        self._tries[attempt] += 1
-        if self._tries[attempt] < _TRIES_PER_ATTEMPT:
-            plan.put_back(attempt.number)
+    def finish(self, job: Attempt, result: Play, attempt: int) -> None:
+        if result.demonstration is None:
+            self._settle(job, "failed", {"num_steps": result.num_steps, "seconds": result.seconds})
             return
-        self._broken_in_a_row += 1
-        if self._broken_in_a_row == _BROKEN_IN_A_ROW:
-            raise SimulatorError(
-                f"the simulator broke {_TRIES_PER_ATTEMPT} times in each of {_BROKEN_IN_A_ROW} attempts in a row, last "
-                f"in {attempt.suite} task {attempt.task_id}: {message}"
-            )
-        self._staging.settle(attempt, "error", {"message": message})
-        plan.settle(attempt.number, "error")
+        self._staging.keep(result.demonstration)
+        self._plans[job.task].settle(job.number, "solved")
 
-    def _report(self, busy: Sequence[Worker[Attempt, Outcome]]) -> None:
-        plans = self._schedule.plans.values()
-        playing = sorted({f"{worker.job.suite}/{worker.job.task_id}" for worker in busy if worker.job})
+    def put_back(self, job: Attempt, message: str) -> None:
+        self._staging.add_error(job, message)
+        self._plans[job.task].put_back(job.number)
+
+    def give_up(self, job: Attempt, message: str, attempts: int) -> None:
+        self._staging.add_error(job, message)
+        self._settle(job, "error", {"message": message})
+
+    def show(self, playing: Sequence[Attempt]) -> None:
+        plans = self._plans.values()
         self._on_status(
             Status(
                 stage="collecting",
                 done=sum(min(plan.count("solved"), plan.episodes) for plan in plans),
                 total=sum(plan.episodes for plan in plans),
                 failures=sum(plan.count("failed") for plan in plans),
-                errors=sum(self._staging.count_errors(*plan.key) for plan in plans),
-                now=" ".join(playing),
+                errors=self._staging.errors.total(),
+                now=" ".join(sorted({f"{attempt.suite}/{attempt.task_id}" for attempt in playing})),
             )
         )
+
+    def _settle(self, attempt: Attempt, ending: Ending, details: Mapping[str, Any]) -> None:
+        self._staging.settle(attempt, ending, details)
+        self._plans[attempt.task].settle(attempt.number, ending)
 
 
 def _robot(suites: Sequence[Suite]) -> Embodiment:
@@ -344,13 +308,12 @@ def _settings(config: CollectConfig, specs: Sequence[TaskSpec]) -> dict[str, Any
 def _write(
     config: CollectConfig,
     robot: Embodiment,
-    specs: Sequence[TaskSpec],
+    plans: Mapping[TaskSpec, TaskPlan],
     staging: Staging,
-    schedule: Schedule,
     on_status: Callable[[Status], None],
     began: float,
 ) -> CollectSummary:
-    attempts = [attempt for plan in schedule.plans.values() for attempt in plan.kept()]
+    attempts = [attempt for plan in plans.values() for attempt in plan.kept()]
     if not attempts:
         raise SimulatorError("no attempt was solved, so there is nothing to write; does the expert know these tasks?")
     episodes = assemble(
@@ -364,12 +327,12 @@ def _write(
     )
     summary = CollectSummary(
         output=config.output,
-        tasks=tuple(_summarise(spec, schedule, staging, episodes) for spec in specs),
-        missing=sum(plan.episodes for plan in schedule.plans.values()) - len(attempts),
+        tasks=tuple(_summarise(spec, plan, staging, episodes) for spec, plan in plans.items()),
+        missing=sum(plan.episodes for plan in plans.values()) - len(attempts),
         seconds=time.monotonic() - began,
     )
     document = {
-        "settings": _settings(config, specs),
+        "settings": _settings(config, list(plans)),
         "seconds": summary.seconds,
         "missing": summary.missing,
         "tasks": [asdict(task) for task in summary.tasks],
@@ -379,18 +342,16 @@ def _write(
     return summary
 
 
-def _summarise(spec: TaskSpec, schedule: Schedule, staging: Staging, episodes: Sequence[dict[str, Any]]) -> TaskSummary:
-    key = (spec.suite, spec.task_id)
-    plan = schedule.plans[key]
-    own = [row for row in episodes if (row["suite"], row["task_id"]) == key]
-    return TaskSummary(
+def _summarise(spec: TaskSpec, plan: TaskPlan, staging: Staging, episodes: Sequence[dict[str, Any]]) -> TaskResult:
+    own = [row for row in episodes if (row["suite"], row["task_id"]) == plan.key]
+    return TaskResult(
         suite=spec.suite,
         task_id=spec.task_id,
         name=spec.name,
         episodes=len(own),
         attempts=plan.count("solved") + plan.count("failed"),
         failures=plan.count("failed"),
-        errors=staging.count_errors(*key),
+        errors=staging.errors[plan.key],
         mean_steps=_mean([row["length"] for row in own]),
         seconds_per_episode=_mean([row["seconds"] for row in own]),
     )
@@ -403,5 +364,5 @@ def _mean(values: Sequence[float]) -> float:
 def _load_summary(output: Path) -> CollectSummary:
     found = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
     return CollectSummary(
-        output, tuple(TaskSummary(**task) for task in found["tasks"]), found["missing"], found["seconds"]
+        output, tuple(TaskResult(**task) for task in found["tasks"]), found["missing"], found["seconds"]
     )

@@ -15,7 +15,7 @@ from PIL import Image
 from rdvla.envs import episode
 from rdvla.envs.base import Env, Seed
 from rdvla.errors import DatasetError
-from rdvla.jobs.process import TaskKey
+from rdvla.jobs.pool import TaskKey
 
 
 class AlreadySolvedError(Exception):
@@ -58,6 +58,9 @@ class Attempt:
     def task(self) -> TaskKey:
         """Suite and task id."""
         return (self.suite, self.task_id)
+
+    def __str__(self) -> str:
+        return f"{self.suite} task {self.task_id}, attempt {self.number}"
 
     def seeds(self) -> tuple[int, int]:
         """Return the seeds of the placement and of the noise, each below 2**32."""

@@ -7,6 +7,7 @@ Below `OUTPUT/.staging`: `settings.json`, `lock`, `errors.jsonl`, and per task `
 import fcntl
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,18 +16,25 @@ from typing import Any, Literal
 from rdvla.collect.recording import Attempt, Demonstration
 from rdvla.errors import ConfigError
 from rdvla.files import write_atomically, writing
+from rdvla.jobs.pool import TaskKey
 
-Outcome = Literal["solved", "failed", "error"]
+Ending = Literal["solved", "failed", "error"]
 """How an attempt ended: `solved` (recorded), `failed` (not solved), `error` (the simulator broke)."""
 
-_SUFFIXES: dict[Outcome, str] = {"solved": ".npz", "failed": ".failed.json", "error": ".error.json"}
+_SUFFIXES: dict[Ending, str] = {"solved": ".npz", "failed": ".failed.json", "error": ".error.json"}
 
 
 class Staging:
-    """The staging folder of one collection."""
+    """The staging folder of one collection. Only the driver of a collection writes to it.
+
+    Attributes:
+        folder: where it is.
+        errors: how often the simulator broke, by task, restarts of the collection included; known inside `locked`.
+    """
 
     def __init__(self, output: Path) -> None:
         self.folder = output / ".staging"
+        self.errors: Counter[TaskKey] = Counter()
         self._discarded = output / ".staging.discarded"
 
     @property
@@ -56,6 +64,7 @@ class Staging:
                     "folder."
                 ) from None
             try:
+                self.errors = Counter(self._read_errors())
                 yield
             finally:
                 if self.exists and not any(self.folder.glob("*/task_*/*")):
@@ -82,13 +91,18 @@ class Staging:
                     "repeat the first command, or choose another folder."
                 )
 
-    def outcomes(self, suite: str, task_id: int) -> dict[int, Outcome]:
-        """Return attempt number -> outcome, for everything that has been settled."""
-        found: dict[int, Outcome] = {}
-        for outcome, suffix in _SUFFIXES.items():
+    def endings(self, suite: str, task_id: int) -> dict[int, Ending]:
+        """Return attempt number -> how it ended, for everything that has been settled."""
+        found: dict[int, Ending] = {}
+        for ending, suffix in _SUFFIXES.items():
             for path in self._task(suite, task_id).glob(f"[0-9]*{suffix}"):
-                found[int(path.name.removesuffix(suffix))] = outcome
+                found[int(path.name.removesuffix(suffix))] = ending
         return found
+
+    def forget_errors(self) -> None:
+        """Have attempts played again that an earlier run gave up because the simulator broke."""
+        for path in self.folder.glob(f"*/task_*/*{_SUFFIXES['error']}"):
+            path.unlink()
 
     def keep(self, demonstration: Demonstration) -> None:
         """Store a demonstration.
@@ -98,13 +112,13 @@ class Staging:
         """
         write_atomically(self._path(demonstration.attempt, "solved"), demonstration.to_bytes())
 
-    def settle(self, attempt: Attempt, outcome: Outcome, details: Mapping[str, Any]) -> None:
+    def settle(self, attempt: Attempt, ending: Ending, details: Mapping[str, Any]) -> None:
         """Store that an attempt gave no demonstration.
 
         Raises:
             StorageError: the disk refuses.
         """
-        write_atomically(self._path(attempt, outcome), json.dumps(dict(details)).encode())
+        write_atomically(self._path(attempt, ending), json.dumps(dict(details)).encode())
 
     def load(self, attempt: Attempt) -> Demonstration:
         """Return a stored demonstration.
@@ -121,15 +135,15 @@ class Staging:
         path = self.folder / "errors.jsonl"
         with writing(path), path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+        self.errors[attempt.task] += 1
 
-    def count_errors(self, suite: str, task_id: int) -> int:
-        """Return how often the simulator broke during a task, restarts of the collection included."""
+    def _read_errors(self) -> Iterator[TaskKey]:
+        """Yield the task of every line of `errors.jsonl`; lines that a kill cut short are passed over."""
         path = self.folder / "errors.jsonl"
-        if not path.exists():
-            return 0
-        lines = path.read_text(encoding="utf-8").splitlines()
-        # The last line may be cut short by a kill.
-        return sum(f'"suite": "{suite}", "task_id": {task_id},' in line for line in lines)
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            with suppress(ValueError, KeyError, TypeError):
+                values = json.loads(line)
+                yield (values["suite"], values["task_id"])
 
     def delete(self) -> None:
         """Remove everything; a kill meanwhile leaves all of it or, out of the way, a rest that goes next time."""
@@ -140,5 +154,5 @@ class Staging:
     def _task(self, suite: str, task_id: int) -> Path:
         return self.folder / suite / f"task_{task_id:02d}"
 
-    def _path(self, attempt: Attempt, outcome: Outcome) -> Path:
-        return self._task(attempt.suite, attempt.task_id) / f"{attempt.number:05d}{_SUFFIXES[outcome]}"
+    def _path(self, attempt: Attempt, ending: Ending) -> Path:
+        return self._task(attempt.suite, attempt.task_id) / f"{attempt.number:05d}{_SUFFIXES[ending]}"

@@ -135,6 +135,14 @@ class Job:
         return (self.task.suite, self.task.task_id, self.start, self.rule.label, self.rule.horizon)
 
     @property
+    def task_key(self) -> tuple[str, int]:
+        """Return suite and task id: jobs with the same share an environment."""
+        return (self.task.suite, self.task.task_id)
+
+    def __str__(self) -> str:
+        return f"{self.task.suite} task {self.task.task_id}, {self.start}, {self.rule.label}"
+
+    @property
     def seed(self) -> int:
         """Return the episode's seed: equal for all rules, so rules are compared on the same scratchpads."""
         return episode_seed(self.run_seed, self.task.suite, self.task.task_id, self.start)

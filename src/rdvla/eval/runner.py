@@ -1,34 +1,31 @@
-"""Runs an evaluation: episodes in worker processes, every result on disk at once, continued after a kill.
+"""Runs an evaluation: episodes on a pool of workers, every result on disk at once, continued after a kill.
 
 The folder of an evaluation holds `run.json` (settings, command, tasks), `policy.json` (what the policy says about
 itself), `episodes.jsonl` (one line per episode), `summary.json` (rates with intervals) and `videos/`.
 """
 
 import json
-import os
+import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rdvla.envs.base import Suite
-from rdvla.errors import ConfigError, RecordError, SimulatorError, StorageError
+from rdvla.envs.base import InitState, Seed, Suite
+from rdvla.errors import ConfigError, RecordError
+from rdvla.eval.player import EpisodePlayer, PolicyFactory, Recipe, Result, versions
 from rdvla.eval.protocol import EvalConfig, Job, plan
 from rdvla.eval.records import EPISODES_FILE, EpisodeLog, EpisodeRecord, ErrorRecord, Key, latest
-from rdvla.eval.schedule import Schedule, task_key
 from rdvla.eval.summary import summarise
-from rdvla.eval.worker import EpisodePlayer, Finished, PolicyFactory, Try, WorkerSettings, start_fields, versions
-from rdvla.jobs.process import EPISODE_TIMEOUT_S, Broken, Played, Worker, wait_for_any
+from rdvla.files import write_atomically
+from rdvla.jobs.driver import drive
+from rdvla.jobs.pool import EPISODE_TIMEOUT_S, Pool, TaskKey
+from rdvla.jobs.process import ProcessPool
 
 RUN_FILE, POLICY_FILE, SUMMARY_FILE = "run.json", "policy.json", "summary.json"
-
-MAX_ATTEMPTS = 3
-"""How often an episode is started before it is recorded as an error."""
-
-MAX_ERRORS_IN_A_ROW = 3
-"""Episodes lost one after the other before the evaluation gives up on the simulator."""
 
 OnRecord = Callable[[EpisodeRecord | ErrorRecord, int, int], None]
 
@@ -38,12 +35,14 @@ class Resources:
     """With what an evaluation is run; none of it changes the results.
 
     Attributes:
-        workers: worker processes, at least 1.
+        workers: how many, at least 1.
+        pool: where workers come from.
         episode_timeout_s: an episode that takes longer than this many seconds is taken for hung and repeated.
         command: the command line, for the report.
     """
 
     workers: int = 1
+    pool: Pool = field(default_factory=ProcessPool)
     episode_timeout_s: float = EPISODE_TIMEOUT_S
     command: tuple[str, ...] = ()
 
@@ -88,13 +87,13 @@ def evaluate(
     with EpisodeLog(output) as log:
         _claim_folder(output, config, jobs, resources.command, started=bool(log.records))
         done: dict[Key, EpisodeRecord | ErrorRecord] = {r.key: r for r in log.records if r.kind == "episode"}
-        settings = WorkerSettings(policy_factory, suites, config.policy_digest, output)
         todo = [job for job in jobs if job.key not in done]
-        run = _Run(log, settings, todo, resources, total=len(jobs), done=len(done), on_record=on_record)
+        work = _Evaluation(output, log, todo, config.policy_digest, total=len(jobs), on_record=on_record)
+        make_player = partial(EpisodePlayer, Recipe(policy_factory, suites))
         try:
-            run.play_all()
+            drive(work, resources.pool, make_player, workers=resources.workers, timeout_s=resources.episode_timeout_s)
         finally:
-            records = latest([*log.records, *run.records])
+            records = latest([*log.records, *work.records])
             position = {job.key: number for number, job in enumerate(jobs)}
             records.sort(key=lambda record: position[record.key])
             if records:
@@ -104,80 +103,67 @@ def evaluate(
     return records
 
 
-class _Run:
-    """The loop that keeps the workers busy."""
+class _Evaluation:
+    """The episodes still to play, task by task, and the log of those that were."""
 
     def __init__(
-        self,
-        log: EpisodeLog,
-        settings: WorkerSettings,
-        todo: Sequence[Job],
-        resources: Resources,
-        *,
-        total: int,
-        done: int,
-        on_record: OnRecord,
+        self, output: Path, log: EpisodeLog, todo: Sequence[Job], policy_digest: str, *, total: int, on_record: OnRecord
     ) -> None:
-        self._log, self._settings, self._resources = log, settings, resources
-        self._schedule = Schedule(todo)
-        make_player = partial(EpisodePlayer, settings)
-        self._workers = [Worker[Try, Finished](make_player) for _ in range(min(resources.workers, len(todo)))]
-        self._attempts: dict[Key, int] = {}
-        self._total, self._done, self._on_record = total, done, on_record
-        self._errors_in_a_row = 0
+        self._output, self._log, self._policy_digest, self._on_record = output, log, policy_digest, on_record
+        self._queues: dict[TaskKey, deque[Job]] = {}
+        for job in todo:
+            self._queues.setdefault(job.task_key, deque()).append(job)
+        self._total, self._done = total, total - len(todo)
         self._policy_written = False
         self.records: list[EpisodeRecord | ErrorRecord] = []
 
-    def play_all(self) -> None:
-        """Play until nothing is left; end the workers in any case."""
-        try:
-            while busy := self._assign():
-                wait_for_any(busy, timeout_s=1.0)
-                for worker in busy:
-                    self._listen(worker)
-            for worker in self._workers:
-                worker.stop()
-        finally:
-            for worker in self._workers:
-                worker.kill()
+    def waiting(self) -> Mapping[TaskKey, int]:
+        return {task: len(queue) for task, queue in self._queues.items()}
 
-    def _assign(self) -> list[Worker[Try, Finished]]:
-        for worker in self._workers:
-            if worker.job is None:
-                held = {other.task for other in self._workers if other.job is not None and other.task is not None}
-                job = self._schedule.next(worker.task, held)
-                if job is not None:
-                    attempt = self._attempts[job.key] = self._attempts.get(job.key, 0) + 1
-                    worker.send(Try(job, attempt), task_key(job))
-        return [worker for worker in self._workers if worker.job is not None]
+    def take(self, task: TaskKey) -> Job:
+        return self._queues[task].popleft()
 
-    def _listen(self, worker: Worker[Try, Finished]) -> None:
-        assert worker.job is not None
-        job = worker.job.job
-        match worker.receive(self._resources.episode_timeout_s):
-            case None:
-                return
-            case Played(Finished(record, policy)):
-                self._errors_in_a_row = 0
-                if not self._policy_written:
-                    write_json(self._settings.output / POLICY_FILE, policy)
-                    self._policy_written = True
-                self._record(record)
-            case Broken(message):
-                self._repeat(job, message)
+    def put_back(self, job: Job, message: str) -> None:
+        self._queues[job.task_key].appendleft(job)
 
-    def _repeat(self, job: Job, message: str) -> None:
-        attempts = self._attempts[job.key]
-        if attempts < MAX_ATTEMPTS:
-            self._schedule.put_back(job)
-            return
-        self._record(_error_record(job, message, attempts, self._settings.policy_digest))
-        self._errors_in_a_row += 1
-        if self._errors_in_a_row >= MAX_ERRORS_IN_A_ROW:
-            raise SimulatorError(
-                f"{MAX_ERRORS_IN_A_ROW} episodes in a row failed {MAX_ATTEMPTS} times each; the last one "
-                f"({job.task.suite} task {job.task.task_id}, {job.start}): {message}"
-            )
+    def finish(self, job: Job, result: Result, attempt: int) -> None:
+        if not self._policy_written:
+            write_json(self._output / POLICY_FILE, result.policy)
+            self._policy_written = True
+        video = None
+        if result.film is not None:
+            video = f"videos/{video_name(job)}"
+            write_atomically(self._output / video, result.film)
+        identity = self._identity(job, attempt, result.versions)
+        self._record(EpisodeRecord(**identity, video=video, **vars(result.outcome)))
+
+    def give_up(self, job: Job, message: str, attempts: int) -> None:
+        self._record(ErrorRecord(**self._identity(job, attempts, versions()), error=message))
+
+    def show(self, playing: Sequence[Job]) -> None:
+        """Nothing: every record is shown when it is there."""
+
+    def _identity(self, job: Job, attempts: int, versions: Mapping[str, str]) -> dict[str, Any]:
+        stop = job.rule.stop
+        checkpoint = {"checkpoint": self._policy_digest} if self._policy_digest else {}
+        start = job.start
+        return {
+            "init_state": start.index if isinstance(start, InitState) else None,
+            "placement_seed": start.value if isinstance(start, Seed) else None,
+            "suite": job.task.suite,
+            "task": job.task.name,
+            "task_id": job.task.task_id,
+            "instruction": job.task.instruction,
+            "protocol": job.protocol,
+            "seed": job.run_seed,
+            "episode_seed": job.seed,
+            "rule": job.rule.label,
+            "stop": stop,
+            "depth": stop.max_depth if stop is not None and stop.name == "fixed" else None,
+            "horizon": job.rule.horizon,
+            "attempts": attempts,
+            "versions": dict(versions) | checkpoint,
+        }
 
     def _record(self, record: EpisodeRecord | ErrorRecord) -> None:
         self._log.append(record)
@@ -186,33 +172,19 @@ class _Run:
         self._on_record(record, self._done, self._total)
 
 
+def video_name(job: Job) -> str:
+    """Return the file name of a job's film, unique within the evaluation."""
+    start = f"init{job.start.index}" if isinstance(job.start, InitState) else f"seed{job.start.value}"
+    parts = (job.task.suite, f"task{job.task.task_id}", start, job.rule.label, job.rule.horizon)
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(parts).replace("(", "-")).strip("-") + ".mp4"
+
+
 def _leave_nothing(output: Path) -> None:
     """Remove the folder of an evaluation without an episode, whose policy could not be loaded for instance."""
     for name in (EPISODES_FILE, RUN_FILE):
         (output / name).unlink(missing_ok=True)
     with suppress(OSError):  # something else is in it
         output.rmdir()
-
-
-def _error_record(job: Job, message: str, attempts: int, policy_digest: str) -> ErrorRecord:
-    stop = job.rule.stop
-    return ErrorRecord(
-        suite=job.task.suite,
-        task=job.task.name,
-        task_id=job.task.task_id,
-        instruction=job.task.instruction,
-        **start_fields(job.start),
-        protocol=job.protocol,
-        seed=job.run_seed,
-        episode_seed=job.seed,
-        rule=job.rule.label,
-        stop=stop,
-        depth=stop.max_depth if stop is not None and stop.name == "fixed" else None,
-        horizon=job.rule.horizon,
-        attempts=attempts,
-        versions=versions(policy_digest),
-        error=message,
-    )
 
 
 def _claim_folder(
@@ -248,10 +220,4 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise StorageError(f"cannot write '{path}': {error.strerror}.") from None
+    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

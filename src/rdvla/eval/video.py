@@ -1,6 +1,6 @@
 """Films of episodes (mp4, H.264) that show how long the policy thought about what it is doing."""
 
-import os
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from rdvla.errors import MissingExtraError, StorageError
+from rdvla.errors import MissingExtraError
 
 EVERY = 2
 """Control steps per picture."""
@@ -65,23 +65,16 @@ class Film:
         """Add a picture `[H, W, 3]`, annotated."""
         self._frames.append(annotate(image, iterations=iterations, max_depth=max_depth))
 
-    def save(self, path: Path) -> None:
-        """Write the film at the speed of the robot and hold its last picture for a second.
+    def encode(self) -> bytes:
+        """Return the film as an mp4 file, at the speed of the robot; its last picture is held for a second.
 
         Raises:
             MissingExtraError: PyAV is not installed.
-            StorageError: the file could not be written; none is left behind.
         """
-        frames = self._frames + self._frames[-1:] * self._fps
-        unfinished = path.with_name(path.name + ".unfinished")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _encode(frames, unfinished, self._fps)
-            os.replace(unfinished, path)
-        except OSError as error:
-            if path.parent.is_dir():
-                unfinished.unlink(missing_ok=True)
-            raise StorageError(f"cannot write the film '{path}': {error.strerror or error}.") from None
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "film.mp4"
+            _encode(self._frames + self._frames[-1:] * self._fps, path, self._fps)
+            return path.read_bytes()
 
 
 def require_av() -> ModuleType:

