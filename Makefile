@@ -1,11 +1,12 @@
 # make demo    watch the shipped policy drive LIBERO at several depths; ends with a table and a report
 # make test    the whole test suite, simulator included
 # make check   style, types and the import rules
+# make lerobot the plugin in a real LeRobot (LEROBOT=0.4 or 0.6), in an environment of its own
 
 RDVLA := .venv/bin/rdvla
 CODE := src tests
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format lerobot clean
 
 demo: .venv/.installed
 	$(RDVLA) demo
@@ -18,6 +19,10 @@ check: .venv/.installed
 	.venv/bin/ruff format --check $(CODE)
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+lerobot:
+	scripts/lerobot_env.sh $(LEROBOT)
+	.venv-lerobot-$(LEROBOT)/bin/python -m pytest packages/lerobot_policy_rdvla $(ARGS)
 
 format: .venv/.installed
 	.venv/bin/ruff check --fix $(CODE)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.hub import resolve
+from rdvla.checkpoints.lerobot import is_lerobot, load_lerobot
 from rdvla.checkpoints.lora import is_adapter, merge_adapter
 from rdvla.checkpoints.native import is_native, load_native
 from rdvla.checkpoints.official import is_official, load_official
@@ -14,7 +15,7 @@ ADAPTER = "lora_adapter"
 
 
 def load(path_or_hub_id: str | Path, *, revision: str | None = None, base: str | Path | None = None) -> Checkpoint:
-    """Load our own format or a released directory, whichever it is.
+    """Load our own format, a released directory or a LeRobot policy of type rdvla, whichever it is.
 
     Args:
         path_or_hub_id: a directory, or `owner/name` on the Hugging Face hub.
@@ -33,9 +34,12 @@ def load(path_or_hub_id: str | Path, *, revision: str | None = None, base: str |
         if base is not None:
             raise CheckpointError(f"'{directory}' is complete; it takes no base.")
         return load_native(directory)
+    if is_lerobot(directory):
+        return load_lerobot(directory)
     if not is_official(directory):
         raise CheckpointError(
-            f"'{directory}' is not a checkpoint: neither a config.json of rdvla nor an action_head_config--*.json."
+            f"'{directory}' is not a checkpoint: neither a config.json of rdvla (or of LeRobot with type rdvla) nor an "
+            "action_head_config--*.json."
         )
     merged = any(directory.glob("model*.safetensors*"))
     if base is None:
@@ -50,4 +54,4 @@ def load(path_or_hub_id: str | Path, *, revision: str | None = None, base: str |
 def is_checkpoint(path: str | Path) -> bool:
     """Say whether `path` is a directory that `load` reads, or may be a hub id."""
     directory = Path(path)
-    return not directory.exists() or is_native(directory) or is_official(directory)
+    return not directory.exists() or any(kind(directory) for kind in (is_native, is_lerobot, is_official))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
 
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.tensors import build_empty, dtype_name, fill, read_json, read_safetensors, write_safetensors
@@ -76,8 +77,23 @@ def save_native(directory: Path, checkpoint: Checkpoint, *, replace: bool = Fals
         StorageError: the directory exists, or the disk refuses.
         CheckpointError: the tensors have different dtypes.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
-    dtypes = {tensor.dtype for tensor in tensors.values()}
+    with replacing_folder(directory, replace=replace) as draft:
+        write_description(draft, checkpoint)
+        write_safetensors(draft / WEIGHTS, stored_tensors(checkpoint))
+
+
+def stored_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the tensors that a checkpoint's file holds, on the CPU."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+
+
+def write_description(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write everything but the weights: `config.json`, `norm_stats.json`, `tokenizer.json`.
+
+    Raises:
+        CheckpointError: the tensors have different dtypes.
+    """
+    dtypes = {tensor.dtype for tensor in checkpoint.model.state_dict().values()}
     if len(dtypes) != 1:
         found = ", ".join(sorted(dtype_name(dtype) for dtype in dtypes))
         raise CheckpointError(f"a checkpoint holds one dtype, found {found}; cast the model first.")
@@ -93,11 +109,9 @@ def save_native(directory: Path, checkpoint: Checkpoint, *, replace: bool = Fals
             "notes": dict(checkpoint.notes),
         }
     )
-    with replacing_folder(directory, replace=replace) as draft:
-        (draft / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-        write_safetensors(draft / WEIGHTS, tensors)
-        save_statistics(draft / STATISTICS, checkpoint.statistics)
-        (draft / TOKENIZER).write_text(checkpoint.tokenizer.to_str(), encoding="utf-8")
+    (directory / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    save_statistics(directory / STATISTICS, checkpoint.statistics)
+    (directory / TOKENIZER).write_text(checkpoint.tokenizer.to_str(), encoding="utf-8")
 
 
 def load_native(directory: Path) -> Checkpoint:
@@ -105,6 +119,20 @@ def load_native(directory: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: anything is missing, damaged, unknown or of another shape or dtype than `config.json` says.
+    """
+    return read_description(directory, read_safetensors(directory / WEIGHTS), source=str(directory / WEIGHTS))
+
+
+def read_description(directory: Path, tensors: dict[str, Tensor], *, source: str) -> Checkpoint:
+    """Read what `write_description` wrote, and put it together with the weights.
+
+    Args:
+        directory: holds the files.
+        tensors: every tensor of the network by name; used up.
+        source: where they are from, for messages.
+
+    Raises:
+        CheckpointError: see `load_native`.
     """
     document = read_json(directory / CONFIG)
     if document.get("format") != FORMAT:
@@ -120,9 +148,8 @@ def load_native(directory: Path) -> Checkpoint:
         raise CheckpointError(str(error)) from error
     statistics = load_statistics(directory / STATISTICS)
     tokenizer = load_tokenizer(directory / TOKENIZER)
-    weights = directory / WEIGHTS
     model = build_empty(config.model)
-    fill(model, read_safetensors(weights), dtype=_DTYPES[config.dtype], source=str(weights))
+    fill(model, tensors, dtype=_DTYPES[config.dtype], source=source)
     return Checkpoint(
         model=model.eval(),
         statistics=statistics,

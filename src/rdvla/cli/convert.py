@@ -1,7 +1,7 @@
-"""`rdvla convert`: between our format and the released layout."""
+"""`rdvla convert`: between our format, the released layout and LeRobot's."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,19 +11,21 @@ def convert_command(
     destination: Annotated[Path, typer.Argument(help="A directory that does not exist yet.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     base: Annotated[str | None, typer.Option(help="Base VLM of an un-merged lora_adapter/.")] = None,
+    to: Annotated[
+        Literal["native", "released", "lerobot"] | None,
+        typer.Option(help="Format to write [default: native, or released if the source is native]."),
+    ] = None,
 ) -> None:
-    """Convert a released checkpoint to our format, or ours to the released layout. Weights stay bit-equal."""
+    """Convert a checkpoint to another format. Weights stay bit-equal."""
     from rdvla.checkpoints.hub import resolve
+    from rdvla.checkpoints.lerobot import save_lerobot
     from rdvla.checkpoints.load import load
     from rdvla.checkpoints.native import is_native, save_native
     from rdvla.checkpoints.official_write import save_official
 
     checkpoint = load(source, revision=revision, base=base)
-    if is_native(resolve(source, revision=revision)):
-        save_official(destination, checkpoint)
-        layout = "the released layout"
-    else:
-        save_native(destination, checkpoint)
-        layout = "our format"
+    if to is None:
+        to = "released" if is_native(resolve(source, revision=revision)) else "native"
+    {"native": save_native, "released": save_official, "lerobot": save_lerobot}[to](destination, checkpoint)
     count = sum(parameter.numel() for parameter in checkpoint.model.parameters())
-    typer.echo(f"{source} -> {destination} ({layout}, {count / 1e6:.1f} M parameters)")
+    typer.echo(f"{source} -> {destination} ({to}, {count / 1e6:.1f} M parameters)")

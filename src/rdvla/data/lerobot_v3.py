@@ -28,7 +28,7 @@ from rdvla.data.frame_cache import (
 from rdvla.data.hub import resolve
 from rdvla.data.lerobot_meta import DatasetInfo, name_cameras
 from rdvla.data.lerobot_source import LeRobotSource
-from rdvla.data.stats import DatasetStatistics, NormStats
+from rdvla.data.stats import DatasetStatistics
 from rdvla.errors import ConfigError, DatasetError, suggest
 from rdvla.types import ActionConvention
 
@@ -157,12 +157,10 @@ class LeRobotDataset:
         """
         convention = convention or ActionConvention()
         rows = np.concatenate([np.arange(self.source.episode_start[-1])[self.source.rows(e)] for e in self.episodes])
-        actions = convention.from_env(self._gather(self.action_keys, rows))
-        mask = [True] * (self.action_size - 1) + [convention.gripper == "none"]
-        return DatasetStatistics(
-            action=NormStats.compute(actions, mask),
-            state=NormStats.compute(self._gather(self.state_keys, rows)),
-            num_transitions=len(rows),
+        return DatasetStatistics.compute(
+            self._gather(self.action_keys, rows),
+            self._gather(self.state_keys, rows),
+            convention,
             num_trajectories=len(self.episodes),
         )
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import CheckpointError, DatasetError, suggest
+from rdvla.types import ActionConvention
 
 EPSILON = 1e-8
 """Keeps the division finite for a dimension whose percentiles coincide."""
@@ -161,6 +162,36 @@ class DatasetStatistics:
     state: NormStats
     num_transitions: int
     num_trajectories: int
+
+    @classmethod
+    def compute(
+        cls,
+        actions: NDArray[np.float32],
+        states: NDArray[np.float32],
+        convention: ActionConvention,
+        *,
+        num_trajectories: int,
+    ) -> Self:
+        """Compute the statistics of a dataset's rows.
+
+        A gripper (the last action) is masked out of normalisation, as in the published data.
+
+        Args:
+            actions: float32 `[N, A]`, as recorded.
+            states: float32 `[N, S]`.
+            convention: of the actions.
+            num_trajectories: episodes.
+
+        Raises:
+            DatasetError: no rows, or values that are not finite.
+        """
+        mask = [True] * (actions.shape[1] - 1) + [convention.gripper == "none"]
+        return cls(
+            action=NormStats.compute(convention.from_env(actions), mask),
+            state=NormStats.compute(states),
+            num_transitions=len(actions),
+            num_trajectories=num_trajectories,
+        )
 
 
 def save_statistics(path: Path, statistics: Mapping[str, DatasetStatistics]) -> None:
