@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.errors import ConfigError
 from rdvla.types import GripperConvention
 
 
@@ -15,7 +19,7 @@ class Embodiment:
         control_hz: control steps per second.
         cameras: name in observations -> usual (height, width) in pixels, third person first.
         state_names: what each entry of the state is.
-        action_names: what each entry of an action is.
+        action_names: what each entry of an action is; `delta_...` moves by so much, anything else is where to go.
         gripper: what the environment expects in the last entry of an action.
     """
 
@@ -35,6 +39,22 @@ class Embodiment:
     def action_dim(self) -> int:
         """Length of one action."""
         return len(self.action_names)
+
+    def stand_still(self, before: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Return the action that lets the robot stand still after the action `before`, `[action_dim]`.
+
+        Deltas are zero, everything else stays as commanded. At the start (None) the gripper is open.
+
+        Raises:
+            ConfigError: an action says where to go, and nothing has been commanded yet.
+        """
+        deltas = np.array([name.startswith("delta_") for name in self.action_names])
+        if before is None:
+            opened = {"open_is_negative": -1.0, "open_is_positive": 1.0}.get(self.gripper)
+            if not deltas[: None if opened is None else -1].all():
+                raise ConfigError(f"a {self.robot_type} that is told where to go cannot wait for its first action.")
+            before = np.full(self.action_dim, 0.0 if opened is None else opened, np.float32)
+        return np.where(deltas, np.float32(0), before).astype(np.float32)
 
     def __str__(self) -> str:
         cameras = ", ".join(f"{name} {height}x{width}" for name, (height, width) in self.cameras.items())

@@ -180,3 +180,15 @@ class ToyOracle:
 
     def reset(self):
         pass
+
+
+class ToyReacher(ToyOracle):
+    """Reaches a toy square in chunks of eight actions, planned from the scene at the time of the question."""
+
+    metadata = PolicyMetadata("toy reacher", ("primary",), 8, 7, 8, {})
+
+    def infer(self, observation, *, stop=None, seed=None, budget_ms=None):
+        scene = self.env.privileged()
+        goal = np.array([*scene.target[:2], 0.1])
+        move = np.clip((goal - scene.hand) * 10 / 8, -1, 1)
+        return ActionChunk(np.tile(np.array([*move, 0, 0, 0, -1], dtype=np.float32), (8, 1)), 4)

@@ -2,7 +2,7 @@ from typing import get_args
 
 import pytest
 import typer
-from eval_fakes import ToyOracle
+from eval_fakes import ToyOracle, ToyReacher
 from typer.testing import CliRunner
 
 from rdvla.cli import eval as command
@@ -54,6 +54,44 @@ def test_toy_suite_from_evaluation_to_report(tmp_path):
     assert page.read_text().count("<video") == 6
 
 
+def test_strategies_and_delays_are_rules_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "choose_policy", lambda *_: ("reacher", "", ToyReacher))
+    base = ["eval", "--suite", "toy", "--task-ids", "0", "--episodes", 2, "--output"]
+    assert call(*base, tmp_path / "plain").exit_code == 0
+    arguments = [*base, tmp_path / "all", "--strategy", "synchronous,background:4,ensembling:2", "--delay", "0,3"]
+    result = call(*arguments)
+    assert result.exit_code == 0
+    labels = ["5", "5, delay 3", "background:4", "background:4, delay 3", "ensembling:2", "ensembling:2, delay 3"]
+    assert [line.split("  ")[0] for line in result.stdout.splitlines()[2:8]] == [f"default / {text}" for text in labels]
+    records = {text: [r for r in read_records(tmp_path / "all") if r.execution == text] for text in labels}
+    plain = read_records(tmp_path / "plain")
+    timed = {"latency_ms", "wall_s"}
+    assert [r.model_dump(exclude=timed) for r in records["5"]] == [r.model_dump(exclude=timed) for r in plain]
+    assert "strategy" not in (tmp_path / "plain" / "episodes.jsonl").read_text()
+    for at_once, late in zip(records["5"], records["5, delay 3"], strict=True):
+        assert late.success
+        assert late.delay == 3
+        assert late.executed == at_once.executed, "a target that stands still is reached by the same actions"
+        assert late.steps == at_once.steps + 3 * len(late.iterations)
+    for record in records["background:4, delay 3"]:
+        assert (record.strategy, record.horizon) == ("background:4", "")
+        assert record.success
+        assert record.steps == 3 + sum(record.executed), "only the first answer is waited for"
+    before = (tmp_path / "all" / "episodes.jsonl").read_bytes()
+    assert call(*arguments).stdout == result.stdout
+    assert (tmp_path / "all" / "episodes.jsonl").read_bytes() == before
+    page = tmp_path / "report.html"
+    assert call("report", tmp_path / "all", "--output", page).exit_code == 0
+    assert "background:4, delay 3" in page.read_text()
+
+
+def test_a_delay_that_outlasts_every_chunk_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "choose_policy", lambda *_: ("reacher", "", ToyReacher))
+    arguments = ["--suite", "toy", "--task-ids", "0", "--episodes", 1, "--output", tmp_path / "out"]
+    with pytest.raises(ConfigError, match="only the strategy 'synchronous'"):
+        call("eval", *arguments, "--strategy", "ensembling", "--delay", 8)
+
+
 @pytest.mark.usefixtures("oracle")
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -70,6 +108,10 @@ def test_toy_suite_from_evaluation_to_report(tmp_path):
         (["--stop", "action_l2", "--check-every", "0"], "check_every"),
         (["--horizon", "linear"], "linear_decay"),
         (["--horizon", "0"], "at least 1 action"),
+        (["--strategy", "backgrund"], "Did you mean 'background'"),
+        (["--strategy", "synchronous:3"], "belongs to background and ensembling only"),
+        (["--strategy", "background", "--horizon", "5"], "--horizon belongs to the strategy synchronous"),
+        (["--delay", "-1"], "delay '-1'"),
         (["--episodes", "0"], "episodes"),
         (["--task-ids", "99"], "has no task 99"),
         (["--init-states", "19-10"], "runs backwards"),

@@ -19,9 +19,15 @@ from rdvla.eval.records import EpisodeRecord, ErrorRecord
 from rdvla.eval.runner import Resources, evaluate
 from rdvla.eval.summary import AnyRecord, Summary, group_by, summarise_group
 from rdvla.eval.video import require_av
+from rdvla.execution import SYNCHRONOUS
 from rdvla.policies.sources import COMPILE_HELP, EXPERT, PRECISION_HELP, LoadOptions, Precision, choose_policy
 from rdvla.policy import Policy
 from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule, rules
+
+STRATEGY_HELP = (
+    "How chunks are executed: synchronous (stand still while deciding), background (ask when 4 actions are left; "
+    "background:N when N are), ensembling (average the plans; ensembling:N asks at every N-th step), calvin_released."
+)
 
 
 def eval_command(
@@ -55,6 +61,10 @@ def eval_command(
             "a policy's model card says what suits it]."
         ),
     ] = None,
+    strategy: Annotated[str, typer.Option(help=STRATEGY_HELP)] = SYNCHRONOUS,
+    delay: Annotated[
+        str, typer.Option(help="Control steps from question to answer, e.g. 2 or 0,2,4; meanwhile the world goes on.")
+    ] = "0",
     seed: Annotated[int, typer.Option(help="Seed of the scratchpads.")] = 7,
     video: Annotated[int, typer.Option(help="Film this many episodes per task and rule.")] = 0,
     workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
@@ -78,6 +88,11 @@ def eval_command(
         raise ConfigError("the expert does not iterate; drop --depth and --stop.")
     if policy == EXPERT and horizon not in (None, "1"):
         raise ConfigError(f"the expert decides at every step; drop --horizon {horizon}.")
+    strategies = parse_names(strategy, field="strategy")
+    if horizon is not None and SYNCHRONOUS not in strategies:
+        raise ConfigError(
+            f"--horizon belongs to the strategy synchronous; drop it, or add {SYNCHRONOUS} to --strategy."
+        )
     if noise:
         name, policy_factory = _disturb(policy)
     starts = choose_starts(episodes, init_states, seeds)
@@ -90,6 +105,8 @@ def eval_command(
         protocol=protocol,
         stops=stops,
         horizons=parse_names(horizon or ("1" if policy == EXPERT else "5"), field="horizon"),
+        strategies=strategies,
+        delays=parse_indices(delay, field="delay"),
         seed=seed,
         videos=video,
     )
@@ -213,10 +230,10 @@ def _describe(record: AnyRecord) -> str:
 
 def format_tables(records: Sequence[AnyRecord]) -> str:
     """Return two plain-text tables: every rule in one line, and successes per task and rule."""
-    several_horizons = len({record.horizon for record in records}) > 1
+    several = len({record.execution for record in records}) > 1
 
     def name(record: AnyRecord) -> str:
-        return f"{record.rule} / {record.horizon}" if several_horizons else record.rule
+        return f"{record.rule} / {record.execution}" if several else record.rule
 
     rules = group_by(records, name)
     rows = [["rule", "success", "95 % interval", "n", "errors", "iterations", "decide ms p50", "p95"]]

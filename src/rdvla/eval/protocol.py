@@ -16,6 +16,7 @@ from pydantic import model_validator
 from rdvla.config import Config
 from rdvla.envs.base import InitState, Seed, Start, Suite, TaskSpec
 from rdvla.errors import ConfigError, suggest
+from rdvla.execution import SYNCHRONOUS, Strategy, execution_label, make_strategy
 from rdvla.horizons import make_horizon
 from rdvla.stops import StopRule
 
@@ -25,15 +26,19 @@ POLICY_DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Rule:
-    """How a policy is driven: when it stops thinking, and how much of a chunk is executed.
+    """How a policy is driven: when it stops thinking, and how its chunks are executed.
 
     Attributes:
         stop: the stopping rule; None leaves it to the policy.
-        horizon: a number of actions or a name of `rdvla.horizons.HORIZONS`.
+        horizon: a number of actions or a name of `rdvla.horizons.HORIZONS`; empty where the strategy has none.
+        strategy: how chunks are executed (`rdvla.execution.make_strategy`).
+        delay: control steps from question to answer.
     """
 
     stop: StopRule | None
     horizon: str
+    strategy: str = SYNCHRONOUS
+    delay: int = 0
 
     @property
     def label(self) -> str:
@@ -46,6 +51,15 @@ class Rule:
         extras = f", min {self.stop.min_depth}" if self.stop.min_depth > 1 else ""
         extras += f", every {self.stop.check_every}" if self.stop.check_every > 1 else ""
         return label.removesuffix(")") + extras + ")"
+
+    @property
+    def execution(self) -> str:
+        """Return a name that tells apart all ways to execute chunks, e.g. `5` or `background:4, delay 3`."""
+        return execution_label(self.strategy, self.horizon, self.delay)
+
+    def make_strategy(self) -> Strategy:
+        """Return the strategy, new for every episode."""
+        return make_strategy(self.strategy, make_horizon(self.horizon) if self.horizon else None)
 
 
 class EvalConfig(Config):
@@ -60,7 +74,9 @@ class EvalConfig(Config):
         seeds: seeds of the environment's own sampler, one episode each; given instead of `init_states`.
         protocol: the rules of the suites (`rdvla.envs.Suite.protocol`); empty takes the usual ones.
         stops: stopping rules; None among them leaves the depth to the policy.
-        horizons: execution horizons; every rule runs under every horizon.
+        horizons: execution horizons of the strategy `synchronous`; every rule runs under every horizon.
+        strategies: how chunks are executed (`rdvla.execution.make_strategy`); every rule runs under every one.
+        delays: control steps from question to answer, injected; every rule runs under every one.
         seed: seeds the scratchpads (see `episode_seed`).
         videos: how many starts per task and rule to film.
     """
@@ -74,6 +90,8 @@ class EvalConfig(Config):
     protocol: str = ""
     stops: tuple[StopRule | None, ...] = (None,)
     horizons: tuple[str, ...] = ("5",)
+    strategies: tuple[str, ...] = (SYNCHRONOUS,)
+    delays: tuple[int, ...] = (0,)
     seed: int = 7
     videos: int = 0
 
@@ -81,15 +99,17 @@ class EvalConfig(Config):
     def _check(self) -> Self:
         if bool(self.init_states) == bool(self.seeds):
             raise ConfigError("an evaluation starts its episodes either from init_states or from seeds; give one.")
-        for name in ("suites", "init_states", "seeds", "stops", "horizons"):
+        for name in ("suites", "init_states", "seeds", "stops", "horizons", "strategies", "delays"):
             values = getattr(self, name)
-            if not values and name in ("suites", "stops", "horizons"):
+            if not values and name not in ("init_states", "seeds"):
                 raise ConfigError(f"{name} must name at least one.")
             if len(set(values)) != len(values):
                 raise ConfigError(f"{name} repeats a value: {', '.join(map(str, values))}.")
         for horizon in self.horizons:
             make_horizon(horizon)
-        for name in ("init_states", "seeds"):
+        for strategy in self.strategies:
+            make_strategy(strategy)
+        for name in ("init_states", "seeds", "delays"):
             if min(getattr(self, name), default=0) < 0:
                 raise ConfigError(f"{name} must be at least 0, found {min(getattr(self, name))}.")
         if self.seed < 0:
@@ -105,8 +125,13 @@ class EvalConfig(Config):
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """Return every combination of stopping rule and horizon."""
-        return tuple(Rule(stop, horizon) for stop, horizon in product(self.stops, self.horizons))
+        """Return every combination of stopping rule, strategy with its horizons, and delay."""
+        executions = [
+            (horizon, strategy)
+            for strategy in self.strategies
+            for horizon in (self.horizons if strategy == SYNCHRONOUS else ("",))
+        ]
+        return tuple(Rule(stop, *each, delay) for stop, each, delay in product(self.stops, executions, self.delays))
 
 
 @dataclass(frozen=True)
@@ -132,7 +157,7 @@ class Job:
     @property
     def key(self) -> tuple[str, int, Start, str, str]:
         """Return what identifies the episode within an evaluation."""
-        return (self.task.suite, self.task.task_id, self.start, self.rule.label, self.rule.horizon)
+        return (self.task.suite, self.task.task_id, self.start, self.rule.label, self.rule.execution)
 
     @property
     def task_key(self) -> tuple[str, int]:

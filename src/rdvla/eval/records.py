@@ -8,7 +8,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from rdvla.config import Config
 from rdvla.envs.base import InitState, Seed, Start
 from rdvla.errors import ConfigError, RDVLAError, RecordError, StorageError
+from rdvla.execution import SYNCHRONOUS, execution_label
 from rdvla.stops import StopRule
 
 EPISODES_FILE = "episodes.jsonl"
@@ -40,7 +41,9 @@ class _Identity(Config):
         rule: label of the stopping rule (`rdvla.eval.protocol.Rule.label`).
         stop: the stopping rule; None left it to the policy.
         depth: iterations of a fixed rule, else None.
-        horizon: the execution horizon.
+        horizon: the execution horizon; empty where the strategy has none.
+        strategy: how chunks were executed.
+        delay: control steps from question to answer.
         attempts: how often the episode was started (more than 1 if the simulator broke).
         versions: of everything that matters: packages, Python, checkpoint.
     """
@@ -58,6 +61,8 @@ class _Identity(Config):
     stop: StopRule | None
     depth: int | None
     horizon: str
+    strategy: str = SYNCHRONOUS
+    delay: int = 0
     attempts: int = Field(ge=1)
     versions: dict[str, str]
 
@@ -76,9 +81,14 @@ class _Identity(Config):
         return Seed(self.placement_seed)
 
     @property
+    def execution(self) -> str:
+        """Return a name that tells apart all ways to execute chunks (as `rdvla.eval.protocol.Rule.execution`)."""
+        return execution_label(self.strategy, self.horizon, self.delay)
+
+    @property
     def key(self) -> Key:
         """Return what identifies the episode within an evaluation (as `rdvla.eval.protocol.Job.key`)."""
-        return (self.suite, self.task_id, self.start, self.rule, self.horizon)
+        return (self.suite, self.task_id, self.start, self.rule, self.execution)
 
 
 class StageRecord(Config):
@@ -146,10 +156,15 @@ Record = Annotated[EpisodeRecord | ErrorRecord, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[EpisodeRecord | ErrorRecord] = TypeAdapter(Record)
 
 
+_UNUSUAL: Mapping[str, object] = {
+    "init_state": None, "placement_seed": None, "protocol": "", "stages": [], "strategy": SYNCHRONOUS, "delay": 0,
+}  # fmt: skip
+
+
 def to_line(record: EpisodeRecord | ErrorRecord) -> str:
-    """Return the record as one line of JSON, newline included. What most suites have no use for is left out."""
+    """Return the record as one line of JSON, newline included. What most evaluations have no use for is left out."""
     values = record.model_dump(mode="json")
-    for name, default in (("init_state", None), ("placement_seed", None), ("protocol", ""), ("stages", [])):
+    for name, default in _UNUSUAL.items():
         if values.get(name) == default:
             values.pop(name, None)
     return json.dumps(values, separators=(",", ":"), ensure_ascii=False) + "\n"

@@ -12,8 +12,7 @@ from rdvla.envs.base import Env
 from rdvla.envs.episode import Turn, play
 from rdvla.eval.protocol import Job
 from rdvla.eval.records import StageRecord
-from rdvla.execution import Executor, Synchronous
-from rdvla.horizons import make_horizon
+from rdvla.execution import Executor
 from rdvla.policy import Policy
 from rdvla.types import Observation
 
@@ -92,7 +91,8 @@ def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = Non
         SimulatorError: the simulator broke. Whatever the policy raises passes through.
     """
     start = time.perf_counter()
-    executor = Executor(policy, Synchronous(make_horizon(job.rule.horizon)), stop=job.rule.stop)
+    rule, stand_still = job.rule, env.embodiment.stand_still
+    executor = Executor(policy, rule.make_strategy(), stop=rule.stop, delay=rule.delay, stand_still=stand_still)
     looks = bool(policy.metadata.cameras)
 
     def observe() -> Observation:

@@ -161,6 +161,8 @@ class _Evaluation:
             "stop": stop,
             "depth": stop.max_depth if stop is not None and stop.name == "fixed" else None,
             "horizon": job.rule.horizon,
+            "strategy": job.rule.strategy,
+            "delay": job.rule.delay,
             "attempts": attempts,
             "versions": dict(versions) | checkpoint,
         }
@@ -175,7 +177,7 @@ class _Evaluation:
 def video_name(job: Job) -> str:
     """Return the file name of a job's film, unique within the evaluation."""
     start = f"init{job.start.index}" if isinstance(job.start, InitState) else f"seed{job.start.value}"
-    parts = (job.task.suite, f"task{job.task.task_id}", start, job.rule.label, job.rule.horizon)
+    parts = (job.task.suite, f"task{job.task.task_id}", start, job.rule.label, job.rule.execution)
     return re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(parts).replace("(", "-")).strip("-") + ".mp4"
 
 

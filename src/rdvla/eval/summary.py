@@ -10,6 +10,9 @@ import numpy as np
 from rdvla.eval.intervals import Rate, wilson
 from rdvla.eval.records import EpisodeRecord, ErrorRecord
 
+RULE = ("rule", "horizon", "strategy", "delay")
+"""What tells apart the ways a policy was driven."""
+
 AnyRecord = EpisodeRecord | ErrorRecord
 
 K = TypeVar("K")
@@ -85,9 +88,9 @@ def group_by(records: Iterable[AnyRecord], key: Callable[[AnyRecord], K]) -> dic
 def summarise(records: Sequence[AnyRecord]) -> dict[str, Any]:
     """Return the content of `summary.json`: the numbers per rule, per rule and suite, per rule and task."""
     levels: dict[str, tuple[str, ...]] = {
-        "rules": ("rule", "horizon"),
-        "suites": ("suite", "rule", "horizon"),
-        "tasks": ("suite", "task_id", "task", "rule", "horizon"),
+        "rules": RULE,
+        "suites": ("suite", *RULE),
+        "tasks": ("suite", "task_id", "task", *RULE),
     }
     return {level: _table(records, names) for level, names in levels.items()}
 

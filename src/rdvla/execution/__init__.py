@@ -8,15 +8,17 @@ from rdvla.execution.executor import Executor, StandStill
 from rdvla.execution.ledger import Decision, Entry, Fate, Ledger
 from rdvla.execution.strategies import (
     STRATEGIES,
+    SYNCHRONOUS,
     Background,
     CalvinReleased,
     Strategy,
     Synchronous,
     TemporalEnsembling,
+    execution_label,
     make_strategy,
 )
 
 __all__ = [
-    "STRATEGIES", "Background", "CalvinReleased", "Decision", "Entry", "Executor", "Fate", "Ledger", "StandStill",
-    "Strategy", "Synchronous", "TemporalEnsembling", "make_strategy",
+    "STRATEGIES", "SYNCHRONOUS", "Background", "CalvinReleased", "Decision", "Entry", "Executor", "Fate", "Ledger",
+    "StandStill", "Strategy", "Synchronous", "TemporalEnsembling", "execution_label", "make_strategy",
 ]  # fmt: skip

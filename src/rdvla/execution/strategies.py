@@ -271,13 +271,20 @@ class CalvinReleased(TemporalEnsembling):
         return (step + 1) % len(self.EXECUTED) == 0
 
 
+SYNCHRONOUS = "synchronous"
 STRATEGIES: Mapping[str, Callable[[Horizon | None, int | None], Strategy]] = {
-    "synchronous": lambda horizon, number: Synchronous(horizon),
+    SYNCHRONOUS: lambda horizon, number: Synchronous(horizon),
     "background": lambda horizon, number: Background(4 if number is None else number),
     "ensembling": lambda horizon, number: TemporalEnsembling(every=1 if number is None else number),
     "calvin_released": lambda horizon, number: CalvinReleased(),
 }
 WITH_NUMBER = ("background", "ensembling")
+
+
+def execution_label(strategy: str, horizon: str, delay: int) -> str:
+    """Return a name that tells apart all ways to execute chunks, e.g. `5` or `background:4, delay 3`."""
+    label = horizon if strategy == SYNCHRONOUS else strategy
+    return f"{label}, delay {delay}" if delay else label
 
 
 def make_strategy(name: str, horizon: Horizon | None = None) -> Strategy:

@@ -148,10 +148,10 @@ def group_runs(runs: Sequence[Run]) -> list[Series]:
 
 
 def _rules(records: Sequence[AnyRecord]) -> tuple[RuleGroup, ...]:
-    several_horizons = len({record.horizon for record in records}) > 1
+    several = len({record.execution for record in records}) > 1
 
     def label(record: AnyRecord) -> str:
-        return f"{record.rule}, horizon {record.horizon}" if several_horizons else record.rule
+        return f"{record.rule} / {record.execution}" if several else record.rule
 
     groups = group_by(records, label)
     names = {text: _name(text, group[0].stop) for text, group in groups.items()}
@@ -171,13 +171,13 @@ def _rules(records: Sequence[AnyRecord]) -> tuple[RuleGroup, ...]:
 
 
 def _name(label: str, stop: StopRule | None) -> str:
-    horizon = label.partition(", horizon ")[2]
+    rule, _, execution = label.partition(" / ")
     if stop is None:
-        name = label.partition(", horizon ")[0]
+        name = rule
     elif stop.name == "fixed":
         name = f"depth {stop.max_depth}"
     else:
         assert stop.spec is not None
         assert stop.threshold is not None
         name = stop.spec.condition(stop.threshold)
-    return f"{name}, {horizon}" if horizon else name
+    return f"{name}, {execution}" if execution else name
