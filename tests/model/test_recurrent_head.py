@@ -1,5 +1,7 @@
 """The head is what its docstrings say: a weight-tied loop over cached conditioning, truncated gradients."""
 
+import functools
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from rdvla.errors import ConfigError
 from rdvla.model.config import HeadConfig, RDVLAConfig
 from rdvla.model.decide import decide
 from rdvla.model.depth import DepthSampler
-from rdvla.model.recurrent import Context, RecurrentHead, apply_rope
+from rdvla.model.recurrent import Context, RecurrentHead, apply_rope, truncated_normal
 from rdvla.model.stopping import Look, make_criterion
 from rdvla.stops import StopRule
 
@@ -187,6 +189,33 @@ def test_the_scratchpad_is_cut_at_three_deviations_and_seeded(head):
     assert first.abs().max() <= 3 * 0.632
     assert first.std().item() == pytest.approx(0.632 * 0.9866, abs=0.01)
     torch.testing.assert_close(first, head.init_latents(200, torch.Generator().manual_seed(5)))
+
+
+def test_a_seed_has_its_numbers_under_every_torch():
+    """The numbers of torch 2.13.0. Its normals differ between processors in the last digits."""
+    drawn = truncated_normal((2, 8, 64), 1.0, generator=torch.Generator().manual_seed(3)).flatten()
+    close = functools.partial(torch.testing.assert_close, atol=5e-6, rtol=0)
+    first = [-0.0766443, 0.3598815, -0.7820168, 0.0715277, 0.6648394, -0.2867803, 1.6205508, -1.5967081]
+    close(drawn[:8], torch.tensor(first))
+    close(drawn[[541, 688]], torch.tensor([-0.5244579, -1.8569393]))  # were -3.1811 and 3.5658
+    assert float(drawn.double().square().sum()) == pytest.approx(1009.99655, abs=1e-3)
+
+
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="torch drew otherwise before 2.13")
+@pytest.mark.parametrize("seed", range(20))
+def test_they_are_those_of_torch_2_13_to_the_last_bit(seed):
+    bounds = {"std": 0.02, "a": -0.06, "b": 0.06}
+    theirs = torch.nn.init.trunc_normal_(torch.empty(8, 896), generator=torch.Generator().manual_seed(seed), **bounds)
+    ours = truncated_normal((8, 896), 0.02, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_seed_has_its_numbers_in_every_dtype(head):
+    plain = [head.init_latents(40, torch.Generator().manual_seed(seed)) for seed in range(5)]
+    head.to(torch.bfloat16)
+    rounded = [head.init_latents(40, torch.Generator().manual_seed(seed)) for seed in range(5)]
+    for one, other in zip(plain, rounded, strict=True):
+        assert torch.equal(one.to(torch.bfloat16), other)
 
 
 @pytest.mark.parametrize(

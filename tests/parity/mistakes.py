@@ -105,6 +105,12 @@ def _unscaled_output(self):
             torch.nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
 
 
+def _inverted_draw(shape, std, *, generator=None, device=None):
+    level = math.erf(3 / math.sqrt(2))
+    uniform = torch.empty(shape, device=device).uniform_(-level, level, generator=generator)
+    return torch.erfinv(uniform) * (std * math.sqrt(2))
+
+
 MISTAKES = {
     "RMS norm eps 1e-5": lambda: mock.patch.object(recurrent.RMSNorm, "forward", _eps),
     "tanh GELU in the projectors": lambda: mock.patch.object(projector, "F", _functional(gelu=_tanh_gelu)),
@@ -143,6 +149,7 @@ MISTAKES = {
     "output layers drawn like the others": lambda: mock.patch.object(
         recurrent.RecurrentHead, "reset_parameters", _unscaled_output
     ),
+    "scratchpad drawn as before torch 2.13": lambda: mock.patch.object(recurrent, "truncated_normal", _inverted_draw),
     "first prompt token dropped": lambda: mock.patch.object(RDVLA, "assemble", _without_first(RDVLA.assemble)),
 }
 

@@ -61,7 +61,7 @@ def stored_values() -> dict[str, list[float]]:
 
 def compute() -> dict[str, Values]:
     """Compute every quantity on this machine."""
-    parts: tuple[Callable[[], Mapping[str, Any]], ...] = (_head, _network, _sampler, _image, _statistics)
+    parts: tuple[Callable[[], Mapping[str, Any]], ...] = (_head, _network, _scratchpad, _sampler, _image, _statistics)
     return {name: np.asarray(value, dtype=np.float64) for part in parts for name, value in part().items()}
 
 
@@ -151,6 +151,16 @@ def _network() -> dict[str, Any]:
         values[f"network.vision_{layer}"] = context.vision.flatten()[::31]
         values[f"network.latents_{layer}"] = context.latents.flatten()[::17]
     return values
+
+
+def _scratchpad() -> dict[str, Any]:
+    """What seed 0 draws: the first numbers, and one number that depends on all, of which eight are drawn again."""
+    config = HeadConfig(hidden_dim=128, num_heads=2, prelude_layers=(0,), recurrent_layers=(0,), coda_layers=())
+    drawn = RecurrentHead(config).init_latents(1, torch.Generator().manual_seed(0)).flatten()
+    return {
+        "scratchpad.first_of_seed_0": drawn[:16],
+        "scratchpad.all_of_seed_0": (drawn * tensor(len(drawn), shift=70.0)).double().sum().reshape(1),
+    }
 
 
 def _sampler() -> dict[str, Any]:

@@ -247,10 +247,10 @@ class RecurrentHead(nn.Module):
         output_std = std / (config.mean_recurrence * len(config.recurrent_layers)) ** 0.5
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                _trunc_normal(module.weight, output_std if name.endswith(("ffn_down", "output_proj")) else std)
+                _initialise(module.weight, output_std if name.endswith(("ffn_down", "output_proj")) else std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        _trunc_normal(self.prelude.action_queries, config.init_std)
+        _initialise(self.prelude.action_queries, config.init_std)
 
     def condition(self, contexts: Mapping[int, Context]) -> Conditioning:
         """Project the conditioning once per decision and run the Prelude.
@@ -281,8 +281,7 @@ class RecurrentHead(nn.Module):
         std = self.gamma_init.item() * self.config.init_std
         shape = (batch_size, self.config.chunk_size, self.config.hidden_dim)
         device = like.device if generator is None else generator.device
-        latents = torch.empty(shape, dtype=like.dtype, device=device)
-        return nn.init.trunc_normal_(latents, std=std, a=-3 * std, b=3 * std, generator=generator).to(like.device)
+        return truncated_normal(shape, std, generator=generator, device=device).to(like)
 
     def forward(self, contexts: Mapping[int, Context], latents_BKD: Tensor, *, n_no_grad: int, n_grad: int) -> Tensor:
         """Return normalised actions `[B, K, A]` after `n_no_grad + n_grad` iterations, gradient through the last.
@@ -300,5 +299,25 @@ class RecurrentHead(nn.Module):
         return actions
 
 
-def _trunc_normal(weight: Tensor, std: float) -> None:
-    nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
+def truncated_normal(
+    shape: Sequence[int], std: float, *, generator: torch.Generator | None = None, device: torch.device | None = None
+) -> Tensor:
+    """Draw a float32 normal of deviation `std`; what lies beyond 3 deviations is drawn again.
+
+    Our own, because what torch's `trunc_normal_` gives a seed depends on its release and on the dtype. As there since
+    2.13, all numbers are drawn again, and those beyond are replaced.
+    """
+
+    def draw() -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=device).normal_(0, std, generator=generator)
+
+    drawn = draw()
+    while (beyond := drawn.abs() > 3 * std).any():
+        drawn = torch.where(beyond, draw(), drawn)
+    return drawn
+
+
+def _initialise(weight: Tensor, std: float) -> None:
+    if not weight.is_meta:
+        with torch.no_grad():
+            weight.copy_(truncated_normal(weight.shape, std, device=weight.device))
