@@ -6,16 +6,19 @@ Needs numpy, msgpack and websockets; importing it loads no network and no simula
 """
 
 from rdvla.execution import Background, Decision, Entry, Ledger, Strategy, Synchronous, TemporalEnsembling
+from rdvla.policy import Ask
 from rdvla.robot.client import RemotePolicy
 from rdvla.robot.clock import Clock, SystemClock
 from rdvla.robot.connection import Connection, ConnectionLost
 from rdvla.robot.guard import ActionGuard, ActionLimits, Intervention
 from rdvla.robot.loop import ControlLoop, Decider, Outcome, Pacer, RequestEvent, ThreadedDecider
+from rdvla.stops import StopRule
 from rdvla.wire.protocol import BadRequest, Busy, DeadlineMissed, RateLimited, RequestRefused, ShuttingDown
 
 __all__ = [
     "ActionGuard",
     "ActionLimits",
+    "Ask",
     "Background",
     "BadRequest",
     "Busy",
@@ -36,6 +39,7 @@ __all__ = [
     "RequestEvent",
     "RequestRefused",
     "ShuttingDown",
+    "StopRule",
     "Strategy",
     "Synchronous",
     "SystemClock",

@@ -1,15 +1,16 @@
 """The policy interface, and how to ask it for a decision.
 
-A policy has two methods: `infer` one decision, `reset` between episodes. A network, a scripted expert and a
+A policy decides (`infer`, `infer_batch`) and forgets (`reset`, between episodes). A network, a scripted expert and a
 remote server all look like this, so evaluation, serving and the control loop know nothing about models.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from rdvla.errors import ConfigError
 from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 
@@ -35,6 +36,37 @@ class PolicyMetadata:
     extra: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Ask:
+    """How one decision is wanted.
+
+    Attributes:
+        stop: when to stop iterating; None takes the policy's default.
+        seed: fixes the random initial scratchpad; None draws one.
+        budget_ms: stop iterating when this much time has passed; None means no limit.
+
+    Raises:
+        ConfigError: a budget that is not positive.
+    """
+
+    stop: StopRule | None = None
+    seed: int | None = None
+    budget_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget_ms is not None and not self.budget_ms > 0:
+            raise ConfigError(f"budget_ms must be positive, found {self.budget_ms!r}.")
+
+    @property
+    def shared(self) -> "Ask":
+        """Everything but the seed: decisions that agree in this can be made together."""
+        return replace(self, seed=None)
+
+
+PLAIN = Ask()
+"""The policy's own ways."""
+
+
 class Policy(Protocol):
     """Anything that decides."""
 
@@ -43,30 +75,32 @@ class Policy(Protocol):
         """What this policy needs and returns."""
         ...
 
-    def infer(
-        self,
-        observation: Observation,
-        *,
-        stop: StopRule | None = None,
-        seed: int | None = None,
-        budget_ms: float | None = None,
-    ) -> ActionChunk:
-        """Decide once.
-
-        Args:
-            observation: what the robot sees now.
-            stop: when to stop iterating; None takes the policy's default.
-            seed: fixes the random initial scratchpad; None draws one.
-            budget_ms: stop iterating when this much time has passed; None means no limit.
+    def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
+        """Decide once about what the robot sees now.
 
         Raises:
             ObservationError: a camera is missing or the state has another size.
         """
         ...
 
+    def infer_batch(self, observations: Sequence[Observation], asks: Sequence[Ask]) -> list[ActionChunk]:
+        """Decide for several observations, each as its ask says; one by one unless the policy knows better.
+
+        A class that names `Policy` as its base inherits this.
+
+        Raises:
+            ObservationError: one of them is wrong; nothing is decided then.
+        """
+        return [self.infer(observation, ask) for observation, ask in zip(observations, asks, strict=True)]
+
     def reset(self) -> None:
         """Forget everything about the current episode."""
         ...
+
+
+def decision_ask(ask: Ask, decision: int) -> Ask:
+    """Return the ask of an episode's `decision`-th decision, where `ask.seed` is the episode's (or None)."""
+    return ask if ask.seed is None else replace(ask, seed=decision_seed(ask.seed, decision))
 
 
 def decision_seed(episode_seed: int, decision: int) -> int:

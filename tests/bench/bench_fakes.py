@@ -9,7 +9,7 @@ from rdvla.data.stats import DatasetStatistics, NormStats
 from rdvla.model.config import ConvConfig, DinoSiglipConfig, HeadConfig, LanguageConfig, RDVLAConfig, ViTConfig
 from rdvla.model.prompt import train_tokenizer
 from rdvla.model.rdvla import RDVLA
-from rdvla.policy import PolicyMetadata
+from rdvla.policy import PLAIN, Policy, PolicyMetadata
 from rdvla.types import ActionChunk
 
 TOWER = {"num_heads": 2, "mean": (0.48, 0.45, 0.4), "std": (0.23, 0.22, 0.225)}
@@ -51,14 +51,14 @@ def save_checkpoint(directory):
     return directory
 
 
-class Reacher:
+class Reacher(Policy):
     """Moves by what it sees, so that a wrong picture leads elsewhere."""
 
     metadata = PolicyMetadata("reacher", ("primary",), 7, 7, 4, {})
 
-    def infer(self, observation, *, stop=None, seed=None, budget_ms=None):
+    def infer(self, observation, ask=PLAIN):
         shade = observation.images["primary"].mean() / 255
-        return ActionChunk(np.full((8, 7), shade - 0.5, dtype=np.float32), stop.max_depth)
+        return ActionChunk(np.full((8, 7), shade - 0.5, dtype=np.float32), ask.stop.max_depth)
 
     def reset(self):
         pass

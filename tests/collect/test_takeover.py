@@ -1,7 +1,6 @@
 """Demonstrations from where a policy gets to, in the toy."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -10,18 +9,18 @@ from rdvla.collect.recording import Attempt, play
 from rdvla.envs import Seed
 from rdvla.envs.toy import ToyEnv
 from rdvla.experts.toy import ToyExpert
-from rdvla.policy import PolicyMetadata
+from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.types import ActionChunk, Observation
 
 ATTEMPT = Attempt("toy", 4, 2, 0)
 
 
-class RisingPolicy:
+class RisingPolicy(Policy):
     """Moves the hand up, whatever it sees."""
 
     metadata = PolicyMetadata("rising", ("primary",), 1, 1, 8, {})
 
-    def infer(self, observation: Observation, **_: Any) -> ActionChunk:
+    def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
         return ActionChunk(np.tile(np.float32([0, 0, 0.1, 0, 0, 0, -1]), (8, 1)), 1, (), None, {})
 
     def reset(self) -> None:
@@ -35,7 +34,7 @@ class CheatingPolicy(RisingPolicy):
         self.env = env
         self.expert = ToyExpert()
 
-    def infer(self, observation: Observation, **_: Any) -> ActionChunk:
+    def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
         return ActionChunk(self.expert.act(self.env)[None], 1, (), None, {})
 
 

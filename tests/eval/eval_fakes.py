@@ -14,7 +14,7 @@ import numpy as np
 from rdvla.embodiment import Embodiment
 from rdvla.envs.base import InitState, Suite, TaskSpec
 from rdvla.errors import SimulatorError
-from rdvla.policy import PolicyMetadata
+from rdvla.policy import PLAIN, Policy, PolicyMetadata
 from rdvla.types import ActionChunk, Observation
 
 MAX_STEPS = 12
@@ -109,7 +109,7 @@ class CrashingEnv(LineEnv):
         return super().step(action)
 
 
-class LinePolicy:
+class LinePolicy(Policy):
     """Moves by iterations / 4 per action; adaptive rules stop after 3 iterations."""
 
     metadata = PolicyMetadata("line policy", ("primary",), 1, 1, 8, {})
@@ -117,13 +117,14 @@ class LinePolicy:
     def __init__(self, delay_s=0.0):
         self.delay_s = delay_s
 
-    def infer(self, observation, *, stop=None, seed=None, budget_ms=None):
+    def infer(self, observation, ask=PLAIN):
+        stop = ask.stop
         if self.delay_s:
             import time
 
             time.sleep(self.delay_s)
         fixed = stop is not None and stop.name == "fixed"
-        depth = stop.max_depth if fixed else 3 + int(seed % 3)
+        depth = stop.max_depth if fixed else 3 + int(ask.seed % 3)
         convergence = () if fixed else tuple(10.0 ** -(1 + i) for i in range(depth))
         actions = np.full((8, 1), depth / 4, dtype=np.float32)
         return ActionChunk(actions, depth, convergence, None, {"total": 1.5 * depth, "encode": 0.5})
@@ -133,7 +134,7 @@ class LinePolicy:
 
 
 class BrokenPolicy(LinePolicy):
-    def infer(self, observation, **_):
+    def infer(self, observation, ask=PLAIN):
         raise ZeroDivisionError("the policy has a defect")
 
 
@@ -145,7 +146,7 @@ class OracleExpert(LinePolicy):
     def bind(self, env):
         self.env = env
 
-    def infer(self, observation, **_):
+    def infer(self, observation, ask=PLAIN):
         assert not observation.images
         return ActionChunk(np.array([[(1.0 - self.env.position) * 10]], dtype=np.float32))
 
@@ -158,7 +159,7 @@ def crashing_env(suite, task_id, marks, times, how):
     return CrashingEnv(suite, task_id, marks=marks, times=times, how=how)
 
 
-class ToyOracle:
+class ToyOracle(Policy):
     """Solves the toy tasks from privileged state, the better the deeper: at depth 1 it moves the wrong way."""
 
     metadata = PolicyMetadata("toy oracle", ("primary",), 8, 7, 1, {})
@@ -166,7 +167,8 @@ class ToyOracle:
     def bind(self, env):
         self.env = env
 
-    def infer(self, observation, *, stop=None, seed=None, budget_ms=None):
+    def infer(self, observation, ask=PLAIN):
+        stop = ask.stop
         depth = 4 if stop is None or stop.name != "fixed" else stop.max_depth
         scene = self.env.privileged()
         over = np.abs(scene.target[:2] - scene.hand[:2]).max() < 0.05

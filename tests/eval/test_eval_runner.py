@@ -271,9 +271,9 @@ def test_a_new_stage_is_decided_anew():
     seen = []
 
     class Watching(LinePolicy):
-        def infer(self, observation, **_):
+        def infer(self, observation, ask):
             seen.append(observation.instruction)
-            return super().infer(observation, seed=0)
+            return super().infer(observation, ask)
 
     outcome = run_episode(ChainEnv(), Watching(), Job(ChainEnv.task, InitState(2), Rule(None, "5"), 7))
     assert seen == ["do one", "do two", "do three"]

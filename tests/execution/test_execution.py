@@ -16,13 +16,13 @@ from rdvla.execution import (
     make_strategy,
 )
 from rdvla.horizons import make_horizon
-from rdvla.policy import PolicyMetadata, decision_seed
+from rdvla.policy import PLAIN, Policy, PolicyMetadata, decision_seed
 from rdvla.types import ActionChunk, Observation
 
 CHUNK = 8
 
 
-class Planner:
+class Planner(Policy):
     """Plans the number of the step: action i of a decision at step s is [s + i, number of the decision]."""
 
     metadata = PolicyMetadata("planner", (), state_dim=1, action_dim=2, chunk_size=CHUNK, extra={})
@@ -30,9 +30,9 @@ class Planner:
     def __init__(self):
         self.seeds, self.asked, self.resets = [], [], 0
 
-    def infer(self, observation, *, stop=None, seed=None, budget_ms=None):
+    def infer(self, observation, ask=PLAIN):
         step = int(observation.state[0])
-        self.seeds.append(seed)
+        self.seeds.append(ask.seed)
         self.asked.append(step)
         actions = np.stack([step + np.arange(CHUNK), np.full(CHUNK, len(self.asked) - 1)], axis=1)
         return ActionChunk(actions.astype(np.float32), num_recurrences=9)
@@ -113,8 +113,8 @@ def test_the_released_calvin_rule_is_what_was_published():
 
 def test_the_released_calvin_rule_weighs_equally_and_leaves_the_gripper_to_the_newest():
     class Differing(Planner):
-        def infer(self, observation, **ask):
-            super().infer(observation, **ask)
+        def infer(self, observation, ask=PLAIN):
+            super().infer(observation, ask)
             number = len(self.asked) - 1
             return ActionChunk(np.full((CHUNK, 2), [10.0**number, number], np.float32))
 

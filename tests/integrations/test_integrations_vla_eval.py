@@ -23,7 +23,7 @@ from rdvla.hub import SHIPPED
 from rdvla.integrations import vla_eval
 from rdvla.integrations.vla_eval import RDVLAModelServer
 from rdvla.policies.network import load_policy
-from rdvla.policy import decision_seed
+from rdvla.policy import Ask, decision_seed
 from rdvla.stops import StopRule
 from rdvla.types import Observation
 
@@ -88,7 +88,7 @@ def decide(step, decision, stop, seed):
     seen = observation(step)
     images = {"primary": seen["images"]["agentview"], "wrist": seen["images"]["wrist"]}
     looked = Observation(images, seen["states"], seen["task_description"])
-    return load_policy(SHIPPED).infer(looked, stop=stop, seed=decision_seed(seed, decision))
+    return load_policy(SHIPPED).infer(looked, Ask(stop, decision_seed(seed, decision)))
 
 
 def test_an_episode_executes_the_chunks_of_load_policy(server, tmp_path):

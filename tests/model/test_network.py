@@ -15,6 +15,7 @@ from rdvla.model.config import rdvla_tiny
 from rdvla.model.prompt import Prompt, train_tokenizer
 from rdvla.model.rdvla import RDVLA, Inputs, masked_l1
 from rdvla.policies.network import RDVLAPolicy
+from rdvla.policy import Ask
 from rdvla.stops import StopRule
 from rdvla.types import Observation
 
@@ -86,28 +87,28 @@ def test_padding_and_companions_change_nothing(network, tokenizer):
 
 
 def test_the_instruction_matters(policy):
-    same_scene = [policy.infer(observation(instruction=text), seed=1).actions for text in INSTRUCTIONS]
+    same_scene = [policy.infer(observation(instruction=text), Ask(seed=1)).actions for text in INSTRUCTIONS]
     assert np.abs(same_scene[0][:, :6] - same_scene[1][:, :6]).max() > 1e-5
 
 
 def test_decisions_are_seeded_and_in_the_environments_convention(policy):
-    first = policy.infer(observation(), seed=3)
+    first = policy.infer(observation(), Ask(seed=3))
     assert first.actions.shape == (8, 7)
     assert first.actions.dtype == np.float32
     assert set(np.unique(first.actions[:, 6])) <= {-1.0, 1.0}
     assert first.num_recurrences == 12
-    np.testing.assert_array_equal(first.actions, policy.infer(observation(), seed=3).actions)
-    shallow = policy.infer(observation(), stop=StopRule.fixed(1), seed=3)
-    assert not np.array_equal(shallow.actions, policy.infer(observation(), stop=StopRule.fixed(1), seed=4).actions)
+    np.testing.assert_array_equal(first.actions, policy.infer(observation(), Ask(seed=3)).actions)
+    shallow = policy.infer(observation(), Ask(StopRule.fixed(1), 3))
+    assert not np.array_equal(shallow.actions, policy.infer(observation(), Ask(StopRule.fixed(1), 4)).actions)
     assert {"prepare", "encode", "recurrence", "total"} <= set(first.timings)
 
 
 def test_a_batch_gives_each_sample_what_it_gets_alone(policy):
     observations = [observation(0), observation(1, INSTRUCTIONS[1], size=128), observation(2, size=300)]
     stop = StopRule("action_l2", threshold=1e-4, max_depth=20)
-    together = policy.infer_batch(observations, stop=stop, seeds=[1, 2, 3])
+    together = policy.infer_batch(observations, [Ask(stop, seed) for seed in (1, 2, 3)])
     for each, seed, batched in zip(observations, [1, 2, 3], together, strict=True):
-        alone = policy.infer(each, stop=stop, seed=seed)
+        alone = policy.infer(each, Ask(stop, seed))
         assert alone.num_recurrences == batched.num_recurrences
         np.testing.assert_allclose(alone.actions, batched.actions, atol=1e-4)
 
@@ -125,23 +126,23 @@ def test_tasks_prompts_and_depths_mix_in_a_batch_in_every_precision(network, tok
     checkpoint = Checkpoint(network, {"test": statistics}, tokenizer, image_path=TINY)
     policy = RDVLAPolicy(checkpoint, name="test", precision=precision)
     observations = [observation(seed, INSTRUCTIONS[seed % 2]) for seed in range(4)]
-    together = policy.infer_batch(observations, stop=stop, seeds=range(4))
+    together = policy.infer_batch(observations, [Ask(stop, seed) for seed in range(4)])
     for seed, batched in enumerate(together):
-        alone = policy.infer(observations[seed], stop=stop, seed=seed)
+        alone = policy.infer(observations[seed], Ask(stop, seed))
         assert alone.num_recurrences == batched.num_recurrences
         np.testing.assert_allclose(alone.actions, batched.actions, atol=1e-4 if precision == "float32" else 5e-3)
 
 
 def test_a_budget_buys_at_least_one_iteration_and_at_most_what_the_rule_wants(policy):
-    plenty = policy.infer(observation(), seed=3, budget_ms=1e6)
+    plenty = policy.infer(observation(), Ask(seed=3, budget_ms=1e6))
     assert (plenty.num_recurrences, plenty.out_of_time) == (12, False)
-    np.testing.assert_array_equal(plenty.actions, policy.infer(observation(), seed=3).actions)
-    nothing = policy.infer(observation(), seed=3, budget_ms=1e-3)
+    np.testing.assert_array_equal(plenty.actions, policy.infer(observation(), Ask(seed=3)).actions)
+    nothing = policy.infer(observation(), Ask(seed=3, budget_ms=1e-3))
     assert (nothing.num_recurrences, nothing.out_of_time) == (1, True)
-    np.testing.assert_array_equal(nothing.actions, policy.infer(observation(), stop=StopRule.fixed(1), seed=3).actions)
+    np.testing.assert_array_equal(nothing.actions, policy.infer(observation(), Ask(StopRule.fixed(1), 3)).actions)
     costs = policy.costs[1]
     assert min(costs.encode, costs.iteration, costs.decode) > 0
-    between = policy.infer(observation(), stop=StopRule.fixed(4000), seed=3, budget_ms=nothing.timings["total"] + 200)
+    between = policy.infer(observation(), Ask(StopRule.fixed(4000), 3, nothing.timings["total"] + 200))
     assert 1 <= between.num_recurrences < 4000
     assert between.out_of_time
 
@@ -157,7 +158,7 @@ def test_a_compiled_policy_decides_the_same_and_is_measured_before_it_is_asked(
     assert min(costs.encode, costs.iteration, costs.decode) > 0
     observations = [observation(seed, INSTRUCTIONS[seed % 2]) for seed in range(2)]
     for stop in (None, StopRule("latent", threshold=0.02, max_depth=20)):
-        plain, fast = (each.infer_batch(observations, stop=stop, seeds=[1, 2]) for each in (policy, compiled))
+        plain, fast = (each.infer_batch(observations, [Ask(stop, 1), Ask(stop, 2)]) for each in (policy, compiled))
         for one, other in zip(plain, fast, strict=True):
             assert other.num_recurrences == one.num_recurrences
             np.testing.assert_allclose(other.actions, one.actions, atol=2e-5)
@@ -167,9 +168,9 @@ def test_a_compiled_policy_decides_the_same_and_is_measured_before_it_is_asked(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_decides_like_a_cpu(network, tokenizer, statistics):
     checkpoint = Checkpoint(copy.deepcopy(network), {"test": statistics}, tokenizer, image_path=TINY)
-    expected = RDVLAPolicy(checkpoint, name="test").infer(observation(), seed=3, stop=StopRule.fixed(4))
+    expected = RDVLAPolicy(checkpoint, name="test").infer(observation(), Ask(StopRule.fixed(4), 3))
     policy = RDVLAPolicy(checkpoint, name="test", device="cuda")
-    found = policy.infer(observation(), seed=3, stop=StopRule.fixed(4), budget_ms=1e6)
+    found = policy.infer(observation(), Ask(StopRule.fixed(4), 3, budget_ms=1e6))
     assert found.num_recurrences == 4
     np.testing.assert_allclose(found.actions, expected.actions, atol=1e-3)
 
@@ -189,11 +190,11 @@ def test_bad_observations_say_what_is_wrong(policy):
     with pytest.raises(ObservationError, match="instruction"):
         observation(instruction="  ")
     with pytest.raises(ConfigError, match="at least one"):
-        policy.infer_batch([])
-    with pytest.raises(ConfigError, match="as many seeds"):
-        policy.infer_batch([full], seeds=[1, 2])
+        policy.infer_batch([], [])
+    with pytest.raises(ConfigError, match="as many asks"):
+        policy.infer_batch([full], [Ask(), Ask()])
     with pytest.raises(ConfigError, match="budget_ms"):
-        policy.infer(full, budget_ms=0)
+        Ask(budget_ms=0)
 
 
 def test_padded_actions_do_not_count():

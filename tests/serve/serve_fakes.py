@@ -9,9 +9,8 @@ import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
 from rdvla.errors import ObservationError
-from rdvla.policy import PolicyMetadata
+from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.server.config import ServeConfig
-from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 
 CAMERAS = ("primary", "wrist")
@@ -38,10 +37,11 @@ def expected_actions(seen: Observation, depth: int, seed: int | None) -> np.ndar
     return np.sin(base + steps).astype(np.float32)
 
 
-class FakePolicy:
+class FakePolicy(Policy):
     """Answers at once, after `delay_s`, or when `gate` is set; one observation at a time."""
 
     default_depth = 12
+    metadata = metadata()
 
     def __init__(self, delay_s: float = 0.0, *, cameras: Sequence[str] = CAMERAS) -> None:
         self.metadata = metadata(cameras)
@@ -59,14 +59,8 @@ class FakePolicy:
         assert self.gate.wait(60)
         self.is_deciding.clear()
 
-    def infer(
-        self,
-        observation: Observation,
-        *,
-        stop: StopRule | None = None,
-        seed: int | None = None,
-        budget_ms: float | None = None,
-    ) -> ActionChunk:
+    def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
+        stop, budget_ms = ask.stop, ask.budget_ms
         self._decide()
         self.threads.add(threading.get_ident())
         self.seen.append(observation)
@@ -76,7 +70,7 @@ class FakePolicy:
         affordable = depth if budget_ms is None else max(1, int(budget_ms))
         out_of_time, depth = affordable < depth, min(depth, affordable)
         trace = () if stop is None or stop.name == "fixed" else tuple(1.0 / 2**k for k in range(depth))
-        actions = expected_actions(observation, depth, seed)
+        actions = expected_actions(observation, depth, ask.seed)
         return ActionChunk(actions, depth, trace, None, {"total": 1.5}, out_of_time)
 
     def reset(self) -> None:
@@ -90,24 +84,14 @@ class BatchingPolicy(FakePolicy):
         super().__init__(delay_s)
         self.batches: MutableSequence[int] = []
 
-    def infer_batch(
-        self,
-        observations: Sequence[Observation],
-        *,
-        stop: StopRule | None = None,
-        seeds: Sequence[int | None] | None = None,
-        budget_ms: float | None = None,
-    ) -> list[ActionChunk]:
+    def infer_batch(self, observations: Sequence[Observation], asks: Sequence[Ask]) -> list[ActionChunk]:
         self.batches.append(len(observations))
         if any(seen.instruction == "bad" for seen in observations):
             raise ObservationError("one of the observations is bad.")
         self._decide()
         delay_s, self.delay_s = self.delay_s, 0.0
         try:
-            return [
-                self.infer(seen, stop=stop, seed=seed, budget_ms=budget_ms)
-                for seen, seed in zip(observations, seeds or [None] * len(observations), strict=True)
-            ]
+            return [self.infer(seen, ask) for seen, ask in zip(observations, asks, strict=True)]
         finally:
             self.delay_s = delay_s
 

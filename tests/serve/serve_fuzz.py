@@ -28,6 +28,7 @@ import msgpack
 import numpy as np
 from serve_fakes import QUICK, BatchingPolicy, expected_actions, observation
 
+from rdvla.policy import Ask
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.wire.adapters import to_message
@@ -327,7 +328,7 @@ def _good_client(port: int, outcome: Outcome, stop: threading.Event) -> None:
     with RemotePolicy(f"ws://127.0.0.1:{port}") as policy:
         while not stop.is_set():
             seen, started = observation(outcome.good_answers % 50), time.monotonic()
-            actions = policy.infer(seen, seed=5).actions
+            actions = policy.infer(seen, Ask(seed=5)).actions
             outcome.good_worst_ms = max(outcome.good_worst_ms, (time.monotonic() - started) * 1000)
             if not np.array_equal(actions, expected_actions(seen, 12, 5)):
                 outcome.good_errors.append("wrong actions")

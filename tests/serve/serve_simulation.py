@@ -13,10 +13,9 @@ import numpy as np
 from serve_fakes import ACTION_DIM, CHUNK, metadata, observation
 
 from rdvla.errors import RDVLAError
-from rdvla.policy import Policy, PolicyMetadata
+from rdvla.policy import Ask, Policy, PolicyMetadata
 from rdvla.robot.connection import Connection, ConnectionLost
 from rdvla.robot.loop import Outcome
-from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 from rdvla.wire.codec import decode, encode
 from rdvla.wire.protocol import metadata_message, reply_message
@@ -125,11 +124,11 @@ class SimulatedDecider:
         self.policy = make_policy(self.thread_clock)
         self.outcome: tuple[float, Outcome] | None = None
 
-    def submit(self, observation: Observation, *, stop: StopRule | None, seed: int | None) -> None:
+    def submit(self, observation: Observation, ask: Ask) -> None:
         assert self.outcome is None, "the loop asked before it collected"
         self.thread_clock.time = self.clock.now()
         try:
-            outcome = Outcome(self.policy.infer(observation, stop=stop, seed=seed))
+            outcome = Outcome(self.policy.infer(observation, ask))
         except RDVLAError as error:
             outcome = Outcome(None, error)
         self.outcome = (self.thread_clock.now(), outcome)

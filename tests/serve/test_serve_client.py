@@ -15,7 +15,7 @@ from websockets.utils import accept_key
 
 from rdvla.errors import ObservationError, ServeError
 from rdvla.execution import Executor, Synchronous
-from rdvla.policy import Policy
+from rdvla.policy import Ask, Policy
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.stops import StopRule
@@ -39,7 +39,7 @@ def test_the_same_answer_as_the_local_policy(stop: StopRule | None) -> None:
     with serving(FakePolicy(), QUICK) as server, RemotePolicy(server.url) as policy:
         for seed in (None, 0, 2**62):
             seen = observation(3, side=40)
-            mine, theirs = local.infer(seen, stop=stop, seed=seed), policy.infer(seen, stop=stop, seed=seed)
+            mine, theirs = local.infer(seen, Ask(stop, seed)), policy.infer(seen, Ask(stop, seed))
             np.testing.assert_array_equal(mine.actions, theirs.actions)
             assert theirs.actions.dtype == np.float32
             assert theirs.actions.flags.writeable
@@ -47,7 +47,7 @@ def test_the_same_answer_as_the_local_policy(stop: StopRule | None) -> None:
             assert theirs.timings["total"] == 1.5
         assert policy.metadata == local.metadata
         assert not theirs.out_of_time
-        assert policy.infer(seen, stop=stop, budget_ms=2).out_of_time
+        assert policy.infer(seen, Ask(stop, budget_ms=2)).out_of_time
 
 
 def test_an_episode_through_the_executor_is_the_same() -> None:
@@ -74,7 +74,7 @@ def test_a_request_that_cannot_be_answered_is_not_repeated() -> None:
     served = FakePolicy()
     with serving(served, QUICK) as server, RemotePolicy(server.url) as policy:
         with pytest.raises(BadRequest, match="at most 64"):
-            policy.infer(observation(), stop=StopRule.fixed(65))
+            policy.infer(observation(), Ask(StopRule.fixed(65)))
         assert len(served.seen) == 1  # the warm-up
         policy.infer(observation())
         assert policy.reconnects == 1
@@ -83,12 +83,12 @@ def test_a_request_that_cannot_be_answered_is_not_repeated() -> None:
 def test_a_server_killed_and_restarted() -> None:
     with serving(FakePolicy(), QUICK) as server:
         policy = RemotePolicy(server.url, deadline_s=10)
-        policy.infer(observation(1), seed=1)
+        policy.infer(observation(1), Ask(seed=1))
         port = server.port
     with pytest.raises(ServeError, match="no policy server answers"):
         RemotePolicy(f"ws://127.0.0.1:{port}", deadline_s=0.2)
     with serving(FakePolicy(), QUICK.model_copy(update={"port": port})):
-        actions = policy.infer(observation(2), seed=1).actions
+        actions = policy.infer(observation(2), Ask(seed=1)).actions
         np.testing.assert_array_equal(actions, expected_actions(observation(2), 12, 1))
         assert policy.reconnects == 1
         policy.close()

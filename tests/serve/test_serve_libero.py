@@ -13,7 +13,7 @@ from test_serve_openpi import stock_client
 
 from rdvla.envs import Env, InitState, make_env
 from rdvla.execution import Executor, Synchronous
-from rdvla.policy import Policy, decision_seed
+from rdvla.policy import Ask, Policy, decision_seed
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.config import ServeConfig
@@ -61,7 +61,7 @@ def drive(env: Env, act) -> tuple[list[np.ndarray], bool]:  # type: ignore[no-un
 def test_a_whole_episode_with_the_stock_client_is_the_local_one(policy: Policy, openpi_python: Path) -> None:
     seeds = [decision_seed(5, decision) for decision in range(200)]
     with libero() as env:
-        executor = Executor(policy, Synchronous(5), stop=StopRule.fixed(DEPTH))
+        executor = Executor(policy, Synchronous(5), Ask(StopRule.fixed(DEPTH)))
         executor.reset(seed=5)
         local, solved = drive(env, lambda step: executor.act(env.observe))
     with libero() as env, serving(policy, CONFIG) as server, stock_client(openpi_python, server.url) as client:
@@ -85,7 +85,7 @@ def test_eight_clients_at_once_get_their_own_answers(policy: Policy) -> None:
             env.reset(InitState(state))
             seen.append(env.observe())
     stop = StopRule.fixed(DEPTH)
-    alone = [policy.infer(each, stop=stop, seed=index).actions for index, each in enumerate(seen)]
+    alone = [policy.infer(each, Ask(stop, index)).actions for index, each in enumerate(seen)]
     answers: dict[int, np.ndarray] = {}
     sizes: list[float] = []
     with serving(policy, CONFIG) as server:
@@ -93,7 +93,7 @@ def test_eight_clients_at_once_get_their_own_answers(policy: Policy) -> None:
         def ask(index: int) -> None:
             with RemotePolicy(server.url) as remote:
                 for _ in range(5):
-                    chunk = remote.infer(seen[index], stop=stop, seed=index)
+                    chunk = remote.infer(seen[index], Ask(stop, index))
                     answers[index] = chunk.actions
 
         threads = [threading.Thread(target=ask, args=(index,)) for index in range(8)]
@@ -115,7 +115,7 @@ def test_watching_the_simulator_in_a_browser(policy: Policy, tmp_path: Path) -> 
 
         def play() -> None:
             with libero(3) as env, RemotePolicy(server.url) as remote:
-                executor = Executor(remote, Synchronous(5), stop=StopRule("action_l2", max_depth=32))
+                executor = Executor(remote, Synchronous(5), Ask(StopRule("action_l2", max_depth=32)))
                 starts = [InitState(0), InitState(1)]
                 LivePlayer(env, executor, feed, starts=starts, rate_hz=20).run(None, is_over=over.is_set)
 

@@ -209,9 +209,9 @@ def test_decisions_are_seeded_by_episode_and_number() -> None:
     policy, seeds = FakePolicy(), []
     inner = policy.infer
 
-    def infer(seen, **options):  # type: ignore[no-untyped-def]
-        seeds.append(options["seed"])
-        return inner(seen, **options)
+    def infer(seen, ask):  # type: ignore[no-untyped-def]
+        seeds.append(ask.seed)
+        return inner(seen, ask)
 
     policy.infer = infer  # type: ignore[method-assign]
     loop = ControlLoop(

@@ -13,6 +13,7 @@ import pytest
 from serve_fakes import QUICK, FakePolicy, expected_actions, observation
 
 from rdvla.envs import InitState, make_env
+from rdvla.policy import Ask
 from rdvla.server.background import serving
 from rdvla.types import Observation
 
@@ -117,7 +118,7 @@ def test_a_whole_toy_episode_through_the_stock_broker(openpi_python: Path) -> No
         for step in range(60):
             action = np.asarray(client.step(env.observe(), seed=step // 5)["action"], np.float32)
             if step % 5 == 0:
-                chunk = policy.infer(twin.observe(), seed=step // 5).actions
+                chunk = policy.infer(twin.observe(), Ask(seed=step // 5)).actions
             np.testing.assert_allclose(action, chunk[step % 5], rtol=1e-6)
             assert env.step(action) == twin.step(action)
     decisions = len(policy.seen) - 12 - 1  # ours, and the warm-up

@@ -12,6 +12,7 @@ import pytest
 from browser import browser_page, until
 from serve_fakes import QUICK, FakePolicy, observation, open_socket
 
+from rdvla.policy import Ask
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.server import PolicyServer
@@ -30,7 +31,7 @@ def asking(server: PolicyServer, stop: StopRule | None = None, instruction: str 
             number = 0
             while not over.wait(0.05):
                 number += 1
-                policy.infer(observation(number, side=64, instruction=instruction), stop=stop)
+                policy.infer(observation(number, side=64, instruction=instruction), Ask(stop))
 
     thread = threading.Thread(target=ask)
     thread.start()

@@ -13,6 +13,7 @@ from serve_simulation import FakeClock
 from rdvla.embodiment import LIBERO
 from rdvla.envs import InitState, Start, TaskSpec
 from rdvla.execution import Executor, Synchronous
+from rdvla.policy import Ask
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.live import LiveControls, LiveFeed
@@ -166,7 +167,7 @@ def test_controls_reach_the_policy(mode: str) -> None:
     feed.controls = LiveControls(mode=mode, depth=6, rule="latent", budget_ms=4, instruction=" go ")  # type: ignore[arg-type]
     served = FakePolicy()
     with serving(served, WEB, live=feed) as server, RemotePolicy(server.url) as remote:
-        chunk = remote.infer(CountingEnv().observe(), seed=1)
+        chunk = remote.infer(CountingEnv().observe(), Ask(seed=1))
     assert chunk.num_recurrences == {"client": 12, "depth": 6, "adaptive": 6, "budget": 4}[mode]
     assert len(chunk.convergence) == (6 if mode == "adaptive" else 0)
     assert served.seen[-1].instruction == "go"

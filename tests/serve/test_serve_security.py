@@ -13,6 +13,7 @@ from serve_fuzz import HANDSHAKE, run
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from rdvla.errors import ConfigError, ServeError
+from rdvla.policy import Ask
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.config import ServeConfig, read_api_key
@@ -112,7 +113,7 @@ def test_tls(tmp_path: Path) -> None:
     with serving(FakePolicy(), config) as server:
         assert server.url.startswith("wss://")
         with RemotePolicy(server.url, tls_ca=certificate) as policy:
-            assert policy.infer(observation(), seed=1).actions.shape == (8, 7)
+            assert policy.infer(observation(), Ask(seed=1)).actions.shape == (8, 7)
         with pytest.raises(ServeError, match="not trusted"):
             RemotePolicy(server.url)
         with pytest.raises(ServeError, match="no policy server"):
@@ -259,7 +260,7 @@ def test_the_policy_cannot_be_reached_by_two_threads() -> None:
         clients = [RemotePolicy(server.url) for _ in range(3)]
         for index, client in enumerate(clients):
             seen = observation(index)
-            assert (client.infer(seen, seed=2).actions == expected_actions(seen, 12, 2)).all()
+            assert (client.infer(seen, Ask(seed=2)).actions == expected_actions(seen, 12, 2)).all()
             assert list(client.metadata.cameras) == list(CAMERAS)
             client.close()
     assert len(policy.threads) == 1

@@ -20,6 +20,7 @@ from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import absolute_error
 from rdvla.policies.io import PolicyIO
 from rdvla.policies.network import load_policy
+from rdvla.policy import Ask
 from rdvla.train.batches import collate
 from rdvla.train.config import LoraConfig
 from rdvla.train.lora import add_adapters
@@ -114,7 +115,7 @@ def test_released_weights_are_trained_saved_and_released_again(tmp_path):
     seen = Observation(
         {name: np.full((256, 256, 3), 20 * len(name), np.uint8) for name in IMAGE}, np.ones(8, np.float32), "pick it up"
     )
-    chunks = [load_policy(path).infer(seen, seed=0) for path in (tmp_path / "released", policy)]
+    chunks = [load_policy(path).infer(seen, Ask(seed=0)) for path in (tmp_path / "released", policy)]
     check = compare("released", "actions", *(chunk.actions for chunk in chunks), OUTPUT_LIMIT)
     assert check.status == "pass", check
     assert chunks[0].num_recurrences == chunks[1].num_recurrences

@@ -20,6 +20,7 @@ from rdvla.data.lerobot_meta import camera_feature, vector_feature
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 from rdvla.errors import CheckpointError, ConfigError, ObservationError
 from rdvla.policies import load_policy
+from rdvla.policy import Ask
 from rdvla.stops import StopRule
 from rdvla.types import Observation
 
@@ -102,7 +103,7 @@ def test_the_same_chunk_as_load_policy(pretrained, stop):
     policy, (before, after) = opened(pretrained, *overrides)
     theirs, ours = moment()
     found = after(policy.predict_action_chunk(before(theirs), seeds=[11]))
-    expected = load_policy(SHIPPED).infer(ours, stop=stop, seed=11)
+    expected = load_policy(SHIPPED).infer(ours, Ask(stop, seed=11))
     assert found.shape == (1, 8, 7)
     np.testing.assert_allclose(found[0].numpy(), expected.actions, atol=1e-6)
 

@@ -27,6 +27,7 @@ from rdvla.model.config import RDVLAConfig
 from rdvla.model.prompt import train_tokenizer
 from rdvla.model.rdvla import RDVLA
 from rdvla.policies.network import RDVLAPolicy
+from rdvla.policy import Ask
 from rdvla.stops import StopRule
 from rdvla.types import Observation
 
@@ -124,7 +125,7 @@ def decide(checkpoint: Checkpoint, depth: int, label: str, stages: _Stages) -> N
     state = np.linspace(-0.5, 0.5, policy.metadata.state_dim, dtype=np.float32)
     seen = Observation({"primary": image, "wrist": image[::-1].copy()}, state, INSTRUCTION)
     stop = StopRule.fixed(depth)
-    chunk = stages.run(f"decide, {label}, depth {depth}", lambda: policy.infer(seen, stop=stop, seed=7))
+    chunk = stages.run(f"decide, {label}, depth {depth}", lambda: policy.infer(seen, Ask(stop, seed=7)))
     actions: NDArray[np.float32] = chunk.actions
     return actions
 

@@ -20,7 +20,7 @@ from rdvla.envs.episode import play
 from rdvla.execution import Executor, Synchronous
 from rdvla.model.freeze import PRECISIONS
 from rdvla.policies.network import RDVLAPolicy, load_policy
-from rdvla.policy import decision_seed
+from rdvla.policy import Ask, decision_seed
 from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 
@@ -76,7 +76,7 @@ class Way:
 
     def decide(self, observation: Observation, index: int) -> ActionChunk:
         """Decide on the observation number `index`."""
-        return self.policy.infer(observation, stop=self.stop, seed=decision_seed(self.seed, index))
+        return self.policy.infer(observation, Ask(self.stop, decision_seed(self.seed, index)))
 
 
 def watch(policy: RDVLAPolicy, suite: str, count: int) -> Iterator[Observation]:
@@ -86,7 +86,7 @@ def watch(policy: RDVLAPolicy, suite: str, count: int) -> Iterator[Observation]:
     for task in tasks[: -(-count // per_task)]:
         env = make_env(suite, task.task_id)
         try:
-            executor = Executor(policy, Synchronous(8), stop=PLAIN, seed=SEED)
+            executor = Executor(policy, Synchronous(8), Ask(PLAIN, SEED))
             seen: list[Observation] = []
 
             def observe(env: Env = env, seen: list[Observation] = seen) -> Observation:

@@ -25,7 +25,7 @@ from rdvla.envs import InitState, make_env
 from rdvla.envs.episode import play
 from rdvla.errors import RDVLAError, ServeError
 from rdvla.execution import Executor, Synchronous
-from rdvla.policy import PolicyMetadata
+from rdvla.policy import Ask, PolicyMetadata
 from rdvla.stops import StopRule
 from rdvla.types import Observation
 
@@ -94,12 +94,12 @@ def soak(checkpoint: str, minutes: float, rate: float, stop: StopRule) -> dict[s
     with running(checkpoint) as server, RemotePolicy(server.url) as policy:
         seen = [noise(policy.metadata, seed) for seed in range(16)]
         for index in range(WARM_UP):
-            policy.infer(seen[index % 16], stop=stop, seed=index)
+            policy.infer(seen[index % 16], Ask(stop, index))
         begin = time.perf_counter()
         number = 0
         while (now := time.perf_counter()) - begin < minutes * 60:
             try:
-                policy.infer(seen[number % 16], stop=stop, seed=number)
+                policy.infer(seen[number % 16], Ask(stop, number))
             except RDVLAError as error:  # counted and reported
                 errors.append(repr(error))
             latencies.append((time.perf_counter() - now) * 1000)
@@ -158,11 +158,11 @@ def _ask_from_threads(url: str, clients: int, seconds: float, stop: StopRule) ->
     def ask(client: int) -> None:
         with RemotePolicy(url) as policy:
             seen = [noise(policy.metadata, 100 * client + index) for index in range(4)]
-            policy.infer(seen[0], stop=stop)
+            policy.infer(seen[0], Ask(stop))
             begin.wait()
             until, number = time.perf_counter() + seconds, 0
             while (now := time.perf_counter()) < until:
-                policy.infer(seen[number % 4], stop=stop, seed=number)
+                policy.infer(seen[number % 4], Ask(stop, number))
                 latencies.append((time.perf_counter() - now) * 1000)
                 number += 1
 
@@ -246,7 +246,7 @@ def _episode(
 
     try:
         with RemotePolicy(restarter.server.url, deadline_s=120) as policy:
-            executor = Executor(policy, Synchronous(5), stop=stop)
+            executor = Executor(policy, Synchronous(5), Ask(stop))
             executor.reset(seed=3)
             for turn in islice(play(env, InitState(0)), steps):
                 now = time.perf_counter()

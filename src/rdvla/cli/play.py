@@ -44,6 +44,7 @@ def play_command(
     from rdvla.eval.protocol import check_init_states
     from rdvla.execution import Executor, Synchronous
     from rdvla.horizons import make_horizon
+    from rdvla.policy import Ask
     from rdvla.robot.client import RemotePolicy
     from rdvla.server.background import serving
     from rdvla.server.config import ServeConfig
@@ -79,7 +80,7 @@ def play_command(
             print(f"{env.task.instruction}\nlive page: {server.url.replace('ws', 'http', 1)}", flush=True)
             player = LivePlayer(
                 env,
-                Executor(remote, Synchronous(steps), stop=rule),
+                Executor(remote, Synchronous(steps), Ask(rule)),
                 feed,
                 starts=[InitState(state) for state in states],
                 rate_hz=rate or env.embodiment.control_hz,

@@ -7,8 +7,7 @@ from rdvla.collect.takeover import Takeover
 from rdvla.envs.base import Env, TaskSpec
 from rdvla.experts import make_expert
 from rdvla.experts.policy import ExpertPolicy
-from rdvla.policy import Policy
-from rdvla.stops import StopRule
+from rdvla.policy import PLAIN, Ask, Policy
 from rdvla.types import ActionChunk, Observation
 
 
@@ -35,17 +34,10 @@ class DisturbedExpert(ExpertPolicy):
         """
         self._env, self._expert = env, make_demonstrator(env.task)
 
-    def infer(
-        self,
-        observation: Observation,
-        *,
-        stop: StopRule | None = None,
-        seed: int | None = None,
-        budget_ms: float | None = None,
-    ) -> ActionChunk:
+    def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
         """Return what the demonstrator executes next."""
         if not self._begun:
-            self._expert.reset(self._env, seed=seed)
+            self._expert.reset(self._env, seed=ask.seed)
             self._begun = True
         return ActionChunk(self._expert.act(self._env).executed[None])
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +10,7 @@ from numpy.typing import NDArray
 from rdvla.errors import ConfigError
 from rdvla.execution.ledger import Decision, Ledger
 from rdvla.execution.strategies import Strategy, Synchronous
-from rdvla.policy import Policy, decision_seed
-from rdvla.stops import StopRule
+from rdvla.policy import PLAIN, Ask, Policy, decision_ask
 from rdvla.types import ActionChunk, Observation
 
 StandStill = Callable[[NDArray[np.float32] | None], NDArray[np.float32]]
@@ -28,7 +28,7 @@ class Executor:
 
     Attributes:
         policy: decides.
-        stop: when it stops iterating; None leaves it to the policy.
+        ask: how every decision is wanted; its seed is the episode's.
         delay: control steps from question to answer.
         decisions: the chunks of this episode, oldest first.
         ledger: what became of their actions; steps are counted within a stage.
@@ -38,19 +38,17 @@ class Executor:
         self,
         policy: Policy,
         strategy: Strategy,
+        ask: Ask = PLAIN,
         *,
-        stop: StopRule | None = None,
-        seed: int | None = None,
         delay: int = 0,
         stand_still: StandStill | None = None,
     ) -> None:
-        """Execute `policy`'s chunks as `strategy` says; decision k of an episode is seeded with (`seed`, k).
+        """Execute `policy`'s chunks as `strategy` says; decision k of an episode is seeded with (`ask.seed`, k).
 
         Args:
             policy: decides, in the call of `act`.
             strategy: turns chunks into actions.
-            stop: when the policy stops iterating; None leaves it to the policy.
-            seed: of the scratchpads; None draws them.
+            ask: how every decision is wanted.
             delay: control steps from question to answer, at least 0.
             stand_still: the command for a step without an action, given the one before (None at the start); needed
                 with a delay only.
@@ -66,11 +64,10 @@ class Executor:
                 "strategy 'synchronous' can execute them."
             )
         self.policy = policy
-        self.stop = stop
+        self.ask = ask
         self.delay = delay
         self.decisions: list[ActionChunk] = []
         self.ledger = Ledger()
-        self._seed = seed
         self._strategy = strategy
         self._stand_still = stand_still
         self._step = 0
@@ -79,7 +76,7 @@ class Executor:
 
     def reset(self, seed: int | None = None) -> None:
         """Start an episode, drawing scratchpads from `seed`."""
-        self._seed = seed
+        self.ask = replace(self.ask, seed=seed)
         self._last = None
         self.next_stage()
         self.decisions = []
@@ -99,8 +96,7 @@ class Executor:
         self._arrive()
         if self._asked is None and self._strategy.wants(self._step):
             number = len(self.decisions)
-            seed = None if self._seed is None else decision_seed(self._seed, number)
-            chunk = self.policy.infer(observe(), stop=self.stop, seed=seed)
+            chunk = self.policy.infer(observe(), decision_ask(self.ask, number))
             self.decisions.append(chunk)
             self._asked = Decision(number, self._step, chunk)
             self._arrive()

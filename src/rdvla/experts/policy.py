@@ -6,12 +6,11 @@ import numpy as np
 
 from rdvla.envs.base import Env
 from rdvla.experts import make_expert
-from rdvla.policy import PolicyMetadata
-from rdvla.stops import StopRule
+from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.types import ActionChunk, Observation
 
 
-class ExpertPolicy:
+class ExpertPolicy(Policy):
     """One action per decision, from privileged state, without a picture."""
 
     def __init__(self) -> None:
@@ -33,14 +32,7 @@ class ExpertPolicy:
         """
         self._env, self._expert = env, make_expert(env.task)
 
-    def infer(
-        self,
-        observation: Observation,
-        *,
-        stop: StopRule | None = None,
-        seed: int | None = None,
-        budget_ms: float | None = None,
-    ) -> ActionChunk:
+    def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
         """Return the expert's next action for the environment it is bound to; the arguments do not matter."""
         action = np.asarray(self._expert.act(self._env), dtype=np.float32)
         return ActionChunk(action[None])

@@ -20,7 +20,7 @@ from rdvla.eval.protocol import episode_seed
 from rdvla.horizons import Horizon, make_horizon
 from rdvla.hub import SHIPPED
 from rdvla.policies.network import RDVLAPolicy, load_policy
-from rdvla.policy import decision_seed
+from rdvla.policy import Ask, decision_seed
 from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 
@@ -216,8 +216,7 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
             sessions = [self._sessions[ctx.session_id] for ctx in ctx_batch]
         chunks = self._policy.infer_batch(
             [self._observation(obs) for obs in obs_batch],
-            stop=self._stop,
-            seeds=[decision_seed(session.seed, session.decisions) for session in sessions],
+            [Ask(self._stop, decision_seed(session.seed, session.decisions)) for session in sessions],
         )
         answers = []
         for chunk, session, ctx in zip(chunks, sessions, ctx_batch, strict=True):

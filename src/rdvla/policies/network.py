@@ -21,7 +21,7 @@ from rdvla.model.rdvla import Inputs
 from rdvla.model.recorded import RecordedNetwork
 from rdvla.model.stopping import make_criterion
 from rdvla.policies.io import PolicyIO
-from rdvla.policy import PolicyMetadata
+from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 
@@ -76,7 +76,7 @@ def check_device(name: str) -> None:
         raise ConfigError(f"device '{name}' cannot be used here: {error}") from None
 
 
-class RDVLAPolicy:
+class RDVLAPolicy(Policy):
     """A `Policy` backed by a network. Stateless: every decision depends on its observation and seed alone.
 
     Attributes:
@@ -137,56 +137,51 @@ class RDVLAPolicy:
         """
         images = {name: np.zeros((256, 256, 3), dtype=np.uint8) for name in self._metadata.cameras}
         nothing = Observation(images, np.zeros(self._metadata.state_dim, dtype=np.float32), "wait")
-        self.infer_batch([nothing] * batch, stop=StopRule.fixed(8), seeds=[0] * batch, budget_ms=math.inf)
+        self.infer_batch([nothing] * batch, [Ask(StopRule.fixed(8), seed=0, budget_ms=math.inf)] * batch)
 
-    def infer(
-        self,
-        observation: Observation,
-        *,
-        stop: StopRule | None = None,
-        seed: int | None = None,
-        budget_ms: float | None = None,
-    ) -> ActionChunk:
+    def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
         """Decide once; see `rdvla.policy.Policy.infer`."""
-        return self.infer_batch([observation], stop=stop, seeds=[seed], budget_ms=budget_ms)[0]
+        return self.infer_batch([observation], [ask])[0]
 
     @torch.no_grad()
-    def infer_batch(
-        self,
-        observations: Sequence[Observation],
-        *,
-        stop: StopRule | None = None,
-        seeds: Sequence[int | None] | None = None,
-        budget_ms: float | None = None,
-    ) -> list[ActionChunk]:
+    def infer_batch(self, observations: Sequence[Observation], asks: Sequence[Ask]) -> list[ActionChunk]:
         """Decide for several observations at once, of any tasks.
 
-        Each sample stops on its own; the timings are those of the batch.
+        Each sample stops on its own; the timings are those of the batch. Without a rule, `DEFAULT_STOP` is taken. With
+        a budget, counted from the call on, as many iterations are made as should fit, judged by what they cost in
+        earlier decisions and in this one; at least one.
 
         Args:
             observations: at least one.
-            stop: the stopping rule of all samples; None takes `DEFAULT_STOP`.
-            seeds: one per observation, for its initial scratchpad; None draws one.
-            budget_ms: time for the answer, from the call on. As many iterations are made as should fit, judged by what
-                they cost in earlier decisions and in this one; at least one.
+            asks: one per observation. Those that agree in all but the seed are decided together.
 
         Raises:
             ObservationError: a camera is missing or a state has another size.
-            ConfigError: no observation, another number of seeds, or a budget that is not positive.
+            ConfigError: no observation, or another number of asks.
         """
         if not observations:
             raise ConfigError("infer_batch needs at least one observation.")
-        seeds = [None] * len(observations) if seeds is None else list(seeds)
-        if len(seeds) != len(observations):
-            raise ConfigError(f"{len(observations)} observations need as many seeds, found {len(seeds)}.")
-        if budget_ms is not None and not budget_ms > 0:
-            raise ConfigError(f"budget_ms must be positive, found {budget_ms!r}.")
-        rule = stop or DEFAULT_STOP
+        if len(asks) != len(observations):
+            raise ConfigError(f"{len(observations)} observations need as many asks, found {len(asks)}.")
+        groups: dict[Ask, list[int]] = {}
+        for index, ask in enumerate(asks):
+            groups.setdefault(ask.shared, []).append(index)
+        if len(groups) == 1:
+            return self._decide(observations, asks)
+        chunks: dict[int, ActionChunk] = {}
+        for group in groups.values():
+            decided = self._decide([observations[index] for index in group], [asks[index] for index in group])
+            chunks |= zip(group, decided, strict=True)
+        return [chunks[index] for index in range(len(asks))]
+
+    def _decide(self, observations: Sequence[Observation], asks: Sequence[Ask]) -> list[ActionChunk]:
+        """Decide for asks that agree in all but the seed."""
+        rule = asks[0].stop or DEFAULT_STOP
         start = time.perf_counter()
-        timer = self._timer(len(observations), budget_ms)
+        timer = self._timer(len(observations), asks[0].budget_ms)
 
         inputs = self._on_device(self.io.observed(observations))
-        latents = torch.cat([self.model.head.init_latents(1, _generator(seed)) for seed in seeds])
+        latents = torch.cat([self.model.head.init_latents(1, _generator(ask.seed)) for ask in asks])
         prepared = time.perf_counter()
         head, conditioning = self._condition(inputs)
         timer.lap("encode")

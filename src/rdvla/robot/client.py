@@ -11,10 +11,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from rdvla.errors import ObservationError, ServeError
-from rdvla.policy import PolicyMetadata
+from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.robot.clock import Clock, SystemClock
 from rdvla.robot.connection import Connection, ConnectionLost, websocket_connector
-from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 from rdvla.wire.adapters import to_message
 from rdvla.wire.codec import CodecError, Limits, decode, encode
@@ -38,7 +37,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class RemotePolicy:
+class RemotePolicy(Policy):
     """A `Policy` whose decisions are made by a server.
 
     A request carries everything its answer depends on, so after a lost connection it is simply sent again on a new
@@ -96,14 +95,7 @@ class RemotePolicy:
             raise ServeError(f"not connected to {self.url}.")
         return self._metadata
 
-    def infer(
-        self,
-        observation: Observation,
-        *,
-        stop: StopRule | None = None,
-        seed: int | None = None,
-        budget_ms: float | None = None,
-    ) -> ActionChunk:
+    def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
         """Ask the server for one decision; see `Policy.infer`.
 
         Raises:
@@ -117,15 +109,13 @@ class RemotePolicy:
             raise ObservationError(f"images {missing} are missing; the policy at {self.url} needs {list(cameras)}.")
         message = to_message(observation)
         message["images"] = {camera: message["images"][camera] for camera in cameras}
-        options = RequestOptions(stop=stop, seed=seed, budget_ms=budget_ms)
 
-        def ask(connection: Connection, remaining_s: float) -> ActionChunk:
-            late_ms = {"deadline_ms": remaining_s * 1000}
-            connection.send(encode({**message, **write_options(options), **late_ms}))
+        def request(connection: Connection, remaining_s: float) -> ActionChunk:
+            connection.send(encode({**message, **write_options(RequestOptions(ask, remaining_s * 1000))}))
             return chunk_from_reply(_read_reply(connection.receive(remaining_s)), self.metadata)
 
         try:
-            return self._retrying(self._clock.now() + self._deadline_s, ask)
+            return self._retrying(self._clock.now() + self._deadline_s, request)
         except (ConnectionLost, DeadlineMissed, Busy, RateLimited, ShuttingDown) as error:
             if self._fallback is None:
                 raise

@@ -8,7 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.execution import Decision, Ledger, Strategy
-from rdvla.policy import Policy, decision_seed
+from rdvla.policy import PLAIN, Ask, Policy, decision_ask
 from rdvla.robot.clock import Clock, SystemClock
 from rdvla.robot.guard import ActionGuard
-from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 
 KEPT = 10_000
@@ -37,7 +36,7 @@ class Outcome:
 class Decider(Protocol):
     """Asks a policy without holding up the loop; one request at a time."""
 
-    def submit(self, observation: Observation, *, stop: StopRule | None, seed: int | None) -> None:
+    def submit(self, observation: Observation, ask: Ask) -> None:
         """Start deciding. The previous outcome must have been collected."""
         ...
 
@@ -55,9 +54,9 @@ class ThreadedDecider:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rdvla-decider")
         self._future: Future[ActionChunk] | None = None
 
-    def submit(self, observation: Observation, *, stop: StopRule | None, seed: int | None) -> None:
+    def submit(self, observation: Observation, ask: Ask) -> None:
         """Start deciding."""
-        self._future = self._pool.submit(self._policy.infer, observation, stop=stop, seed=seed)
+        self._future = self._pool.submit(self._policy.infer, observation, ask)
 
     def collect(self, wait_s: float) -> Outcome | None:
         """Return the outcome of the request, or None if there is none within `wait_s` seconds."""
@@ -153,7 +152,7 @@ class ControlLoop:
         guard: ActionGuard,
         *,
         deadline_s: float,
-        stop: StopRule | None = None,
+        ask: Ask = PLAIN,
         pacer: Pacer | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -164,7 +163,7 @@ class ControlLoop:
             strategy: turns chunks into actions.
             guard: checks every command.
             deadline_s: a request older than this is given up, and its answer never executed.
-            stop: when the policy should stop iterating; None takes its default.
+            ask: how every decision is wanted; its seed is set by `reset`.
             pacer: makes `act` wait until the next step is due; None leaves the rate to the caller.
             clock: None takes the machine's.
 
@@ -179,10 +178,9 @@ class ControlLoop:
         self._strategy = strategy
         self._guard = guard
         self._deadline_s = deadline_s
-        self._stop = stop
+        self._ask_for = ask
         self._pacer = pacer
         self._clock = clock or SystemClock()
-        self._seed: int | None = None
         self._step = 0
         self._asked = 0
         self._asked_in_episode = 0
@@ -198,7 +196,7 @@ class ControlLoop:
         self._give_up("a new episode began")
         self._strategy.reset(self.ledger, self._step)
         self._guard.reset()
-        self._seed = seed
+        self._ask_for = replace(self._ask_for, seed=seed)
         self._step = 0
         self._asked_in_episode = 0
 
@@ -225,12 +223,12 @@ class ControlLoop:
         return command
 
     def _ask(self, observation: Observation) -> None:
-        seed = None if self._seed is None else decision_seed(self._seed, self._asked_in_episode)
+        ask = decision_ask(self._ask_for, self._asked_in_episode)
         self._request = _Request(self._asked, self._step, self._clock.now())
         self._asked += 1
         self._asked_in_episode += 1
         self._note("asked")
-        self._decider.submit(observation, stop=self._stop, seed=seed)
+        self._decider.submit(observation, ask)
 
     def _collect(self, wait_s: float) -> None:
         """Take in the outcome of the request in flight, if it comes within `wait_s`."""

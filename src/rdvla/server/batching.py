@@ -4,36 +4,18 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 from rdvla.errors import RDVLAError
-from rdvla.policy import Policy
+from rdvla.policy import Ask, Policy
 from rdvla.server.metrics import Metrics
-from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 from rdvla.wire.protocol import Busy, DeadlineMissed, RequestOptions, RequestRefused, ShuttingDown
 
 ACTIVE_S = 1.0
 _log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class BatchPolicy(Protocol):
-    """A policy that can decide for several observations at once, each with its own depth."""
-
-    def infer_batch(
-        self,
-        observations: Sequence[Observation],
-        *,
-        stop: StopRule | None = None,
-        seeds: Sequence[int | None] | None = None,
-        budget_ms: float | None = None,
-    ) -> list[ActionChunk]:
-        """Decide once for each of `observations`; one sample's stop changes nothing for another."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -63,12 +45,12 @@ class _Job:
     future: "Future[Answer]" = field(default_factory=Future)
 
     @property
-    def group(self) -> tuple[StopRule | None, float | None]:
-        return (self.options.stop, self.options.budget_ms)
+    def group(self) -> Ask:
+        return self.options.ask.shared
 
 
 class Batcher:
-    """Runs a policy in a thread of its own. Requests with equal stop rule and budget are decided together.
+    """Runs a policy in a thread of its own. Requests that agree in all but the seed are decided together.
 
     The worker takes whatever is waiting, up to `max_batch`. When it is idle and a request arrives while other
     clients were active within the last second, it first waits up to `window_s` for them: a lone client never waits.
@@ -77,9 +59,8 @@ class Batcher:
     def __init__(self, policy: Policy, metrics: Metrics, *, max_batch: int, max_queue: int, window_s: float) -> None:
         """Prepare to run `policy`; `start` starts the thread."""
         self._policy = policy
-        self._batch_policy = policy if isinstance(policy, BatchPolicy) and max_batch > 1 else None
         self._metrics = metrics
-        self._max_batch = max_batch if self._batch_policy is not None else 1
+        self._max_batch = max_batch
         self._max_queue = max_queue
         self._window_s = window_s
         self._waiting: deque[_Job] = deque()
@@ -203,16 +184,9 @@ class Batcher:
             job.future.set_result(Answer(chunk, waited * 1000, elapsed * 1000, len(jobs)))
 
     def _infer(self, jobs: list[_Job]) -> list[ActionChunk]:
-        stop, budget_ms = jobs[0].group
-        if len(jobs) == 1 or self._batch_policy is None:
-            job = jobs[0]
-            return [self._policy.infer(job.observation, stop=stop, seed=job.options.seed, budget_ms=budget_ms)]
-        chunks = self._batch_policy.infer_batch(
-            [job.observation for job in jobs],
-            stop=stop,
-            seeds=[job.options.seed for job in jobs],
-            budget_ms=budget_ms,
-        )
+        if len(jobs) == 1:
+            return [self._policy.infer(jobs[0].observation, jobs[0].options.ask)]
+        chunks = self._policy.infer_batch([job.observation for job in jobs], [job.options.ask for job in jobs])
         if len(chunks) != len(jobs):
             raise RuntimeError(f"the policy answered {len(chunks)} of {len(jobs)} observations")
         return chunks

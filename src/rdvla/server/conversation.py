@@ -78,8 +78,9 @@ class Service:
             adapted = adapt(message, self.metadata, default_instruction=self.config.instruction)
         except (CodecError, ObservationError) as error:
             raise BadRequest(str(error)) from None
-        if options.stop is None:
-            options = dataclasses.replace(options, stop=self.default_stop)
+        if options.ask.stop is None:
+            ask = dataclasses.replace(options.ask, stop=self.default_stop)
+            options = dataclasses.replace(options, ask=ask)
         return (adapted, options) if self.live is None else self.live.override(adapted, options)
 
     def reply(
@@ -92,7 +93,7 @@ class Service:
             n_action_steps=chunk.n_action_steps or self.horizon.steps(chunk.num_recurrences, len(chunk.actions)),
             policy_ms=float(chunk.timings.get("total", answer.infer_ms)),
             server_timing=timing,
-            budget_ms=options.budget_ms,
+            budget_ms=options.ask.budget_ms,
             missing_cameras=adapted.missing_cameras,
         )
         self.metrics.requests.labels(adapted.layout).inc()

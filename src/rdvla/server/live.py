@@ -108,19 +108,18 @@ class LiveFeed:
 
     def override(self, adapted: Adapted, options: RequestOptions) -> tuple[Adapted, RequestOptions]:
         """Return the request as the person at the page wants it."""
-        controls = self.controls
+        controls, ask = self.controls, options.ask
         if controls.instruction.strip():
             observation = dataclasses.replace(adapted.observation, instruction=controls.instruction.strip())
             adapted = dataclasses.replace(adapted, observation=observation)
         if controls.mode == "depth":
-            options = dataclasses.replace(options, stop=StopRule.fixed(controls.depth), budget_ms=None)
+            ask = dataclasses.replace(ask, stop=StopRule.fixed(controls.depth), budget_ms=None)
         elif controls.mode == "adaptive":
-            options = dataclasses.replace(
-                options, stop=StopRule(name=controls.rule, max_depth=controls.depth), budget_ms=None
-            )
+            stop = StopRule(name=controls.rule, max_depth=controls.depth)
+            ask = dataclasses.replace(ask, stop=stop, budget_ms=None)
         elif controls.mode == "budget":
-            options = dataclasses.replace(options, budget_ms=controls.budget_ms)
-        return adapted, options
+            ask = dataclasses.replace(ask, budget_ms=controls.budget_ms)
+        return adapted, dataclasses.replace(options, ask=ask)
 
     def publish(self, record: LiveRecord) -> None:
         """Show a decision."""
@@ -235,14 +234,15 @@ class _Viewer:
 
 
 def _decision(record: LiveRecord) -> dict[str, Any]:
-    stop, reply = record.options.stop, record.reply
+    ask, reply = record.options.ask, record.reply
+    stop = ask.stop
     return {
         "instruction": record.observation.instruction,
         "num_recurrences": reply["num_recurrences"],
         "convergence": [value if np.isfinite(value) else None for value in reply["convergence"]],
         "limit": None if stop is None else stop.limit,
         "rule": None if stop is None else str(stop),
-        "budget_ms": record.options.budget_ms,
+        "budget_ms": ask.budget_ms,
         "budget_used": reply["budget_used"],
         "n_action_steps": reply["n_action_steps"],
         "actions": np.round(np.nan_to_num(reply["actions"]), 3).tolist(),

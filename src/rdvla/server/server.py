@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from rdvla.errors import ConfigError, MissingExtraError, RDVLAError, ServeError
-from rdvla.policy import Policy, PolicyMetadata
+from rdvla.policy import Ask, Policy, PolicyMetadata
 from rdvla.server.batching import Batcher
 from rdvla.server.config import ServeConfig
 from rdvla.server.conversation import Conversation, Service
@@ -162,7 +162,7 @@ class PolicyServer:
 
     async def _warm_up(self) -> None:
         observation = blank_observation(self._service.metadata)
-        options, deadline = RequestOptions(seed=0), time.monotonic() + WARM_UP_S
+        options, deadline = RequestOptions(Ask(seed=0)), time.monotonic() + WARM_UP_S
         try:
             future = self._service.batcher.submit(observation, options, client="warm-up", deadline=deadline)
             answer = await asyncio.wrap_future(future)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rdvla.errors import ConfigError, ServeError, suggest
-from rdvla.policy import PolicyMetadata
+from rdvla.policy import PLAIN, Ask, PolicyMetadata
 from rdvla.stops import StopRule, check_name
 from rdvla.types import ActionChunk
 
@@ -84,15 +84,11 @@ class RequestOptions:
     """How a request wants to be answered.
 
     Attributes:
-        stop: when to stop iterating; None takes the server's default.
-        seed: fixes the random initial scratchpad; None draws one.
-        budget_ms: stop iterating after this time; None means no limit.
+        ask: how the policy should decide; without a rule, the server's default is taken.
         deadline_ms: an answer later than this after arrival is not sent; None takes the server's default.
     """
 
-    stop: StopRule | None = None
-    seed: int | None = None
-    budget_ms: float | None = None
+    ask: Ask = PLAIN
     deadline_ms: float | None = None
 
 
@@ -113,21 +109,18 @@ def read_options(message: Mapping[str, Any], *, max_depth: int) -> RequestOption
         raise BadRequest(str(error)) from None
     if rule is not None and rule.max_depth > max_depth:
         raise BadRequest(f"max_depth is {rule.max_depth}; this server allows at most {max_depth} iterations.")
-    return RequestOptions(
-        stop=rule,
-        seed=_whole(message, "seed", 0, MAX_SEED),
-        budget_ms=_milliseconds(message, "budget_ms"),
-        deadline_ms=_milliseconds(message, "deadline_ms"),
-    )
+    seed, budget_ms = _whole(message, "seed", 0, MAX_SEED), _milliseconds(message, "budget_ms")
+    return RequestOptions(Ask(rule, seed, budget_ms), deadline_ms=_milliseconds(message, "deadline_ms"))
 
 
 def write_options(options: RequestOptions) -> dict[str, Any]:
     """Return the message keys that say `options`."""
+    ask = options.ask
     values: dict[str, Any] = {
-        "seed": options.seed,
-        "budget_ms": options.budget_ms,
+        "seed": ask.seed,
+        "budget_ms": ask.budget_ms,
+        "stop": None if ask.stop is None else asdict(ask.stop),
         "deadline_ms": options.deadline_ms,
-        "stop": None if options.stop is None else asdict(options.stop),
     }
     return {key: value for key, value in values.items() if value is not None}
 

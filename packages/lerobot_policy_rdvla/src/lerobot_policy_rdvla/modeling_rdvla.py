@@ -31,7 +31,7 @@ from rdvla.horizons import make_horizon
 from rdvla.model.rdvla import Inputs, absolute_error
 from rdvla.policies import network
 from rdvla.policies.io import PolicyIO
-from rdvla.policy import decision_seed
+from rdvla.policy import Ask, decision_seed
 from rdvla.types import Observation
 
 log = logging.getLogger(__name__)
@@ -247,9 +247,9 @@ class RDVLAPolicy(PreTrainedPolicy):
             Observation({camera: pictures[camera][row] for camera in pictures}, states[row], sentences[row])
             for row in range(len(states))
         ]
-        return self._frozen.infer_batch(
-            observations, stop=self.config.stop_rule(), seeds=seeds, budget_ms=self.config.budget_ms
-        )
+        ask = Ask(self.config.stop_rule(), budget_ms=self.config.budget_ms)
+        asks = [replace(ask, seed=seed) for seed in seeds or [None] * len(observations)]
+        return self._frozen.infer_batch(observations, asks)
 
     def _images(self, batch: dict[str, Any], camera: str) -> NDArray[np.uint8]:
         """Return a camera's pictures as uint8 `[B, H, W, 3]`."""
