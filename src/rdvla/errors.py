@@ -6,6 +6,7 @@ and keeps its traceback. A message names the field, the offending value and the 
 
 import difflib
 from collections.abc import Iterable
+from importlib import metadata
 
 MOST_NAMES = 20
 """Names listed in one message."""
@@ -55,10 +56,20 @@ class MissingExtraError(RDVLAError):
     """An optional dependency is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        """Name the `package` that is missing and the `extra` of rdvla that brings it."""
-        super().__init__(f"{package} is not installed. Install it with: pip install 'rdvla[{extra}]'")
+        """Name the `package` that is missing and the `extra` of rdvla that brings it; on a robot, rdvla-client does."""
+        on_robot = extra == "client" and _is_installed("rdvla-client")
+        source = "rdvla-client" if on_robot else f"'rdvla[{extra}]'"
+        super().__init__(f"{package} is not installed. Install it with: pip install {source}")
         self.package = package
         self.extra = extra
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

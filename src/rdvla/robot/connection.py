@@ -15,7 +15,7 @@ try:
     from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
     from websockets.sync.client import ClientConnection, connect
 except ModuleNotFoundError:
-    raise MissingExtraError("websockets", "serve") from None
+    raise MissingExtraError("websockets", "client") from None
 
 LARGEST_REPLY = 64 * 2**20
 

@@ -17,7 +17,7 @@ from rdvla.errors import MissingExtraError, ServeError
 try:
     import msgpack
 except ModuleNotFoundError:
-    raise MissingExtraError("msgpack", "serve") from None
+    raise MissingExtraError("msgpack", "client") from None
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(name)
