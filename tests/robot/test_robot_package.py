@@ -13,7 +13,7 @@ import pytest
 from rdvla import errors
 from rdvla.errors import MissingExtraError
 from rdvla.execution import Executor, Synchronous
-from rdvla.policy import PolicyMetadata
+from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.server.background import serving
 from rdvla.server.config import ServeConfig
 from rdvla.types import ActionChunk, Observation
@@ -64,14 +64,14 @@ def test_what_is_missing_is_named_as_it_was_installed(monkeypatch: pytest.Monkey
     assert str(MissingExtraError("jinja2", "report")).endswith("pip install 'rdvla[report]'")
 
 
-class Approach:
+class Approach(Policy):
     """Goes a tenth of the remaining way at every step of its chunk."""
 
     metadata = PolicyMetadata("approach", ("primary",), state_dim=1, action_dim=2, chunk_size=8, extra={})
 
-    def infer(self, observation, *, stop=None, seed=None, budget_ms=None):  # type: ignore[no-untyped-def]
+    def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
         left = 1.05 - float(observation.state[0])
-        actions = np.tile(np.array([left / 10, (seed or 0) % 97 / 1000], np.float32), (8, 1))
+        actions = np.tile(np.array([left / 10, (ask.seed or 0) % 97 / 1000], np.float32), (8, 1))
         return ActionChunk(actions, 2)
 
     def reset(self) -> None:

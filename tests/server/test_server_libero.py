@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import browser_page, until
-from test_serve_openpi import stock_client
+from test_server_openpi import stock_client
 
 from rdvla.envs import Env, InitState, make_env
 from rdvla.execution import Executor, Synchronous

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serve_fakes import QUICK, FakePolicy, open_socket
-from serve_simulation import FakeClock
 
 from rdvla.embodiment import LIBERO
 from rdvla.envs import InitState, Start, TaskSpec
@@ -19,6 +17,8 @@ from rdvla.server.background import serving
 from rdvla.server.live import LiveControls, LiveFeed
 from rdvla.server.play import LivePlayer
 from rdvla.types import Observation
+from serve_fakes import QUICK, FakePolicy, open_socket
+from serve_simulation import FakeClock
 
 WEB = QUICK.model_copy(update={"web": True})
 

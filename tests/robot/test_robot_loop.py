@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from serve_fakes import ACTION_DIM, CHUNK, FakePolicy, expected_actions, observation
-from serve_simulation import FakeClock, SimulatedDecider, World, chance, jitter, marked_observation
 
 from rdvla.errors import ConfigError
 from rdvla.execution import Background, Strategy, Synchronous, TemporalEnsembling
@@ -15,6 +13,8 @@ from rdvla.policy import decision_seed
 from rdvla.robot.client import RemotePolicy
 from rdvla.robot.guard import ActionGuard, ActionLimits
 from rdvla.robot.loop import ControlLoop, Pacer, ThreadedDecider
+from serve_fakes import ACTION_DIM, CHUNK, FakePolicy, expected_actions, observation
+from serve_simulation import FakeClock, SimulatedDecider, World, chance, jitter, marked_observation
 
 WIDE = ActionLimits(np.full(ACTION_DIM, -1e6), np.full(ACTION_DIM, 1e6))
 STOP = np.full(ACTION_DIM, -999.0, np.float32)

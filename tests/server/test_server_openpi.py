@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serve_fakes import QUICK, FakePolicy, expected_actions, observation
 
 from rdvla.envs import InitState, make_env
 from rdvla.policy import Ask
 from rdvla.server.background import serving
 from rdvla.types import Observation
+from serve_fakes import QUICK, FakePolicy, expected_actions, observation
 
 EPISODE = Path(__file__).with_name("openpi_episode.py")
 

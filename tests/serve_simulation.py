@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from serve_fakes import ACTION_DIM, CHUNK, metadata, observation
 
 from rdvla.errors import RDVLAError
 from rdvla.policy import Ask, Policy, PolicyMetadata
@@ -19,6 +18,7 @@ from rdvla.robot.loop import Outcome
 from rdvla.types import ActionChunk, Observation
 from rdvla.wire.codec import decode, encode
 from rdvla.wire.protocol import metadata_message, reply_message
+from serve_fakes import ACTION_DIM, CHUNK, metadata, observation
 
 
 class FakeClock:

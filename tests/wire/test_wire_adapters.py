@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serve_fakes import metadata, observation
 
 from rdvla.errors import ObservationError
 from rdvla.wire.adapters import adapt, to_message
+from serve_fakes import metadata, observation
 
 HWC = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
 STATE = np.arange(8, dtype=np.float64)

@@ -93,7 +93,7 @@ typer.run(serve_command)
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_served_process_becomes_ready_and_stops_at_a_signal(sent: signal.Signals) -> None:
-    code = SERVE.format(folder=str(Path(__file__).parent))
+    code = SERVE.format(folder=str(Path(__file__).parents[1]))
     command = [sys.executable, "-c", code, "--checkpoint", "fake", "--port", "0", "--web"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None

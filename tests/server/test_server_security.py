@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from serve_fakes import CAMERAS, QUICK, FakePolicy, expected_actions, observation, open_socket
-from serve_fuzz import HANDSHAKE, run
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from rdvla.errors import ConfigError, ServeError
@@ -21,6 +19,8 @@ from rdvla.server.gate import TokenBucket
 from rdvla.server.server import PolicyServer
 from rdvla.wire.adapters import to_message
 from rdvla.wire.codec import encode
+from serve_fakes import CAMERAS, QUICK, FakePolicy, expected_actions, observation, open_socket
+from serve_fuzz import HANDSHAKE, run
 
 KEY = "a key of enough length"
 
@@ -248,7 +248,7 @@ def test_an_idle_client_is_dropped() -> None:
 
 
 def test_fuzzing_for_a_few_seconds() -> None:
-    """`python tests/serve/serve_fuzz.py --frames 100000` does the same for longer."""
+    """`python tests/serve_fuzz.py --frames 100000` does the same for longer."""
     outcome = run(1500, seed=7, max_seconds=60)
     assert sum(outcome.sent.values()) >= 1500
     assert outcome.faults() == []

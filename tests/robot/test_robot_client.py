@@ -9,8 +9,6 @@ import time
 
 import numpy as np
 import pytest
-from serve_fakes import QUICK, FakePolicy, expected_actions, metadata, observation
-from serve_simulation import FakeClock, World, marked_actions, marked_observation
 from websockets.utils import accept_key
 
 from rdvla.errors import ObservationError, ServeError
@@ -22,6 +20,8 @@ from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 from rdvla.wire.codec import encode
 from rdvla.wire.protocol import BadRequest, Busy, DeadlineMissed, metadata_message
+from serve_fakes import QUICK, FakePolicy, expected_actions, metadata, observation
+from serve_simulation import FakeClock, World, marked_actions, marked_observation
 
 
 def remote(world: World, clock: FakeClock, **options: object) -> RemotePolicy:

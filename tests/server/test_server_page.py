@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from browser import browser_page, until
-from serve_fakes import QUICK, FakePolicy, observation, open_socket
 
 from rdvla.policy import Ask
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.server import PolicyServer
 from rdvla.stops import StopRule
+from serve_fakes import QUICK, FakePolicy, observation, open_socket
 
 WEB = QUICK.model_copy(update={"web": True})
 

@@ -1,6 +1,6 @@
 """Throws random and mutated frames at a server in another process, with a well-behaved client beside them.
 
-    python tests/serve/serve_fuzz.py --frames 100000
+    python tests/serve_fuzz.py --frames 100000
 
 prints what was sent, how the server answered, its memory over time and what the good client saw; the exit code is 1
 if the server died, a good answer was wrong or missing, memory grew, or anything in a frame was executed. The tests
@@ -26,13 +26,13 @@ from pathlib import Path
 
 import msgpack
 import numpy as np
-from serve_fakes import QUICK, BatchingPolicy, expected_actions, observation
 
 from rdvla.policy import Ask
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.wire.adapters import to_message
 from rdvla.wire.codec import encode
+from serve_fakes import QUICK, BatchingPolicy, expected_actions, observation
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serve_fakes import CHUNK, QUICK, BatchingPolicy, FakePolicy, expected_actions, observation, open_socket
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
@@ -19,6 +18,7 @@ from rdvla.server.background import serving
 from rdvla.server.server import PolicyServer
 from rdvla.wire.adapters import to_message
 from rdvla.wire.codec import decode, encode
+from serve_fakes import CHUNK, QUICK, BatchingPolicy, FakePolicy, expected_actions, observation, open_socket
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serve_fakes import QUICK, FakePolicy
 
 from rdvla.envs import Env, InitState
 from rdvla.envs.toy import ToySuite
@@ -17,6 +16,7 @@ from rdvla.eval.runner import Resources, evaluate
 from rdvla.policies.sources import connect
 from rdvla.server.background import serving
 from rdvla.stops import StopRule
+from serve_fakes import QUICK, FakePolicy
 
 STOPS = (StopRule.fixed(3), StopRule("action_l2", max_depth=9))
 
