@@ -59,7 +59,6 @@ def test_no_folder(tmp_path):
     "name",
     [
         "meta/info.json",
-        "meta/stats.json",
         "meta/tasks.parquet",
         "meta/episodes/chunk-000/file-000.parquet",
         "data/chunk-000/file-000.parquet",

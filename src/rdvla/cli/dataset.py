@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("mean", "std", "min", "q01", "q99", "max")
 
+EXIT_UNUSABLE = 1
+MAX_FPS = 1000
+
 dataset_app = typer.Typer(help="Convert and inspect datasets.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -40,6 +43,8 @@ def convert_dataset(
     """Write an RLDS dataset, or the original LIBERO demonstrations without no-ops, as LeRobotDataset v3.0."""
     from rdvla.data.convert import convert
 
+    if fps is not None and not 0 < fps < MAX_FPS:
+        raise ConfigError(f"--fps must be above 0 and below {MAX_FPS}, found {fps}.")
     console = Console()
     episodes = _open_source(source, split, fps, camera_size if regenerate else None)
     with _progress(console, "episodes") as progress:
@@ -72,6 +77,29 @@ def inspect_dataset(
 
         write_dataset_page(summary, output)
         console.print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)", highlight=False)
+
+
+@dataset_app.command("check")
+def check_command(
+    dataset: Annotated[str, typer.Argument(help="LeRobotDataset v3.0: a folder, or owner/name[@revision] on the hub.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Decode no pictures.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """List everything that is wrong or doubtful in a dataset; the exit code is 1 if it cannot be used as it is."""
+    from json import dumps
+
+    from rdvla.data.checks import check_dataset, verdict
+
+    with _progress(Console(stderr=True), "episodes") as progress:
+        findings = check_dataset(dataset, decode=not quick, progress=progress)
+    if json:
+        print(dumps([finding.document() for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            print(f"{finding.severity}: {finding}")
+        print(verdict(findings))
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(EXIT_UNUSABLE)
 
 
 def _open_source(root: Path, split: str, fps: float | None, camera_size: int | None) -> "EpisodeSource":

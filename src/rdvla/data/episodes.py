@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rdvla.errors import ConfigError, suggest
 
 Sampling = Literal["padded", "published"]
+Timestamps = Literal["stored", "frame_index"]
 """`padded`: every frame starts a chunk; past the episode's end the last action repeats, marked as padding.
 `published`: the last T - 1 frames of an episode start no chunk, so nothing is padded (as the OpenVLA line trains)."""
 

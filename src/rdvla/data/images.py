@@ -26,6 +26,7 @@ JPEG_QUALITY = 95
 LANCZOS_RADIUS = 3.0
 _BLOCK = 28
 _JPEG_START = b"\xff\xd8"
+_EIGHT_BITS = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,22 @@ def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
 def decode_image(content: bytes) -> NDArray[np.uint8]:
     """Decode an image file to uint8 `[H, W, 3]`: JPEG like `decode_jpeg`, every other format with Pillow.
 
+    Pictures of 8 bits become RGB: grey is repeated, palettes are looked up, an alpha channel is dropped (the colours
+    below it are kept), CMYK and YCbCr are converted.
+
     Raises:
-        DatasetError: the bytes are not a readable image.
+        DatasetError: the bytes are not a readable image, or one of more than 8 bits (depth, floats).
     """
     try:
         if content.startswith(_JPEG_START):
             return decode_jpeg(content)
-        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        picture = Image.open(io.BytesIO(content))
+        if picture.mode not in _EIGHT_BITS:
+            raise DatasetError(
+                f"it is no 8-bit picture (mode {picture.mode}): depth or floats, whose scale nobody knows. Leave this "
+                "camera out (data.cameras), or record it as 8-bit RGB"
+            )
+        return np.asarray(picture.convert("RGB"))
     except (OSError, UnidentifiedImageError, ObservationError) as error:
         raise DatasetError(f"the bytes are not a readable image: {error}") from None
 

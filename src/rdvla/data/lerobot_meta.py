@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from rdvla.errors import DatasetError, suggest
+from rdvla.files import refuse_pointer
 
 VERSION = "v3.0"
 INFO_PATH = "meta/info.json"
@@ -35,7 +36,7 @@ INDEX_FEATURES: dict[str, str] = {
 STANDARD_CAMERAS = {"primary": "observation.images.image", "wrist": "observation.images.image2"}
 """Our camera names and the keys LIBERO datasets store them under."""
 
-_CHANNEL_NAMES = ("channel", "channels")
+_CHANNELS = (1, 3, 4)
 _CONVERT = "convert it with LeRobot's `convert_dataset_v21_to_v30` script first"
 
 
@@ -61,6 +62,11 @@ class Feature:
         return self.dtype in ("image", "video")
 
     @property
+    def is_depth(self) -> bool:
+        """Whether an image or video is declared as depth (`is_depth_map`, as LeRobot writes it)."""
+        return any(bool(self.info.get(name)) for name in ("is_depth_map", "video.is_depth_map"))
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Height and width, whichever way round the channels are declared."""
         if self._channels_first:
@@ -69,9 +75,11 @@ class Feature:
 
     @property
     def _channels_first(self) -> bool:
-        if isinstance(self.names, list) and len(self.names) == 3:
-            return self.names[2] not in _CHANNEL_NAMES
-        return self.shape[0] == 3 and self.shape[2] != 3
+        first, last = self.shape[0] in _CHANNELS, self.shape[2] in _CHANNELS
+        if first != last:  # the sizes say it, whatever the names are
+            return first
+        names = [str(name).lower() for name in self.names] if isinstance(self.names, list | tuple) else []
+        return bool(names) and names[0].startswith("c")
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of `info.json`."""
@@ -113,8 +121,13 @@ class DatasetInfo:
 
     @property
     def cameras(self) -> list[str]:
-        """Keys of the image and video features, in declared order."""
-        return [key for key, feature in self.features.items() if feature.is_camera]
+        """Keys of the image and video features that show colours, in declared order."""
+        return [key for key, feature in self.features.items() if feature.is_camera and not feature.is_depth]
+
+    @property
+    def depth_maps(self) -> list[str]:
+        """Keys of the image and video features that are declared as depth; no policy here can use them."""
+        return [key for key, feature in self.features.items() if feature.is_camera and feature.is_depth]
 
     @classmethod
     def load(cls, root: Path) -> Self:
@@ -127,6 +140,7 @@ class DatasetInfo:
         if not root.is_dir():
             raise DatasetError(f"there is no dataset folder at '{root}'.")
         try:
+            refuse_pointer(path, DatasetError)
             document = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise DatasetError(
@@ -135,6 +149,8 @@ class DatasetInfo:
             ) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DatasetError(f"'{path}' is not valid JSON ({error}); copy the dataset again.") from None
+        if not isinstance(document, dict):
+            raise DatasetError(f"'{path}' must hold a mapping, found {type(document).__name__}; copy it again.")
         version = document.get("codebase_version")
         if version != VERSION:
             raise DatasetError(f"'{path}' has codebase_version {version!r}, this reads {VERSION}; {_CONVERT}.")

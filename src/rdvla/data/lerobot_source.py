@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data import lerobot_tables as tables
+from rdvla.data.findings import Rows, about_episodes, about_numbers, about_sentences, first_error
 from rdvla.data.images import decode_image
-from rdvla.data.lerobot_meta import FRESH_KEY, INDEX_FEATURES, STATS_PATH, TASKS_PATH, DatasetInfo
+from rdvla.data.lerobot_meta import FRESH_KEY, INDEX_FEATURES, TASKS_PATH, DatasetInfo
 from rdvla.data.lerobot_video import decode_frames
 from rdvla.errors import DatasetError
 
@@ -42,17 +43,27 @@ class LeRobotSource:
 
     @classmethod
     def load(cls, root: Path, keys: Sequence[str]) -> Self:
-        """Read the metadata and the columns `keys` of the dataset at `root`.
+        """Read the metadata and the columns `keys` of the dataset at `root`, and look through them.
+
+        Raises:
+            DatasetError: not a v3.0 dataset, damaged, incomplete, or without one of the columns; a value that is not
+                finite, a task without a sentence or an episode without a frame, with feature, episode and frame.
+        """
+        source = cls.read(root, keys)
+        rows = source.as_rows()
+        finding = first_error([*about_episodes(rows), *about_sentences(rows), *about_numbers(rows, keys)])
+        if finding is not None:
+            raise DatasetError(f"'{root}': {finding} (`rdvla dataset check` lists everything.)")
+        return source
+
+    @classmethod
+    def read(cls, root: Path, keys: Sequence[str]) -> Self:
+        """Read like `load`, whatever the values are: for those who look through them themselves.
 
         Raises:
             DatasetError: not a v3.0 dataset, damaged, incomplete, or without one of the columns.
         """
         info = DatasetInfo.load(root)
-        if not (root / STATS_PATH).is_file():
-            raise DatasetError(
-                f"'{root / STATS_PATH}' is missing; the recording was not finished: repeat it, or let LeRobot's "
-                "`augment_dataset_quantile_stats` script write it."
-            )
         episodes = _load_episodes(root, info)
         wanted = [*INDEX_FEATURES, *keys, *([FRESH_KEY] if FRESH_KEY in info.features else [])]
         columns = _load_columns(root, info, episodes, wanted)
@@ -96,6 +107,26 @@ class LeRobotSource:
         if FRESH_KEY in self.columns:
             return self.columns[FRESH_KEY][:, 0].astype(bool)
         return np.ones(int(self.episode_start[-1]), dtype=bool)
+
+    @staticmethod
+    def column_names(root: Path, info: DatasetInfo) -> set[str]:
+        """Return the columns that every data file of the dataset has.
+
+        Raises:
+            DatasetError: a file is missing or damaged.
+        """
+        paths = dict.fromkeys(_data_path(root, info, row) for row in _load_episodes(root, info))
+        return set.intersection(*(set(tables.column_names(path)) for path in paths)) if paths else set()
+
+    def evenly_spaced(self) -> Self:
+        """Return the dataset with timestamps made from frame numbers: `frame_index / fps`."""
+        stamps = (self.columns["frame_index"] / self.info.fps).astype(np.float64)
+        return replace(self, columns={**self.columns, "timestamp": stamps})
+
+    def as_rows(self) -> Rows:
+        """Return what `rdvla.data.findings` looks through."""
+        numbers = [int(row["episode_index"]) for row in self.episodes]
+        return Rows(self.columns, self.episode_start, numbers, self.tasks, self.info.fps)
 
     def rows(self, episode: int) -> slice:
         """Return the rows of an episode."""
@@ -162,8 +193,9 @@ class LeRobotSource:
         try:
             content = cell["bytes"] if cell["bytes"] is not None else (self.root / cell["path"]).read_bytes()
             return decode_image(content)
-        except (TypeError, OSError, DatasetError) as error:
-            raise DatasetError(f"'{path}': the image at {where} cannot be read ({error}); record it again.") from None
+        except (TypeError, KeyError, OSError, DatasetError) as error:
+            reason = "the cell is empty" if cell is None else error
+            raise DatasetError(f"'{path}': the image at {where} cannot be used: {reason}.") from None
 
     def _check(self) -> None:
         episode_index, frame_index = (self.columns[key][:, 0] for key in ("episode_index", "frame_index"))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rdvla.data.lerobot_meta import CHUNKS_SIZE, Feature
 from rdvla.errors import DatasetError, MissingExtraError
-from rdvla.files import writing
+from rdvla.files import refuse_pointer, writing
 
 try:
     import pyarrow as pa
@@ -223,6 +223,7 @@ def episode_table(rows: Sequence[Mapping[str, Any]]) -> Any:
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
+        refuse_pointer(path, DatasetError)
         yield
     except FileNotFoundError:
         raise DatasetError(f"'{path}' is missing; copy the dataset again, all of its files.") from None

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.episodes import ChunkBatch, ChunkSample, Sampling, chunk_starts, chunk_windows
+from rdvla.data.conventions import contradiction
+from rdvla.data.episodes import ChunkBatch, ChunkSample, Sampling, Timestamps, chunk_starts, chunk_windows
 from rdvla.data.frame_cache import (
     KEEP_SIZE,
     EpisodeFrames,
@@ -70,6 +71,7 @@ class LeRobotDataset:
         sampling: Sampling = "padded",
         state_key: str | Sequence[str] = "observation.state",
         action_key: str | Sequence[str] = "action",
+        timestamps: Timestamps = "stored",
         cache_dir: Path | None = None,
         progress: Progress | None = None,
     ) -> Self:
@@ -84,15 +86,19 @@ class LeRobotDataset:
             sampling: `padded` or `published`.
             state_key: feature that becomes `state`; of several, the vectors are joined in the order given.
             action_key: feature that becomes `actions`, or several, likewise.
+            timestamps: which video frame belongs to a row: `stored` goes by its timestamp, `frame_index` by its number
+                (for evenly spaced frames whose stored times are a wall clock's).
             cache_dir: where decoded frames are kept; default the user's cache folder.
             progress: called with (done, total) while frames are decoded.
 
         Raises:
-            ConfigError: chunk_size below 1 or an unknown sampling.
+            ConfigError: chunk_size below 1, an unknown sampling or way of timestamps.
             DatasetError: missing, damaged, another version, without one of the named features, or several that differ.
             StorageError: no room for the cache.
         """
         chunk_starts(1, chunk_size, sampling)
+        if timestamps not in get_args(Timestamps):
+            raise ConfigError(f"unknown timestamps '{timestamps}'.{suggest(timestamps, get_args(Timestamps))}")
         sources, caches = [], []
         for folder in [resolve(each) for each in ([root] if isinstance(root, Path | str) else root)]:
             info = DatasetInfo.load(folder)
@@ -100,6 +106,8 @@ class LeRobotDataset:
             state_keys = _choose_columns(info, state_key, "state")
             action_keys = _choose_columns(info, action_key, "action")
             source = LeRobotSource.load(folder, list(dict.fromkeys(state_keys + action_keys)))
+            if timestamps == "frame_index":
+                source = source.evenly_spaced()
             sources.append(source)
             caches.append(_open_cache(source, chosen, transform, cache_dir, progress))
         source = LeRobotSource.join(sources)
@@ -108,6 +116,11 @@ class LeRobotDataset:
         everything = cls(
             source, chunk_size, sampling, state_keys, action_keys, frames, slots, (), np.zeros(0, dtype=np.int64)
         )
+        if not any(len(everything._anchors(episode)) for episode in range(len(source.episodes))):
+            raise DatasetError(
+                f"'{source.root}': no episode as long as a chunk of {chunk_size} actions, so that sampling "
+                f"'{sampling}' has no sample; take 'padded'."
+            )
         return everything.select(range(len(source.episodes)))
 
     @property
@@ -149,6 +162,16 @@ class LeRobotDataset:
         anchors = [self._anchors(episode) for episode in chosen]
         joined = np.concatenate(anchors) if anchors else np.zeros(0, dtype=np.int64)
         return replace(self, episodes=chosen, anchors=joined)
+
+    def refuse_contradiction(self, convention: ActionConvention) -> None:
+        """Make sure that the recorded actions can be of this convention.
+
+        Raises:
+            DatasetError: they cannot; the message says what the last entry is and what fits.
+        """
+        last = self._gather(self.action_keys, np.arange(self.source.episode_start[-1]))[:, -1]
+        if reason := contradiction(last, convention.gripper):
+            raise DatasetError(f"'{self.source.root}': {reason}")
 
     def statistics(self, convention: ActionConvention | None = None) -> DatasetStatistics:
         """Compute the statistics of this view's rows, actions in the training space of `convention`.
@@ -230,6 +253,8 @@ def _choose_cameras(info: DatasetInfo, cameras: Mapping[str, str] | None) -> dic
     if not cameras:
         raise ConfigError("cameras is empty; name at least one, or leave it out to take all.")
     for name, key in cameras.items():
+        if key in info.depth_maps:
+            raise DatasetError(f"camera '{name}': '{key}' is declared as depth, not as colours; leave it out.")
         if key not in info.cameras:
             raise DatasetError(f"camera '{name}': the dataset has no images '{key}'.{suggest(key, info.cameras)}")
     return dict(cameras)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rdvla.data.lerobot_meta import VIDEO_PATH, frame_rate
 from rdvla.data.lerobot_tables import file_location, file_path
 from rdvla.errors import DatasetError, MissingExtraError
-from rdvla.files import writing
+from rdvla.files import refuse_pointer, writing
 
 try:
     import av
@@ -171,6 +171,7 @@ def decode_frames(path: Path, timestamps: Sequence[float], fps: float) -> Iterat
         DatasetError: the file is missing or damaged, or no frame lies within a quarter frame of a timestamp.
     """
     try:
+        refuse_pointer(path, DatasetError)
         with av.open(str(path)) as container:
             yield from _matching_frames(container, timestamps, 0.25 / fps, path)
     except FileNotFoundError:
@@ -184,6 +185,7 @@ def _matching_frames(
 ) -> Iterator[NDArray[np.uint8]]:
     stream = container.streams.video[0]
     stream.thread_type = "NONE"
+    refuse_depth(stream.codec_context.pix_fmt, path)
     container.seek(int(max(timestamps[0] - tolerance, 0) / stream.time_base), stream=stream, backward=True)
     wanted = 0
     for frame in container.decode(stream):
@@ -200,8 +202,23 @@ def _matching_frames(
             return
     raise DatasetError(
         f"'{path}' has no frame at {timestamps[wanted]:.4f} s (frame {wanted} of {len(timestamps)} asked for): "
-        "the video is shorter than meta/episodes says or its frame rate differs; copy the dataset again."
+        "the timestamps are not the frames' (`rdvla dataset check` says how far off; data.timestamps=frame_index reads "
+        "evenly spaced frames by number), or the video is shorter than meta/episodes says."
     )
+
+
+def refuse_depth(pixel_format: str | None, path: Path) -> None:
+    """Make sure that a video shows colours: one grey channel of more than 8 bits is depth, of a scale nobody knows.
+
+    Colour of 10 or 12 bits is brought to 8 by FFmpeg.
+
+    Raises:
+        DatasetError: it is such a video.
+    """
+    if pixel_format is not None and pixel_format.startswith("gray") and pixel_format != "gray":
+        raise DatasetError(
+            f"'{path}' is a video of depth ({pixel_format}), not of colours; leave this camera out (data.cameras)."
+        )
 
 
 def seconds(frame: int, fps: float) -> float:

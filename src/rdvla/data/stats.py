@@ -19,6 +19,9 @@ from rdvla.types import ActionConvention
 EPSILON = 1e-8
 """Keeps the division finite for a dimension whose percentiles coincide."""
 
+NARROW = 0.01
+"""Percentiles closer than this share of the range cannot carry an action."""
+
 _VECTORS = ("mean", "std", "max", "min", "q01", "q99")
 
 
@@ -55,6 +58,9 @@ class NormStats:
     def compute(cls, values_ND: NDArray[np.float32], mask: Sequence[bool] | None = None) -> Self:
         """Compute the statistics of the rows of `values_ND` `[N, D]` (float32, finite).
 
+        An entry that acts so rarely that its percentiles hardly differ (by less than 1 % of its range) could not be
+        commanded: it takes its smallest and largest value in their place (see `rarely_changing`).
+
         Args:
             values_ND: the column of a dataset, all episodes one after the other.
             mask: which dimensions normalisation touches; default all.
@@ -70,11 +76,14 @@ class NormStats:
             raise DatasetError(f"row {row}, dimension {dimension} is {values_ND[row, dimension]}; remove that episode.")
         if mask is not None and len(mask) != values_ND.shape[1]:
             raise DatasetError(f"the mask has {len(mask)} entries for {values_ND.shape[1]} dimensions.")
+        low, high = (extreme.astype(np.float64) for extreme in (values_ND.min(axis=0), values_ND.max(axis=0)))
+        q01, q99 = _quantile(values_ND, 0.01), _quantile(values_ND, 0.99)
+        rare = rarely_changing(values_ND)
         return cls(
-            q01=_quantile(values_ND, 0.01),
-            q99=_quantile(values_ND, 0.99),
-            min=values_ND.min(axis=0).astype(np.float64),
-            max=values_ND.max(axis=0).astype(np.float64),
+            q01=np.where(rare, low, q01),
+            q99=np.where(rare, high, q99),
+            min=low,
+            max=high,
             mean=values_ND.mean(axis=0, dtype=np.float64),
             std=values_ND.std(axis=0, dtype=np.float64),
             mask=np.ones(values_ND.shape[1], dtype=bool) if mask is None else np.asarray(mask, dtype=bool),
@@ -194,6 +203,13 @@ class DatasetStatistics:
         )
 
 
+def rarely_changing(values_ND: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """Return bool `[D]`: entries that change, but whose 1st and 99th percentile are closer than 1 % of their range."""
+    span = _quantile(values_ND, 0.99) - _quantile(values_ND, 0.01)
+    rare: NDArray[np.bool_] = span < NARROW * np.ptp(values_ND.astype(np.float64), axis=0)
+    return rare
+
+
 def save_statistics(path: Path, statistics: Mapping[str, DatasetStatistics]) -> None:
     """Write `dataset_statistics.json` in the published layout: dataset key -> action, proprio, counts."""
     document = {
@@ -263,6 +279,6 @@ def _vector(values: Any, source: str) -> NDArray[np.float64]:
     return vector
 
 
-def _quantile(values_ND: NDArray[np.float32], level: float) -> NDArray[np.float64]:
+def _quantile(values_ND: NDArray[np.floating[Any]], level: float) -> NDArray[np.float64]:
     quantile: NDArray[np.float64] = np.quantile(values_ND.astype(np.float64), level, axis=0)
     return quantile

@@ -1,7 +1,6 @@
 """What a LeRobotDataset v3.0 holds, in numbers and first frames, and what in it deserves a second look."""
 
 import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rdvla.data.checks import check_dataset, vector_keys
 from rdvla.data.hub import resolve
-from rdvla.data.lerobot_meta import FRESH_KEY, INDEX_FEATURES, STATS_PATH, DatasetInfo, Feature
+from rdvla.data.lerobot_meta import FRESH_KEY, INDEX_FEATURES, DatasetInfo, Feature
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.stats import NormStats
 
 _BINS = 32
 _FRAME_SIZE = 256
-_TOLERANCE = 0.01
-"""A stored percentile is called wrong if it is further than this from the data's, in units of the range."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,7 @@ def summarise(root: Path | str, *, num_samples: int = 0) -> DatasetSummary:
     """
     folder = resolve(root)
     info = DatasetInfo.load(folder)
-    known = {*INDEX_FEATURES, FRESH_KEY}
-    keys = [key for key, feature in info.features.items() if _is_vector(feature) and key not in known]
+    keys, _ = vector_keys(folder, info)
     source = LeRobotSource.load(folder, keys)
     vectors = tuple(_vector(key, info.features[key], source.columns[key]) for key in keys)
     return DatasetSummary(
@@ -110,12 +107,8 @@ def summarise(root: Path | str, *, num_samples: int = 0) -> DatasetSummary:
         tasks=_tasks(source),
         vectors=vectors,
         samples=_samples(source, num_samples),
-        remarks=(*_about_percentiles(folder, vectors), *_about_values(vectors), *_about_images(source)),
+        remarks=(*map(str, check_dataset(folder, decode=False)), *_about_arrays(info, keys), *_about_images(source)),
     )
-
-
-def _is_vector(feature: Feature) -> bool:
-    return feature.dtype == "bool" or feature.dtype.startswith(("float", "int", "uint"))
 
 
 def _vector(key: str, feature: Feature, values_ND: NDArray[Any]) -> VectorSummary:
@@ -141,13 +134,24 @@ def _flat_names(names: Any) -> list[str]:
 
 
 def _tasks(source: LeRobotSource) -> tuple[TaskSummary, ...]:
+    """Count rows, and the episodes in which a sentence occurs (one may have several)."""
+    task_index = source.columns["task_index"][:, 0]
     episodes, frames = Counter[str](), Counter[str]()
     for episode in range(len(source.episodes)):
-        rows = source.rows(episode)
-        instruction = source.instruction(rows.start)
-        episodes[instruction] += 1
-        frames[instruction] += rows.stop - rows.start
+        found, counts = np.unique(task_index[source.rows(episode)], return_counts=True)
+        for index, count in zip(found.tolist(), counts.tolist(), strict=True):
+            episodes[source.tasks[index]] += 1
+            frames[source.tasks[index]] += count
     return tuple(TaskSummary(task, count, frames[task]) for task, count in episodes.most_common())
+
+
+def _about_arrays(info: DatasetInfo, keys: Sequence[str]) -> list[str]:
+    known = {*INDEX_FEATURES, FRESH_KEY, *keys, *info.cameras, *info.depth_maps}
+    return [
+        f"{key}: {feature.dtype} {list(feature.shape)}, not looked into"
+        for key, feature in info.features.items()
+        if key not in known
+    ]
 
 
 def _samples(source: LeRobotSource, count: int) -> tuple[FirstFrames, ...]:
@@ -170,35 +174,8 @@ def _jpeg(image: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _about_percentiles(root: Path, vectors: Sequence[VectorSummary]) -> list[str]:
-    """Compare with `meta/stats.json`, whose percentiles are not the data's if LeRobot merged those of episodes."""
-    stored = json.loads((root / STATS_PATH).read_text(encoding="utf-8"))
-    remarks = []
-    for vector in vectors:
-        levels = [(stored.get(vector.key, {}).get(name), getattr(vector.stats, name)) for name in ("q01", "q99")]
-        span = np.maximum(vector.stats.max - vector.stats.min, 1e-9)
-        if any(
-            given is not None and np.any(np.abs(np.reshape(given, -1) - exact) > _TOLERANCE * span)
-            for given, exact in levels
-        ):
-            remarks.append(
-                f"meta/stats.json: q01 or q99 of '{vector.key}' are not the data's percentiles, as in datasets that "
-                "were recorded or merged episode by episode. rdvla computes its own; other programs may not."
-            )
-    return remarks
-
-
-def _about_values(vectors: Sequence[VectorSummary]) -> list[str]:
-    remarks = []
-    for vector in vectors:
-        constant = [name for name, same in zip(vector.names, vector.stats.min == vector.stats.max, strict=True) if same]
-        if constant:
-            remarks.append(f"'{vector.key}' never changes in {', '.join(constant)}; a policy sees 0 there.")
-    return remarks
-
-
 def _about_images(source: LeRobotSource) -> list[str]:
     share = float(source.fresh.mean())
     if share == 1.0:
         return []
-    return [f"{share:.0%} of the rows have images of their own (images_fresh); the others repeat the image before."]
+    return [f"{share:.0%} of the rows have images of their own; the others repeat the image before."]

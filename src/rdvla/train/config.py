@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from rdvla.config import Config
 from rdvla.data.augmentation import LIGHT_AUGMENTATION, Augmentation
-from rdvla.data.episodes import Sampling
+from rdvla.data.episodes import Sampling, Timestamps
 from rdvla.data.images import ImagePath
 from rdvla.data.lerobot_meta import STANDARD_CAMERAS
 from rdvla.errors import ConfigError, suggest
@@ -27,7 +27,9 @@ class DataConfig(Config):
         stored_as_jpeg: the frames went through JPEG before they were stored, so the path's own JPEG step is left out
             in training (the released data are of this kind).
         sampling: `padded` (every frame starts a chunk) or `published` (the last chunk_size - 1 do not).
-        gripper: the environment's gripper convention in the dataset's last action dimension.
+        timestamps: `stored`, or `frame_index` for evenly spaced video frames whose stored times are a wall clock's.
+        gripper: the environment's gripper convention in the dataset's last action dimension; refused if the values
+            contradict it.
         augmentation: applied to every training image.
         state_noise: deviation of the Gaussian noise added to the normalised state.
         validation_fraction: fraction of the episodes held out, evenly spread.
@@ -40,6 +42,7 @@ class DataConfig(Config):
     images: ImagePath | None = None
     stored_as_jpeg: bool = False
     sampling: Sampling = "padded"
+    timestamps: Timestamps = "stored"
     gripper: Literal["none", "open_is_negative", "open_is_positive"] = "open_is_negative"
     augmentation: Augmentation = LIGHT_AUGMENTATION
     state_noise: NonNegativeFloat = 0.05

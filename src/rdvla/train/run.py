@@ -21,7 +21,7 @@ import torch
 
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.native import save_native
-from rdvla.errors import CheckpointError, TrainingError
+from rdvla.errors import CheckpointError, ConfigError, TrainingError
 from rdvla.files import replacing_folder, write_json
 from rdvla.train.config import TrainConfig
 from rdvla.train.manifest import find_damage, write_manifest
@@ -58,12 +58,20 @@ class RunFolder:
         self._settings = config.model_dump(mode="json", exclude={"output", *_CONTINUABLE})
         self._file = self.path / "config.json"
         if self._file.exists():
-            previous = _read_settings(self._file)
+            previous = self._completed(_read_settings(self._file))
             different = sorted(key for key in self._settings if previous.get(key) != self._settings[key])
             if different:
                 raise TrainingError(
                     f"'{self.path}' holds a run with another {', '.join(different)}; choose another output folder."
                 )
+
+    def _completed(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of an earlier version with what has been added since at its default."""
+        try:
+            whole = TrainConfig.build({**settings, "output": str(self.path)})
+        except ConfigError:
+            return settings  # of another kind altogether; what differs is said
+        return whole.model_dump(mode="json", exclude={"output", *_CONTINUABLE})
 
     def begin(self) -> None:
         """Claim the folder for these settings, once dataset and network are known to be there.

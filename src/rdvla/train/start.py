@@ -95,6 +95,7 @@ def open_split(config: TrainConfig, origin: Origin, decoding: Decoding | None) -
         sampling=config.data.sampling,
         state_key=config.data.state,
         action_key=config.data.action,
+        timestamps=config.data.timestamps,
         progress=decoding,
     )
     held_out = round(len(dataset.episodes) * config.data.validation_fraction)
@@ -118,6 +119,7 @@ def new_checkpoint(config: TrainConfig, split: Split, origin: Origin) -> Checkpo
         CheckpointError: the weights have another state or action size than the dataset, or do not fit the preset.
     """
     convention = ActionConvention(config.data.gripper)
+    split.training.refuse_contradiction(convention)
     statistics = {config.data.name: split.training.statistics(convention)}
     notes = {"recipe": config.model_dump(mode="json", exclude={"output"}), "rdvla": __version__}
     torch.manual_seed(config.seed)

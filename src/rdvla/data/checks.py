@@ -1,0 +1,180 @@
+"""`rdvla dataset check`: one pass over a LeRobotDataset, everything that is wrong or doubtful in it."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdvla.data.conventions import MEANING, describe_gripper, fitting_conventions
+from rdvla.data.findings import Finding, Severity, about_episodes, about_numbers, about_sentences, about_timestamps
+from rdvla.data.hub import resolve
+from rdvla.data.lerobot_meta import FRESH_KEY, INDEX_FEATURES, STATS_PATH, DatasetInfo, Feature
+from rdvla.data.lerobot_source import LeRobotSource
+from rdvla.data.stats import NormStats, rarely_changing
+from rdvla.errors import DatasetError
+
+LEVELS = {"q01": 0.01, "q99": 0.99}
+TOLERANCE = 0.01
+"""A stored percentile is called wrong if it is further than this from the data's, in units of the range."""
+WIDEST = 64
+"""Entries of a feature that are looked at one by one; more are an array, not a state."""
+
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+Progress = Callable[[int, int], None]
+
+
+def check_dataset(root: Path | str, *, decode: bool = True, progress: Progress | None = None) -> list[Finding]:
+    """Look through a dataset.
+
+    Args:
+        root: folder, or `owner/name[@revision]` on the Hugging Face hub.
+        decode: decode every picture too.
+        progress: called with (episodes done, episodes) while pictures are decoded.
+
+    Returns:
+        Errors first, then warnings, then notes.
+    """
+    try:
+        folder = resolve(root)
+        info = DatasetInfo.load(folder)
+        keys, absent = vector_keys(folder, info)
+        source = LeRobotSource.read(folder, keys)
+    except DatasetError as error:
+        return [Finding("error", str(error))]
+    rows = source.as_rows()
+    findings = [
+        *about_episodes(rows),
+        *about_sentences(rows),
+        *about_numbers(rows, keys),
+        *absent,
+        *about_gripper(source),
+        *about_cameras(info),
+    ]
+    if any(info.features[key].dtype == "video" for key in info.cameras):
+        findings += about_timestamps(rows)
+    if not any(finding.severity == "error" for finding in findings):
+        findings += [finding for key in keys for finding in about_statistics(folder, key, source)]
+        if decode:
+            findings += about_pictures(source, progress)
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def vector_keys(root: Path, info: DatasetInfo) -> tuple[list[str], list[Finding]]:
+    """Return the numeric features of up to `WIDEST` entries, without index columns, and what is declared but absent."""
+    known = {*INDEX_FEATURES, FRESH_KEY}
+    keys = [key for key, feature in info.features.items() if is_vector(feature) and key not in known]
+    there = LeRobotSource.column_names(root, info)
+    absent = [
+        Finding("warning", "is declared in meta/info.json, but the data files have no such column.", feature=key)
+        for key in keys
+        if key not in there
+    ]
+    return [key for key in keys if key in there], absent
+
+
+def is_vector(feature: Feature) -> bool:
+    """Say whether a feature is a state, an action or the like: numbers, not an array of pixels."""
+    numeric = feature.dtype == "bool" or feature.dtype.startswith(("float", "int", "uint"))
+    return numeric and int(np.prod(feature.shape)) <= WIDEST
+
+
+def about_gripper(source: LeRobotSource) -> list[Finding]:
+    """Say what the last entry of `action` is, and which conventions fit it."""
+    if "action" not in source.columns:
+        return []
+    last = source.columns["action"][:, -1].astype(np.float32)
+    if not len(last) or not np.isfinite(last).all():
+        return []
+    fits = "; ".join(f"'{name}' ({MEANING[name]})" for name in fitting_conventions(last))
+    what = f"the last entry is {describe_gripper(last)}; data.gripper can be {fits}."
+    return [Finding("note", what, feature="action")]
+
+
+def about_cameras(info: DatasetInfo) -> list[Finding]:
+    """Say which features are depth, and whether there is a camera at all."""
+    findings = [
+        Finding("note", "is depth, which no policy here uses as a camera.", feature=key) for key in info.depth_maps
+    ]
+    if not info.cameras:
+        findings.append(Finding("warning", "the dataset has no camera; a policy cannot be trained on it."))
+    return findings
+
+
+def about_statistics(root: Path, key: str, source: LeRobotSource) -> list[Finding]:
+    """Say which entries never or rarely change, and where `meta/stats.json` differs from the data."""
+    values = source.columns[key].astype(np.float32)
+    stats = NormStats.compute(values)
+    findings = []
+    if constant := np.flatnonzero(stats.min == stats.max).tolist():
+        what = f"entries {constant} never change; a policy sees 0 there."
+        findings.append(Finding("note", what, feature=key))
+    if rare := np.flatnonzero(rarely_changing(values)).tolist():
+        what = (
+            f"entries {rare} change so rarely that their 1st and 99th percentile coincide; rdvla normalises them by "
+            "their smallest and largest value."
+        )
+        findings.append(Finding("warning", what, feature=key))
+    stored, problem = stored_statistics(root)
+    if problem:
+        return findings
+    span = np.maximum(stats.max - stats.min, 1e-9)
+    given = stored.get(key)
+    exact = {name: np.quantile(values.astype(np.float64), level, axis=0) for name, level in LEVELS.items()}
+    wrong = [
+        name
+        for name in LEVELS
+        if isinstance(given, dict) and name in given and _differs(given[name], exact[name], TOLERANCE * span)
+    ]
+    if wrong:
+        what = f"meta/stats.json: {' and '.join(wrong)} are not the data's percentiles, as in recorded or merged sets."
+        findings.append(Finding("note", what, "rdvla computes its own; other programs may not.", feature=key))
+    return findings
+
+
+def stored_statistics(root: Path) -> tuple[dict[str, Any], str]:
+    """Return `meta/stats.json`, or why it cannot be read (nothing of it is used, so that is no error)."""
+    try:
+        document = json.loads((root / STATS_PATH).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return {}, f"meta/stats.json cannot be read ({type(error).__name__}); rdvla computes statistics itself."
+    if not isinstance(document, dict):
+        return {}, "meta/stats.json is no mapping; rdvla computes statistics itself."
+    return document, ""
+
+
+def _differs(given: Any, exact: np.ndarray, tolerance: np.ndarray) -> bool:
+    try:
+        values = np.asarray(given, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        return True
+    return values.shape != exact.shape or bool((np.abs(values - exact) > tolerance).any())
+
+
+def about_pictures(source: LeRobotSource, progress: Progress | None) -> list[Finding]:
+    """Decode every picture; one finding per camera and episode that cannot be."""
+    findings = []
+    for episode in range(len(source.episodes)):
+        frames = np.flatnonzero(source.fresh[source.rows(episode)])
+        number = int(source.episodes[episode]["episode_index"])
+        for key in source.info.cameras:
+            done = 0
+            try:
+                for _ in source.decode(episode, key, frames):
+                    done += 1
+            except DatasetError as error:
+                frame = int(frames[min(done, len(frames) - 1)])
+                findings.append(Finding("error", str(error), "", key, number, frame))
+        if progress is not None:
+            progress(episode + 1, len(source.episodes))
+    return findings
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """Return how many of each, in words."""
+    counts = Counter(finding.severity for finding in findings)
+    words = [f"{counts[name]} {name}{'s' if counts[name] != 1 else ''}" for name in SEVERITIES if counts[name]]
+    return ", ".join(words) or "fine"

@@ -1,0 +1,171 @@
+"""What can be wrong with a dataset's rows, found with episode and frame; plain arrays in, findings out.
+
+Errors are what nobody can train on; warnings and notes are for a person to judge.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Severity = Literal["error", "warning", "note"]
+
+FAR = 50.0
+"""A value further from the median than this many times the middle half of its entry is called absurd."""
+LATE = 0.25
+"""Frames: a timestamp further than this from its frame's time belongs to no frame."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a dataset.
+
+    Attributes:
+        severity: `error` (it cannot be used so), `warning` (it may be meant, look at it), `note`.
+        what: a sentence.
+        fix: what to do about it; empty if nothing has to be done.
+        feature: key of the feature, if it is about one.
+        episode: `episode_index`, if it is about one.
+        frame: `frame_index` in the episode, if it is about one.
+    """
+
+    severity: Severity
+    what: str
+    fix: str = ""
+    feature: str | None = None
+    episode: int | None = None
+    frame: int | None = None
+
+    def __str__(self) -> str:
+        """Return severity, place, sentence and fix."""
+        place = ", ".join(
+            f"{name} {value}"
+            for name, value in (("feature", self.feature), ("episode", self.episode), ("frame", self.frame))
+            if value is not None
+        )
+        return f"{self.message}" if not place else f"{place}: {self.message}"
+
+    @property
+    def message(self) -> str:
+        """Return the sentence and what to do."""
+        return f"{self.what} {self.fix}".strip()
+
+    def document(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A dataset's rows, episode by episode.
+
+    Attributes:
+        columns: feature -> `[N, D]`, the index columns among them.
+        episode_start: int64 `[E + 1]`, first row of each episode, and N.
+        episode_index: the episodes' own numbers, E of them.
+        tasks: task index -> sentence.
+        fps: frames per second.
+    """
+
+    columns: Mapping[str, NDArray[Any]]
+    episode_start: NDArray[np.int64]
+    episode_index: Sequence[int]
+    tasks: Mapping[int, Any]
+    fps: float
+
+    def place(self, row: int) -> tuple[int, int]:
+        """Return `episode_index` and frame of a row."""
+        number = int(np.searchsorted(self.episode_start, row, side="right")) - 1
+        return int(self.episode_index[number]), int(row - self.episode_start[number])
+
+
+def about_episodes(rows: Rows) -> list[Finding]:
+    """Find episodes without a row."""
+    empty = np.flatnonzero(np.diff(rows.episode_start) < 1)
+    return [
+        Finding("error", "the episode has no frame.", "Remove it from the dataset.", episode=rows.episode_index[number])
+        for number in empty.tolist()
+    ]
+
+
+def about_numbers(rows: Rows, keys: Sequence[str]) -> list[Finding]:
+    """Find values that are not finite, by feature and entry, and absurd ones."""
+    findings = []
+    for key in keys:
+        values = rows.columns[key]
+        if not np.issubdtype(values.dtype, np.floating):
+            continue
+        bad_N, bad_D = np.nonzero(~np.isfinite(values))
+        for entry in np.unique(bad_D):
+            where = bad_N[bad_D == entry]
+            episode, frame = rows.place(int(where[0]))
+            found, count = values[where[0], entry], len(where)
+            more = f" (and {count - 1} more rows)" if count > 1 else ""
+            what = f"entry {entry} is {found}{more}."
+            findings.append(Finding("error", what, "Remove or repair the episode.", key, episode, frame))
+        if not len(bad_N):
+            findings += _absurd(rows, key)
+    return findings
+
+
+def _absurd(rows: Rows, key: str) -> list[Finding]:
+    values = rows.columns[key].astype(np.float64)
+    if not len(values):
+        return []
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
+    span = high - low
+    findings = []
+    for entry in np.flatnonzero(span > 0):
+        far = np.abs(values[:, entry] - middle[entry])
+        worst = int(far.argmax())
+        if far[worst] > FAR * span[entry]:
+            episode, frame = rows.place(worst)
+            what = (
+                f"entry {entry} is {values[worst, entry]:.6g}, where the middle half of its values lies in "
+                f"{low[entry]:.4g}..{high[entry]:.4g}."
+            )
+            findings.append(
+                Finding("warning", what, "A sensor that slipped? Look at the episode.", key, episode, frame)
+            )
+    return findings
+
+
+def about_sentences(rows: Rows) -> list[Finding]:
+    """Find rows whose task has no sentence."""
+    task_index = rows.columns["task_index"][:, 0]
+    findings = []
+    for index in np.unique(task_index):
+        if int(index) not in rows.tasks:
+            continue  # said by who reads the tables
+        sentence = rows.tasks[int(index)]
+        if not isinstance(sentence, str) or not sentence.strip():
+            episode, frame = rows.place(int(np.argmax(task_index == index)))
+            what = f"task {index} has no sentence ({sentence!r}), so nobody could ask a policy for it."
+            findings.append(Finding("error", what, "Write one in meta/tasks.parquet.", None, episode, frame))
+    return findings
+
+
+def about_timestamps(rows: Rows) -> list[Finding]:
+    """Find episodes whose timestamps are not those of their frames, `frame_index / fps`."""
+    stamps = rows.columns["timestamp"][:, 0].astype(np.float64)
+    findings = []
+    for number, (start, stop) in enumerate(zip(rows.episode_start, rows.episode_start[1:], strict=False)):
+        if stop <= start:
+            continue
+        off = stamps[start:stop] * rows.fps - np.arange(stop - start)
+        if np.abs(off).max() <= LATE:
+            continue
+        frame = int(np.abs(off).argmax())
+        steady = np.ptp(off) <= LATE
+        kind = f"all {off[0] / rows.fps:.3f} s late" if steady else f"up to {off[frame] / rows.fps:.3f} s off"
+        what = f"timestamps are {kind}: they are not frame_index / {rows.fps:g}, so no video frame belongs to them."
+        fix = "If the frames are evenly spaced, read them by number: data.timestamps=frame_index."
+        findings.append(Finding("error", what, fix, "timestamp", int(rows.episode_index[number]), frame))
+    return findings
+
+
+def first_error(findings: Sequence[Finding]) -> Finding | None:
+    """Return the first finding that nobody can train on."""
+    return next((finding for finding in findings if finding.severity == "error"), None)
