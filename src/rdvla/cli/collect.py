@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rdvla.cli.parsing import parse_indices, parse_names
+from rdvla.cli.pools import ADDRESS_HELP, GPUS_HELP, POOL_HELP, PoolName, make_pool
 from rdvla.envs import find_suite
 from rdvla.errors import ConfigError
 from rdvla.policies.sources import choose_policy
@@ -26,7 +27,10 @@ def collect(
     output: Annotated[Path, typer.Option(help="Folder of the dataset; an unfinished one is continued.")],
     task_ids: Annotated[str | None, typer.Option(help="Tasks of every suite, e.g. 3,9 or 0-4 [default: all].")] = None,
     episodes: Annotated[int, typer.Option(help="Demonstrations per task.")] = 40,
-    workers: Annotated[int, typer.Option(help="Worker processes, each with a simulator of its own.")] = 2,
+    workers: Annotated[int, typer.Option(help="Workers, each with a simulator of its own.")] = 2,
+    pool: Annotated[PoolName, typer.Option(help=POOL_HELP)] = "process",
+    address: Annotated[str | None, typer.Option(help=ADDRESS_HELP)] = None,
+    gpus_per_worker: Annotated[float | None, typer.Option(help=GPUS_HELP)] = None,
     seed: Annotated[int, typer.Option(help="Decides placements and noise.")] = 0,
     render_every: Annotated[
         int, typer.Option(help="Render at every n-th control step only; the rows between repeat the last images.")
@@ -69,6 +73,7 @@ def collect(
         keep_staging=keep_staging,
         takeover=takeover,
     )
+    workers_from = make_pool(pool, address, gpus_per_worker)
     console = Console()
     with _progress(console) as progress:
         bar = progress.add_task("starting", total=None, details="")
@@ -78,7 +83,7 @@ def collect(
             details = dropped if status.stage == "collecting" else ""
             progress.update(bar, description=status.stage, completed=status.done, total=status.total, details=details)
 
-        summary = run_collection(config, suites=suites, make_expert=make_expert, on_status=show)
+        summary = run_collection(config, suites=suites, make_expert=make_expert, pool=workers_from, on_status=show)
     _print_summary(console, summary)
     if summary.missing:
         reason = "the expert failed too often"

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rdvla.cli.parsing import choose_starts, parse_depths, parse_indices, parse_names
+from rdvla.cli.pools import ADDRESS_HELP, GPUS_HELP, POOL_HELP, PoolName, make_pool
 from rdvla.envs import find_suite
 from rdvla.errors import ConfigError, suggest
 from rdvla.eval.protocol import EvalConfig, check_init_states
@@ -67,7 +68,10 @@ def eval_command(
     ] = "0",
     seed: Annotated[int, typer.Option(help="Seed of the scratchpads.")] = 7,
     video: Annotated[int, typer.Option(help="Film this many episodes per task and rule.")] = 0,
-    workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
+    workers: Annotated[int, typer.Option(help="Workers, each with a simulator and a policy of its own.")] = 1,
+    pool: Annotated[PoolName, typer.Option(help=POOL_HELP)] = "process",
+    address: Annotated[str | None, typer.Option(help=ADDRESS_HELP)] = None,
+    gpus_per_worker: Annotated[float | None, typer.Option(help=GPUS_HELP)] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     base: Annotated[str | None, typer.Option(help="Of an un-merged lora_adapter: the VLM it was trained on.")] = None,
     statistics: Annotated[str | None, typer.Option(help="Which of the checkpoint's statistics, e.g. a suite.")] = None,
@@ -117,7 +121,9 @@ def eval_command(
         check_init_states(each, config.task_ids, config.init_states, asked)
     if video:
         require_av()
-    resources = Resources(workers=workers, command=("rdvla", *sys.argv[1:]))
+    resources = Resources(
+        workers=workers, pool=make_pool(pool, address, gpus_per_worker), command=("rdvla", *sys.argv[1:])
+    )
     with _Reporter() as reporter:
         records = evaluate(
             config,

@@ -19,7 +19,7 @@ from rdvla.types import Observation
 SUITE = "toy"
 MAX_STEPS = 60
 NUM_INIT_STATES = 50
-EMBODIMENT = replace(LIBERO, robot_type="toy", cameras={"primary": (64, 64), "wrist": (64, 64)})
+EMBODIMENT = replace(LIBERO, cameras={"primary": (64, 64), "wrist": (64, 64)})
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 160, 60), "blue": (50, 80, 200)}
 _TABLE = (225, 215, 200)

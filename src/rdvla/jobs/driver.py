@@ -67,7 +67,7 @@ def drive(
     attempts: Counter[J] = Counter()
     lost_in_a_row = 0
     try:
-        while busy := _assign(work, slots, attempts):
+        while (busy := _assign(work, slots, attempts)) or any(work.waiting().values()):
             work.show([slot.job for slot in busy if slot.job is not None])
             pool.wait(busy, POLL_S)
             for slot in busy:
@@ -101,7 +101,7 @@ def _assign(work: Work[J, R], slots: Sequence[Slot[J, R]], attempts: Counter[J])
         if slot.job is None:
             held = {other.task for other in slots if other.job is not None and other.task is not None}
             task = choose_task(work.waiting(), slot.task, held)
-            if task is not None:
+            if task is not None and slot.ready:
                 job = work.take(task)
                 attempts[job] += 1
                 slot.send(job, task)

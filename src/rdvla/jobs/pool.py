@@ -81,8 +81,13 @@ class Slot(Protocol[J, R]):
     job: J | None
     task: TaskKey | None
 
+    @property
+    def ready(self) -> bool:
+        """Whether an idle worker can be sent a job now. Asking may start it; it need not be there yet."""
+        ...
+
     def send(self, job: J, task: TaskKey) -> None:
-        """Have an episode of `task` played; the worker starts with its first."""
+        """Have an episode of `task` played."""
         ...
 
     def receive(self, timeout_s: float) -> Played[R] | Broken | None:
@@ -119,7 +124,7 @@ class Pool(Protocol):
         ...
 
     def wait(self, busy: Sequence[Slot[Any, Any]], timeout_s: float) -> None:
-        """Wait until one of the `busy` workers replies or dies, at most `timeout_s`."""
+        """Wait, at most `timeout_s`, until a `busy` worker replies or dies; without any, until one is ready."""
         ...
 
 

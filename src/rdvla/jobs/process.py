@@ -37,6 +37,11 @@ class ProcessSlot(Generic[J, R]):
         self.job: J | None = None
         self.task: TaskKey | None = None
 
+    @property
+    def ready(self) -> bool:
+        """Always: `send` starts the process."""
+        return True
+
     def send(self, job: J, task: TaskKey) -> None:
         """Have an episode of `task` played."""
         if self._connection is None:
