@@ -17,6 +17,10 @@ class FakeSlot:
     def __init__(self, pool):
         self.pool, self.job, self.task, self.sent = pool, None, None, []
 
+    @property
+    def ready(self):
+        return self.pool.slots.index(self) < self.pool.running
+
     def send(self, job, task):
         self.job, self.task = job, task
         self.sent.append(job)
@@ -43,13 +47,17 @@ class FakeSlot:
 class FakePool:
     def __init__(self, **breaks):
         self.breaks, self.envs, self.stopped, self.killed = Counter(breaks), {}, 0, 0
+        self.running = 99  # how many of the workers have started
+        self.waits = []
 
     def open(self, make_player, count):
         self.slots = [FakeSlot(self) for _ in range(count)]
         return self.slots
 
     def wait(self, busy, timeout_s):
-        pass
+        self.waits.append(len(busy))
+        if not busy:
+            self.running += 1
 
 
 class FakeWork:
@@ -144,6 +152,22 @@ def test_nothing_to_do_starts_nobody():
     pool = FakePool()
     play(FakeWork(), pool, workers=3)
     assert all(not slot.sent for slot in pool.slots)
+
+
+def test_only_workers_that_have_started_are_given_jobs():
+    pool = FakePool()
+    pool.running = 1
+    assert [entry[:2] for entry in play(FakeWork("a1", "b1", "a2"), pool, workers=2)] == [
+        ("finish", job) for job in ("a1", "a2", "b1")
+    ]
+    assert pool.slots[1].sent == []
+
+
+def test_while_no_worker_has_started_the_driver_waits():
+    pool = FakePool()
+    pool.running = 0
+    assert [entry[:2] for entry in play(FakeWork("a1"), pool)] == [("finish", "a1")]
+    assert pool.waits == [0, 1]
 
 
 def test_the_choice_of_a_task():
