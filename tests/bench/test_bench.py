@@ -13,7 +13,7 @@ from rdvla.bench import measure as measuring
 from rdvla.bench import sections, simulator, suite
 from rdvla.bench.machine import Machine, PeakMemory, Work, floor
 from rdvla.bench.measure import OURS, PUBLISHED, Case, InexactError, Row, Run, per_iteration
-from rdvla.bench.networks import contexts_of, image_tokens, random_head, random_hidden, random_network, scratchpads
+from rdvla.bench.networks import contexts_of, random_head, random_hidden, random_network, scratchpads
 from rdvla.bench.plot import page
 from rdvla.bench.suite import Plan
 from rdvla.bench.table import format_result
@@ -252,11 +252,6 @@ class TestSimulatorCase:
         counts.clear()
         cases[0].runs[PUBLISHED].call()
         assert len(counts) == simulator.SETTLING_STEPS + steps
-
-
-def test_image_tokens_are_the_towers():
-    for config in (fakes.RELEASED_KIND, fakes.LAPTOP_KIND):
-        assert image_tokens(config) == random_network(config).vision.num_tokens
 
 
 class TestCommand:

@@ -2,13 +2,14 @@
 
 import json
 
-import checkpoint_fakes as fakes
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import checkpoint_fakes as fakes
 from rdvla.checkpoints import load, save_official
 from rdvla.checkpoints.base_vlm import init_from_base, read_base_vlm
+from rdvla.checkpoints.names import stored_state
 from rdvla.errors import CheckpointError
 from rdvla.model.rdvla import RDVLA
 
@@ -56,8 +57,7 @@ class TestAdapter:
 
     def test_merged_weights(self, parts):
         base, tuned, tensors, adapter = parts
-        merged = load(tuned, base=base).model.state_dict()
-        plain = load(base).model.state_dict()
+        merged, plain = stored_state(load(tuned, base=base).model), stored_state(load(base).model)
         ours = {"language_model.": "language.", "vision_backbone.": "vision."}
         for name in TARGETS:
             module = "base_model.model." + name.removesuffix(".weight")
@@ -160,7 +160,7 @@ class TestBase:
         source = fakes.make("released", seed=4).model.state_dict()
         init_from_base(model, base.parent.parent)
         for name, tensor in model.state_dict().items():
-            fresh = name.startswith(("head.", "state_projector.", "latent_tokens"))
+            fresh = name.startswith(("head.", "state_projector.", "backbone.latent_tokens"))
             assert torch.equal(tensor, (start if fresh else source)[name]), name
 
     def test_names(self, base):
@@ -186,7 +186,7 @@ class TestBase:
         }
         init_from_base(model, base, towers=towers)
         assert torch.equal(
-            model.state_dict()["vision.featurizer.cls_token"], towers["vision_backbone.featurizer.cls_token"]
+            model.state_dict()["backbone.vision.featurizer.cls_token"], towers["vision_backbone.featurizer.cls_token"]
         )
 
     def test_a_missing_tensor(self, base):

@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import checkpoint_fakes as fakes
 import pytest
 import torch
 import typer
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+import checkpoint_fakes as fakes
 from rdvla.checkpoints import load, save_native, save_official
 from rdvla.cli.convert import convert_command
 from rdvla.errors import CheckpointError
@@ -117,7 +117,7 @@ def test_pixel_constants_that_take_effect(released):
     document = json.loads(path.read_text())
     document["means"], document["tvf_normalize_params"][0]["mean"] = [[0.1] * 3] * 2, [0.25, 0.5, 0.75]
     path.write_text(json.dumps(document))
-    assert load(released).model.config.vision.dino.mean == (0.25, 0.5, 0.75)
+    assert load(released).model.config.backbone.vision.dino.mean == (0.25, 0.5, 0.75)
 
 
 class TestConvert:
@@ -137,7 +137,7 @@ class TestConvert:
 
     def test_a_network_that_the_layout_cannot_hold(self, tmp_path):
         save_native(tmp_path / "native", fakes.make("laptop"))
-        with pytest.raises(CheckpointError, match="vision is 'conv'"):
+        with pytest.raises(CheckpointError, match="backbone is 'tiny'"):
             CliRunner().invoke(app, [str(tmp_path / "native"), str(tmp_path / "out")], catch_exceptions=False)
         assert not (tmp_path / "out").exists()
 

@@ -61,10 +61,11 @@ def test_sequence_layout_per_sample(network):
     images = torch.randint(0, 256, (2, 2, 128, 128, 3), dtype=torch.uint8)
     ids, lengths = torch.tensor([[11, 12, 13], [14, 15, 0]]), torch.tensor([3, 2])
     with torch.no_grad():
-        sequence, first_latent = network.assemble(Inputs(images, ids, lengths, torch.zeros(2, 8)))
-        patches = network.projector(network.vision(images.flatten(0, 1))).unflatten(0, (2, 2)).flatten(1, 2)
-        words = network.language.embed(ids)
-    latents = network.latent_tokens[:-1].detach()
+        backbone = network.backbone
+        sequence, first_latent = backbone.assemble(images, ids, lengths)
+        patches = backbone.projector(backbone.vision(images.flatten(0, 1))).unflatten(0, (2, 2)).flatten(1, 2)
+        words = backbone.language.embed(ids)
+    latents = backbone.latent_tokens[:-1].detach()
     long = torch.cat((words[0, :1], patches[0], words[0, 1:], latents))
     short = torch.cat((words[1, :1], patches[1], words[1, 1:2], latents))
     torch.testing.assert_close(sequence[0], long)

@@ -6,9 +6,12 @@ import torch
 
 from rdvla.errors import ConfigError
 from rdvla.model import recorded
-from rdvla.model.config import ConvConfig, DinoSiglipConfig, HeadConfig, LanguageConfig, RDVLAConfig, ViTConfig
+from rdvla.model.backbones.prismatic import DinoSiglipConfig, PrismaticConfig, ViTConfig
+from rdvla.model.backbones.tiny import ConvConfig, TinyConfig
+from rdvla.model.config import HeadConfig, RDVLAConfig
 from rdvla.model.decide import decide
 from rdvla.model.freeze import freeze
+from rdvla.model.language import LanguageConfig
 from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.recorded import RecordedNetwork
 from rdvla.model.stopping import make_criterion
@@ -17,22 +20,15 @@ from rdvla.stops import StopRule
 HEAD = HeadConfig(hidden_dim=32, num_heads=2, prelude_layers=(1,), recurrent_layers=(2, 2), coda_layers=(2,))
 LANGUAGE = LanguageConfig(vocab_size=50, hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, mlp_width=48)
 TOWER = {"num_heads": 2, "mean": (0.48, 0.45, 0.4), "std": (0.23, 0.22, 0.225)}
-LAPTOP_KIND = RDVLAConfig(
-    vision=ConvConfig(image_size=32, channels=(8, 8), norm_groups=4),
-    projector_width=16,
-    language=LANGUAGE,
-    num_latent_tokens=3,
-    head=HEAD,
+BESIDE = {"projector_width": 16, "language": LANGUAGE, "num_latent_tokens": 3}
+CONV = ConvConfig(image_size=32, channels=(8, 8), norm_groups=4)
+TOWERS = DinoSiglipConfig(
+    image_size=28,
+    dino=ViTConfig(depth=3, width=8, mlp_width=32, num_registers=4, layer_scale=True, **TOWER),
+    siglip=ViTConfig(depth=2, width=12, mlp_width=44, attention_pool=True, **TOWER),
 )
-RELEASED_KIND = LAPTOP_KIND.model_copy(
-    update={
-        "vision": DinoSiglipConfig(
-            image_size=28,
-            dino=ViTConfig(depth=3, width=8, mlp_width=32, num_registers=4, layer_scale=True, **TOWER),
-            siglip=ViTConfig(depth=2, width=12, mlp_width=44, attention_pool=True, **TOWER),
-        )
-    }
-)
+LAPTOP_KIND = RDVLAConfig(backbone=TinyConfig(vision=CONV, **BESIDE), head=HEAD)
+RELEASED_KIND = RDVLAConfig(backbone=PrismaticConfig(vision=TOWERS, **BESIDE), head=HEAD)
 ADAPTIVE = StopRule("latent", threshold=0.2, max_depth=12)
 
 
@@ -49,7 +45,7 @@ def build(config):
 
 def inputs(config, lengths, seed=0, device="cpu"):
     generator = torch.Generator().manual_seed(seed)
-    batch, side = len(lengths), config.vision.image_size
+    batch, side = len(lengths), config.backbone.image_size
     images = torch.randint(256, (batch, 2, side, side, 3), generator=generator, dtype=torch.uint8)
     ids = torch.randint(50, (batch, max(lengths)), generator=generator)
     state = torch.rand(batch, 8, generator=generator)

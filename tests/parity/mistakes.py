@@ -20,11 +20,12 @@ import rdvla.data.images as images
 import rdvla.data.stats as stats
 import rdvla.model.projector as projector
 import rdvla.model.recurrent as recurrent
-import rdvla.model.vision as vision
 from rdvla.doctor import golden_image
+from rdvla.model.backbones import prismatic
+from rdvla.model.backbones.inline import Inline
+from rdvla.model.backbones.prismatic import ViT
 from rdvla.model.depth import DepthSampler
 from rdvla.model.language import LanguageModel
-from rdvla.model.rdvla import RDVLA
 from rdvla.model.stopping import ActionMSE
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "parity" / "golden"
@@ -114,7 +115,7 @@ def _inverted_draw(shape, std, *, generator=None, device=None):
 MISTAKES = {
     "RMS norm eps 1e-5": lambda: mock.patch.object(recurrent.RMSNorm, "forward", _eps),
     "tanh GELU in the projectors": lambda: mock.patch.object(projector, "F", _functional(gelu=_tanh_gelu)),
-    "tanh GELU in the towers": lambda: mock.patch.object(vision, "F", _functional(gelu=_tanh_gelu)),
+    "tanh GELU in the towers": lambda: mock.patch.object(prismatic, "F", _functional(gelu=_tanh_gelu)),
     "slices one position late": lambda: mock.patch.object(
         LanguageModel, "forward", _shifted(LanguageModel.forward, -1)
     ),
@@ -126,7 +127,7 @@ MISTAKES = {
     "rotary: left out": lambda: mock.patch.object(recurrent, "apply_rope", lambda x, rope: x),
     "gate left out": lambda: mock.patch.object(recurrent.Block, "condition", _condition(False, False)),
     "gate on the values too": lambda: mock.patch.object(recurrent.Block, "condition", _condition(True, True)),
-    "colour channels reversed": lambda: mock.patch.object(vision.ViT, "pixels", _swapped_colours(vision.ViT.pixels)),
+    "colour channels reversed": lambda: mock.patch.object(ViT, "pixels", _swapped_colours(ViT.pixels)),
     "unrounded ImageNet constants": lambda: mock.patch.object(
         golden_image, "RELEASED_TOWERS", _imagenet_constants(golden_image.RELEASED_TOWERS)
     ),
@@ -150,7 +151,7 @@ MISTAKES = {
         recurrent.RecurrentHead, "reset_parameters", _unscaled_output
     ),
     "scratchpad drawn as before torch 2.13": lambda: mock.patch.object(recurrent, "truncated_normal", _inverted_draw),
-    "first prompt token dropped": lambda: mock.patch.object(RDVLA, "assemble", _without_first(RDVLA.assemble)),
+    "first prompt token dropped": lambda: mock.patch.object(Inline, "assemble", _without_first(Inline.assemble)),
 }
 
 # No network, picture or column inside the package shows these; the recorded values do.
@@ -162,8 +163,8 @@ def _minus_one(self, original, generator=None):
 
 
 def _without_first(original):
-    def assemble(self, inputs):
-        sequence, first_latent = original(self, inputs)
+    def assemble(self, *inputs):
+        sequence, first_latent = original(self, *inputs)
         return torch.cat((sequence[:, 1:], sequence[:, -1:]), dim=1), first_latent - 1
 
     return assemble

@@ -10,6 +10,7 @@ import torch
 from train_fakes import IMAGE, record, run
 
 from rdvla.checkpoints import load
+from rdvla.checkpoints.names import stored_state
 from rdvla.checkpoints.official_write import save_official
 from rdvla.data.episodes import ChunkBatch
 from rdvla.data.images import ImagePath
@@ -40,7 +41,7 @@ def case():
 def recorded_batch(case):
     """Return the recorded batch as our collator makes it from instructions and images; sample 1 has them swapped."""
     checkpoint, ids = case.checkpoint, case["train.input_ids"]
-    lengths = case["train.attention_mask"].sum(dim=1).long() - case.model.config.num_latent_tokens
+    lengths = case["train.attention_mask"].sum(dim=1).long() - case.model.config.backbone.num_latent_tokens
     texts = [
         checkpoint.tokenizer.decode(row[:n].tolist(), skip_special_tokens=False)
         for row, n in zip(ids, lengths, strict=True)
@@ -105,8 +106,7 @@ def test_released_weights_are_trained_saved_and_released_again(tmp_path):
     trained = load(policy)
     save_official(tmp_path / "released", trained)
     again = load(tmp_path / "released")
-    before = load(start).model.state_dict()
-    own, theirs = trained.model.state_dict(), again.model.state_dict()
+    before, own, theirs = (stored_state(each.model) for each in (load(start), trained, again))
     assert own.keys() == theirs.keys()
     assert all(torch.equal(own[name], theirs[name]) for name in own)
     assert own["head.coda.output_proj.weight"].dtype == torch.bfloat16

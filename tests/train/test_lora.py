@@ -7,10 +7,11 @@ import torch
 from train_fakes import random_batch, released_network
 
 from rdvla.checkpoints.lora import merged
+from rdvla.checkpoints.names import stored
 from rdvla.model.config import rdvla_0_5b
 from rdvla.model.rdvla import RDVLA, absolute_error
 from rdvla.train.config import LoraConfig
-from rdvla.train.lora import add_adapters, merged_weights, targets, uncomputed
+from rdvla.train.lora import add_adapters, merged_weights, targets
 from rdvla.train.precision import cast, checkpoint_activations
 from rdvla.train.step import CPU, Site
 
@@ -72,7 +73,7 @@ def test_unmerging_in_place_as_peft_does_agrees():
 def test_bfloat16_weights_merge_with_the_published_rounding():
     model = adapted()
     cast(model, "mixed")
-    name = "projector.fc1"
+    name = "backbone.projector.fc1"
     layer = model.get_submodule(name)
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     assert (down.dtype, layer.base_layer.weight.dtype) == (torch.float32, torch.bfloat16)
@@ -88,10 +89,12 @@ def test_what_gets_a_gradient(choice):
     without = {name for name, gradient in gradients.items() if gradient is None}
     assert "head.gamma_init" in without
     lora = {name for name in gradients if ".lora_" in name}
-    idle = {name for name in lora if name.startswith(uncomputed(released_network()))}
+    network = released_network()
+    left_out = network.backbone.uncomputed(network.config.head.conditioning_layers)
+    idle = {name for name in lora if name.removeprefix("backbone.").startswith(left_out)}
     assert without & lora == idle
     assert bool(idle) == (choice == "all_linear")
-    rest = {name.split(".")[0] for name in gradients if ".lora_" not in name}
+    rest = {stored(name).split(".")[0] for name in gradients if ".lora_" not in name}
     assert rest == {"latent_tokens", "state_projector", "head"}
 
 

@@ -31,7 +31,7 @@ def start(dataset, **model):
 def write_prism(path, model):
     """Write a network's vision-language part as the published base nests and names it."""
     nested = {"vision_backbone": {}, "projector": {}, "llm_backbone": {}}
-    for name, tensor in names.part(names.to_published(model.state_dict()), names.VLM).items():
+    for name, tensor in names.part(names.to_published(names.stored_state(model)), names.VLM).items():
         part, _, rest = name.partition(".")
         if part == "vision_backbone":
             rest = rest.replace("scale_factor", "gamma").replace("fused_featurizer", "siglip_featurizer")
@@ -63,8 +63,8 @@ def test_a_prismatic_base(dataset, trained, tmp_path):
     model = RELEASED_KIND | {"base_vlm": str(tmp_path / "prism"), "tokenizer": str(trained), "lora": {"rank": 2}}
     _, _, checkpoint = start(dataset, **model)
     own, theirs = checkpoint.model.state_dict(), load(trained).model.state_dict()
-    assert torch.equal(own["projector.fc1.base_layer.weight"], theirs["projector.fc1.weight"])
-    assert not torch.equal(own["latent_tokens"], theirs["latent_tokens"])
+    assert torch.equal(own["backbone.projector.fc1.base_layer.weight"], theirs["backbone.projector.fc1.weight"])
+    assert not torch.equal(own["backbone.latent_tokens"], theirs["backbone.latent_tokens"])
     with pytest.raises(ConfigError, match=r"model\.tokenizer"):
         start(dataset, **{key: value for key, value in model.items() if key != "tokenizer"})
 

@@ -131,7 +131,7 @@ def random_batch(model, *, size=2, seed=0):
     from rdvla.train.batches import TrainBatch
 
     config, generator = model.config, torch.Generator().manual_seed(seed)
-    side, head = config.vision.image_size, config.head
+    side, head = config.backbone.image_size, config.head
     images = torch.randint(0, 256, (size, 2, side, side, 3), generator=generator, dtype=torch.uint8)
     ids = torch.randint(0, 300, (size, 7), generator=generator)
     state = torch.randn(size, head.state_dim, generator=generator)

@@ -20,6 +20,7 @@ from safetensors import safe_open
 
 from rdvla.bench.tables import Cell, Table
 from rdvla.checkpoints import Checkpoint, load, save_official
+from rdvla.checkpoints.names import stored_state
 from rdvla.data.images import PUBLISHED
 from rdvla.data.stats import DatasetStatistics, NormStats
 from rdvla.errors import CheckpointError
@@ -105,14 +106,14 @@ def build(config: RDVLAConfig) -> Checkpoint:
     action = NormStats.compute(values[:, :size], [True] * (size - 1) + [False])
     statistics = DatasetStatistics(action, NormStats.compute(values), 100, 1)
     tokenizer = train_tokenizer([INSTRUCTION])
-    path = replace(PUBLISHED, size=config.vision.image_size)
+    path = replace(PUBLISHED, size=config.backbone.image_size)
     return Checkpoint(model, {"libero_spatial": statistics}, tokenizer, path, step=39999)
 
 
 def count(model: RDVLA) -> list[tuple[Cell, ...]]:
     """Return the parameters of every part, beside the released ones."""
     return [
-        (prefix, sum(value.numel() for name, value in model.named_parameters() if name.startswith(prefix)), released)
+        (prefix, sum(value.numel() for name, value in stored_state(model).items() if name.startswith(prefix)), released)
         for prefix, released in RELEASED_PARAMETERS.items()
     ]
 

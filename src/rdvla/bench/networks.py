@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rdvla.errors import ConfigError
-from rdvla.model.config import DinoSiglipConfig, HeadConfig, RDVLAConfig
+from rdvla.model.config import HeadConfig, RDVLAConfig
 from rdvla.model.decide import Recurrence, decide
 from rdvla.model.freeze import freeze
 from rdvla.model.rdvla import RDVLA, Inputs
@@ -86,7 +86,7 @@ def _open(head: RecurrentHead) -> None:
 def random_inputs(config: RDVLAConfig, batch: int, seed: int = 0, *, device: torch.device = CPU) -> Inputs:
     """Return `batch` random inputs with prompts of one length."""
     generator = torch.Generator().manual_seed(seed)
-    side, vocabulary = config.vision.image_size, config.language.vocab_size
+    side, vocabulary = config.backbone.image_size, config.backbone.vocab_size
     images = torch.randint(256, (batch, len(config.cameras), side, side, 3), generator=generator, dtype=torch.uint8)
     ids = torch.randint(3, vocabulary, (batch, PROMPT_LENGTH), generator=generator)
     state = torch.rand(batch, config.head.state_dim, generator=generator) * 2 - 1
@@ -103,16 +103,8 @@ def random_hidden(config: RDVLAConfig, batch: int, seed: int = 0, *, device: tor
         return torch.randn(batch, tokens, config.head.hidden_dim, generator=generator).to(device)
 
     layers = config.head.conditioning_layers
-    tasks, latents = len(config.cameras) * image_tokens(config), config.num_latent_tokens
+    tasks, latents = len(config.cameras) * config.backbone.tokens_per_image, config.backbone.num_latent_tokens
     return Hidden({layer: draw(tasks) for layer in layers}, {layer: draw(latents) for layer in layers}, draw(1))
-
-
-def image_tokens(config: RDVLAConfig) -> int:
-    """Return the tokens of one image."""
-    vision = config.vision
-    if isinstance(vision, DinoSiglipConfig):
-        return (vision.image_size // vision.patch_size) ** 2
-    return (vision.image_size // (vision.stem_stride * 2 ** (len(vision.channels) - 1))) ** 2 + 1
 
 
 def contexts_of(hidden: Hidden, samples: int | None = None) -> dict[int, Context]:

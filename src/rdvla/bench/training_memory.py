@@ -73,7 +73,7 @@ def nbytes(model: nn.Module, *, trained: bool) -> int:
 def step(model: RDVLA, precision: Precision, batch: int, depth: int) -> tuple[int, int]:
     """Take two steps; return the bytes of gradients and moments, and the most that was alive besides the weights."""
     head = model.config.head
-    side = model.config.vision.image_size
+    side = model.config.backbone.image_size
     inputs = Inputs(
         torch.zeros(batch, 2, side, side, 3, dtype=torch.uint8),
         torch.zeros(batch, PROMPT, dtype=torch.long),

@@ -63,30 +63,29 @@ def init_from_base(model: RDVLA, path: Path, *, towers: Mapping[str, Tensor] | N
     tensors = read_base_vlm(path) | dict(towers or {})
     if not any(name.startswith("vision_backbone.") for name in tensors):
         raise CheckpointError(f"'{path}' has no vision towers; pass their pretrained weights as well.")
-    own = names.to_published(model.state_dict())
-    expected = {name: tensor.shape for name, tensor in names.part(own, names.VLM).items() if name != _QUERIES}
+    own = names.stored_state(model)
+    published = names.part(names.to_published(own), names.VLM)
+    expected = {name: tensor.shape for name, tensor in published.items() if name != _QUERIES}
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if len(dtypes) != 1:
         raise CheckpointError(f"'{path}' mixes dtypes {sorted(map(str, dtypes))}; copy the checkpoint again.")
     check_tensors(expected, tensors, dtype=dtypes.pop(), source=str(path))
-    parameters = model.state_dict()
     with torch.no_grad():
         for name, tensor in names.to_ours(names.with_prefix(names.VLM, tensors)).items():
-            parameters[name].copy_(tensor)
+            own[name].copy_(tensor)
 
 
 def copy_vlm(model: RDVLA, source: RDVLA) -> None:
-    """Copy towers, projector, language model and latent tokens; head and state projector of `model` stay as they are.
+    """Copy the backbone, latent tokens included; head and state projector of `model` stay as they are.
 
     Args:
         model: the network to initialise, any dtype.
         source: a network with the same sizes up to the head.
     """
-    own = model.state_dict()
+    own = model.backbone.state_dict()
     with torch.no_grad():
-        for name, tensor in source.state_dict().items():
-            if not name.startswith(("head.", "state_projector.")):
-                own[name].copy_(tensor)
+        for name, tensor in source.backbone.state_dict().items():
+            own[name].copy_(tensor)
 
 
 def _checkpoint_file(path: Path) -> Path:

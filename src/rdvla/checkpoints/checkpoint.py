@@ -55,14 +55,15 @@ class Checkpoint:
     def __post_init__(self) -> None:
         config = self.model.config
         check_statistics(self.statistics, action_dim=config.head.action_dim, state_dim=config.head.state_dim)
-        if self.image_path.size != config.vision.image_size:
+        backbone = config.backbone
+        if self.image_path.size != backbone.image_size:
             raise CheckpointError(
-                f"the image path makes {self.image_path.size} pixels but the tower takes {config.vision.image_size}."
+                f"the image path makes {self.image_path.size} pixels but the tower takes {backbone.image_size}."
             )
         vocabulary = self.tokenizer.get_vocab_size(with_added_tokens=True)
-        if vocabulary > config.language.vocab_size:
+        if vocabulary > backbone.vocab_size:
             raise CheckpointError(
-                f"the tokenizer has {vocabulary} tokens but the language model {config.language.vocab_size}; "
+                f"the tokenizer has {vocabulary} tokens but the language model {backbone.vocab_size}; "
                 "they belong to different checkpoints."
             )
 

@@ -1,12 +1,14 @@
 """Published tensor names and ours, both ways.
 
+Ours are the names in our files: those of a network in memory, but that its backbone's tensors have no prefix.
+
 The released layout spreads one network over three files: the merged VLM, the action head and the state ("proprio")
 projector. Here a published name carries its file as a prefix: `vlm:`, `head:` or `proprio:`.
 """
 
 from collections.abc import Iterable, Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdvla.errors import CheckpointError
 
@@ -31,6 +33,16 @@ _RULES: tuple[tuple[str, str], ...] = (
     ("head:model.gamma_init", "head.gamma_init"),
     ("proprio:", "state_projector."),
 )
+
+
+def stored(name: str) -> str:
+    """Return our name of a tensor that is called `name` in a network."""
+    return name.removeprefix("backbone.")
+
+
+def stored_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a network, shared with it, by our names."""
+    return {stored(name): tensor for name, tensor in model.state_dict().items()}
 
 
 def to_ours(published: Mapping[str, Tensor]) -> dict[str, Tensor]:

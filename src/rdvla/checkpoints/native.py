@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from rdvla.checkpoints import names
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.tensors import build_empty, dtype_name, fill, read_json, read_safetensors, write_safetensors
 from rdvla.checkpoints.tokenizer_files import load_tokenizer
@@ -83,8 +84,9 @@ def save_native(directory: Path, checkpoint: Checkpoint, *, replace: bool = Fals
 
 
 def stored_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return the tensors that a checkpoint's file holds, on the CPU."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+    """Return the tensors that a checkpoint's file holds, by our names, on the CPU."""
+    own = names.stored_state(checkpoint.model)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}
 
 
 def write_description(directory: Path, checkpoint: Checkpoint) -> None:

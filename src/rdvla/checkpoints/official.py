@@ -59,7 +59,7 @@ def load_official(
         raise CheckpointError(f"'{directory}': the VLM has no matrix action_queries.weight, so it is not an RD-VLA.")
     config = read_model_config(directory, head, len(queries), towers=towers)
     model = build_empty(config)
-    expected = names.to_published(model.state_dict())
+    expected = names.to_published(names.stored_state(model))
     published: dict[str, Tensor] = {}
     for prefix, tensors, source in (
         (names.VLM, vlm_tensors, directory),
@@ -74,7 +74,7 @@ def load_official(
         model=model.eval(),
         statistics=statistics,
         tokenizer=read_tokenizer(directory),
-        image_path=ImagePath(config.vision.image_size, PUBLISHED.resize, PUBLISHED.jpeg, PUBLISHED.crop_area),
+        image_path=ImagePath(config.backbone.image_size, PUBLISHED.resize, PUBLISHED.jpeg, PUBLISHED.crop_area),
         step=step,
     )
 

@@ -17,7 +17,9 @@ from typing import Any
 
 from rdvla.checkpoints.tensors import read_json
 from rdvla.errors import CheckpointError, ConfigError, suggest
-from rdvla.model.config import DinoSiglipConfig, HeadConfig, LanguageConfig, RDVLAConfig, ViTConfig
+from rdvla.model.backbones.prismatic import DinoSiglipConfig, PrismaticConfig, ViTConfig
+from rdvla.model.config import HeadConfig, RDVLAConfig
+from rdvla.model.language import LanguageConfig
 
 TOWER_NAMES = {"vit_large_patch14_reg4_dinov2.lvd142m": "dino", "vit_so400m_patch14_siglip_224": "siglip"}
 SIGLIP_MLP_RATIO = 3.7362
@@ -112,13 +114,13 @@ def read_model_config(
     try:
         vision = vision_config(_with_normalisation(directory, towers or {}), source=str(overrides))
         language = {_TEXT_FIELDS[name]: text[name] for name in _TEXT_FIELDS if name in text}
-        return RDVLAConfig(
+        backbone = PrismaticConfig(
             vision=vision,
             projector_width=PROJECTOR_RATIO * (vision.dino.width + vision.siglip.width),
             language=LanguageConfig.build(language, source=str(path)),
             num_latent_tokens=num_latent_tokens,
-            head=head,
         )
+        return RDVLAConfig(backbone=backbone, head=head)
     except (ConfigError, ValueError) as error:
         raise CheckpointError(f"'{directory}': {error}") from error
 

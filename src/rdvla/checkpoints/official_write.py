@@ -16,7 +16,8 @@ from rdvla.checkpoints.tokenizer_files import write_tokenizer
 from rdvla.data.stats import save_statistics
 from rdvla.errors import CheckpointError
 from rdvla.files import replacing_folder
-from rdvla.model.config import QWEN_CHAT_PROMPT, DinoSiglipConfig, LanguageConfig, RDVLAConfig
+from rdvla.model.backbones.prismatic import DinoSiglipConfig, PrismaticConfig
+from rdvla.model.config import QWEN_CHAT_PROMPT, RDVLAConfig
 
 _END_OF_TEXT = 151643
 
@@ -34,8 +35,8 @@ def save_official(directory: Path, checkpoint: Checkpoint, *, replace: bool = Fa
         StorageError: the directory exists, or the disk refuses.
     """
     model = checkpoint.model
-    vision = _require_released_kind(model.config)
-    tensors = names.to_published({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+    backbone = _require_released_kind(model.config)
+    tensors = names.to_published({name: tensor.detach().cpu() for name, tensor in names.stored_state(model).items()})
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if len(dtypes) != 1:
         raise CheckpointError(f"a checkpoint holds one dtype, found {sorted(map(dtype_name, dtypes))}; cast it first.")
@@ -46,34 +47,34 @@ def save_official(directory: Path, checkpoint: Checkpoint, *, replace: bool = Fa
         torch.save(_own(names.part(tensors, names.HEAD)), draft / f"action_head--{label}.pt")
         torch.save(_own(names.part(tensors, names.PROPRIO)), draft / f"proprio_projector--{label}.pt")
         _write(draft / f"action_head_config--{label}.json", head_document(model.config.head))
-        _write(draft / "config.json", _vlm_document(model.config, dtype_name(dtypes.pop())))
-        _write(draft / "preprocessor_config.json", _preprocessor_document(vision))
+        _write(draft / "config.json", _vlm_document(backbone, dtype_name(dtypes.pop())))
+        _write(draft / "preprocessor_config.json", _preprocessor_document(backbone.vision))
         _write(draft / "processor_config.json", {"processor_class": "PrismaticProcessor"})
         _write(
             draft / "generation_config.json",
             {"_from_model_config": True, "bos_token_id": _END_OF_TEXT, "eos_token_id": _END_OF_TEXT},
         )
-        if overrides := tower_overrides(vision):
+        if overrides := tower_overrides(backbone.vision):
             _write(draft / OVERRIDES, {"vision": overrides})
         save_statistics(draft / STATISTICS, checkpoint.statistics)
         _drop_state_masks(draft / STATISTICS)
         write_tokenizer(draft, checkpoint.tokenizer)
 
 
-def _require_released_kind(config: RDVLAConfig) -> DinoSiglipConfig:
-    vision = config.vision
+def _require_released_kind(config: RDVLAConfig) -> PrismaticConfig:
+    backbone = config.backbone
     problems = []
-    if not isinstance(vision, DinoSiglipConfig):
-        problems.append(f"vision is '{vision.kind}', not 'dinosiglip'")
+    if not isinstance(backbone, PrismaticConfig):
+        problems.append(f"the backbone is '{backbone.kind}', not 'prismatic'")
     if config.prompt != QWEN_CHAT_PROMPT:
         problems.append("the prompt is not the released one")
     if config.cameras != ("primary", "wrist"):
         problems.append(f"cameras are {list(config.cameras)}, not ['primary', 'wrist']")
     if not config.head.coda_cross_attention:
         problems.append("the Coda has no cross-attention")
-    if problems or not isinstance(vision, DinoSiglipConfig):
+    if problems or not isinstance(backbone, PrismaticConfig):
         raise CheckpointError("the released layout cannot hold this network: " + "; ".join(problems) + ".")
-    return vision
+    return backbone
 
 
 def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -81,8 +82,8 @@ def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def _vlm_document(config: RDVLAConfig, dtype: str) -> dict[str, Any]:
-    language: LanguageConfig = config.language
+def _vlm_document(backbone: PrismaticConfig, dtype: str) -> dict[str, Any]:
+    language = backbone.language
     return {
         "arch_specifier": "no-align+fused-gelu-mlp",
         "architectures": ["OpenVLAForActionPrediction"],
@@ -92,7 +93,7 @@ def _vlm_document(config: RDVLAConfig, dtype: str) -> dict[str, Any]:
         },
         "hf_llm_id": "Qwen/Qwen2.5-0.5B",
         "image_resize_strategy": "resize-naive",
-        "image_sizes": [config.vision.image_size] * 2,
+        "image_sizes": [backbone.image_size] * 2,
         "llm_backbone_id": "qwen25-0_5b-extra",
         "llm_max_length": 2048,
         "model_type": "openvla",

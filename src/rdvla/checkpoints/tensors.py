@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rdvla.checkpoints.names import stored
 from rdvla.errors import CheckpointError
 from rdvla.files import refuse_pointer
 from rdvla.model.config import RDVLAConfig
@@ -152,17 +153,18 @@ def fill(model: RDVLA, tensors: Mapping[str, Tensor], *, dtype: torch.dtype, sou
 
     Args:
         model: usually from `build_empty`; its parameters are replaced, not copied into.
-        tensors: by the model's own names.
+        tensors: by our names (see `rdvla.checkpoints.names`).
         dtype: what every tensor must have.
         source: where they come from, for messages.
 
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape or dtype; all offenders are listed.
     """
-    expected = model.state_dict()
-    check_tensors({name: tensor.shape for name, tensor in expected.items()}, tensors, dtype=dtype, source=source)
+    state = model.state_dict()
+    expected = {stored(name): tensor.shape for name, tensor in state.items()}
+    check_tensors(expected, tensors, dtype=dtype, source=source)
     # Copied out of the mapped file: its tensors are not aligned, which changes the last bit of matrix products.
-    model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, strict=True, assign=True)
+    model.load_state_dict({name: tensors[stored(name)].clone() for name in state}, strict=True, assign=True)
 
 
 def check_tensors(

@@ -32,8 +32,7 @@ from rdvla.data.images import (
 from rdvla.data.stats import NormStats, load_statistics
 from rdvla.doctor.checks import Check, compare, unread, within
 from rdvla.errors import CheckpointError
-from rdvla.model.config import DinoSiglipConfig
-from rdvla.model.vision import normalise_pixels
+from rdvla.model.backbones.prismatic import DinoSiglipConfig, normalise_pixels
 from rdvla.types import ActionConvention
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -18,11 +18,12 @@ from rdvla.data.stats import select_statistics
 from rdvla.doctor.checks import Check, compare, equal, orientation, unread, within
 from rdvla.doctor.golden_head import BFLOAT16_LIMIT, METRIC_LIMIT, OUTPUT_LIMIT
 from rdvla.errors import CheckpointError
+from rdvla.model.backbones.inline import Inline
+from rdvla.model.backbones.prismatic import DinoSiglip
 from rdvla.model.decide import Decision, decide
 from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.stopping import make_criterion
-from rdvla.model.vision import DinoSiglip
 from rdvla.policies.io import PolicyIO
 from rdvla.stops import StopRule
 
@@ -55,6 +56,13 @@ class VLMCase:
     def model(self) -> RDVLA:
         """The network."""
         return self.checkpoint.model
+
+    @property
+    def backbone(self) -> Inline:
+        """Its backbone, of the released kind."""
+        backbone = self.model.backbone
+        assert isinstance(backbone, Inline)
+        return backbone
 
     def images(self) -> Tensor:
         """Return both recorded images, uint8 `[1, 2, H, W, 3]`."""
@@ -118,18 +126,18 @@ def _words(case: VLMCase) -> list[Check]:
 @torch.no_grad()
 def _vision(case: VLMCase) -> list[Check]:
     """Compare pixels, both towers, and the projected patches; both images go through in one call."""
-    model, images = case.model, case.images()[0]
-    assert isinstance(model.vision, DinoSiglip)
+    backbone, images = case.backbone, case.images()[0]
+    assert isinstance(backbone.vision, DinoSiglip)
     scaled = images.float() / 255
-    towers = (model.vision.featurizer, model.vision.fused_featurizer)
+    towers = (backbone.vision.featurizer, backbone.vision.fused_featurizer)
     pixels = torch.cat([tower.pixels(image.unsqueeze(0)) for image in scaled for tower in towers], dim=1)
-    features = model.vision(images)
+    features = backbone.vision(images)
     found = {
         "in.pixel_values": pixels,
         "mid.patch_features_dino_primary": towers[0](scaled)[:1],
         "mid.patch_features_siglip_primary": towers[1](scaled)[:1],
         "mid.patch_features": features.flatten(0, 1).unsqueeze(0),
-        "mid.projected_patches": model.projector(features).flatten(0, 1).unsqueeze(0),
+        "mid.projected_patches": backbone.projector(features).flatten(0, 1).unsqueeze(0),
     }
     return _relative(case, found)
 
@@ -141,14 +149,14 @@ def _language(case: VLMCase) -> list[Check]:
     Our sequence ends before the last latent token: neither it nor the stop token after it is read by anybody.
     """
     model, inputs = case.model, case.inputs()
-    sequence, _ = model.assemble(inputs)
+    sequence, _ = case.backbone.assemble(inputs.images, inputs.ids, inputs.lengths)
     length = sequence.shape[1]
     found: dict[str, Tensor] = {"mid.multimodal_embeddings": sequence}
     recorded = [key for key in case.recorded if re.fullmatch(r"mid\.hidden_states\.\d+", key)]
-    states = model.language(sequence, [int(key.rpartition(".")[2]) for key in recorded])
+    states = case.backbone.language(sequence, [int(key.rpartition(".")[2]) for key in recorded])
     found |= {key: states[int(key.rpartition(".")[2])] for key in recorded}
     checks = _relative(case, found, crop=length)
-    num_latents = model.config.num_latent_tokens
+    num_latents = model.config.backbone.num_latent_tokens
     for layer, context in model.encode(inputs).items():
         parts = {
             f"mid.head_h_t layer {layer}": (context.vision, case["mid.head_h_t"][:, layer]),
@@ -215,7 +223,7 @@ def _normalisation(case: VLMCase) -> list[Check]:
 @torch.no_grad()
 def _training(case: VLMCase) -> list[Check]:
     """Compare a right-padded batch of two: slices, prediction and loss. Sample 1 has the two images swapped."""
-    model, num_latents = case.model, case.model.config.num_latent_tokens
+    model, num_latents = case.model, case.model.config.backbone.num_latent_tokens
     ids, mask = case["train.input_ids"], case["train.attention_mask"]
     lengths = mask.sum(dim=1).long() - num_latents
     images = torch.cat([case.images(), case.images().flip(1)])

@@ -25,7 +25,7 @@ def check_vlm_layout(document: Mapping[str, Any], case: str) -> list[Check]:
     """Compare names, shapes and parameter counts of the full-size VLM with `real_layout.json`."""
     with torch.device("meta"):
         model = RDVLA(rdvla_0_5b())
-    state = model.state_dict()
+    state = names.stored_state(model)
     found = {name: list(value.shape) for name, value in names.part(names.to_published(state), names.VLM).items()}
     expected = {name: shape for name, shape in document["tensors"].items() if name != _TIED}
     checks = [equal(case, f"names and shapes of {len(expected)} tensors", found, expected)]

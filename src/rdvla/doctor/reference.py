@@ -16,12 +16,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rdvla.checkpoints.names import stored
 from rdvla.data.images import PUBLISHED
 from rdvla.data.stats import NormStats
 from rdvla.doctor.checks import Check, compare, within
-from rdvla.model.config import DinoSiglipConfig, HeadConfig, LanguageConfig, RDVLAConfig, ViTConfig
+from rdvla.model.backbones.inline import Inline
+from rdvla.model.backbones.prismatic import DinoSiglipConfig, PrismaticConfig, ViTConfig
+from rdvla.model.config import HeadConfig, RDVLAConfig
 from rdvla.model.decide import decide
 from rdvla.model.depth import DepthSampler
+from rdvla.model.language import LanguageConfig
 from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.recurrent import Context, RecurrentHead
 from rdvla.model.stopping import make_criterion
@@ -73,7 +77,7 @@ def wave(*shape: int, shift: float = 0.0, rate: float = 0.1234567) -> NDArray[np
 
 def fill_by_formula(module: nn.Module) -> None:
     """Set every parameter by formula: matrices at about 1.3 / sqrt(inputs), norms around 1, gates around 0.8."""
-    for index, (name, parameter) in enumerate(sorted(module.named_parameters())):
+    for index, (name, parameter) in enumerate(sorted((stored(name), each) for name, each in module.named_parameters())):
         values = torch.from_numpy(wave(*parameter.shape, shift=float(index)))
         if parameter.ndim > 1 and "embed" not in name and "quer" not in name and "token" not in name:
             values = values * (1.3 * math.sqrt(2 / parameter[0].numel()))
@@ -122,15 +126,14 @@ def _head() -> dict[str, Any]:
 def _network() -> dict[str, Any]:
     """What a tiny complete network hands to its head, for two prompts of different length."""
     tower: dict[str, Any] = {"depth": 3, "num_heads": 2, "mean": (0.48, 0.45, 0.4), "std": (0.23, 0.22, 0.225)}
+    language = LanguageConfig(vocab_size=64, hidden_size=24, num_layers=3, num_heads=4, num_kv_heads=2, mlp_width=48)
+    vision = DinoSiglipConfig(
+        image_size=28,
+        dino=ViTConfig(width=16, mlp_width=32, num_registers=4, layer_scale=True, **tower),
+        siglip=ViTConfig(width=12, mlp_width=20, attention_pool=True, **tower),
+    )
     config = RDVLAConfig(
-        vision=DinoSiglipConfig(
-            image_size=28,
-            dino=ViTConfig(width=16, mlp_width=32, num_registers=4, layer_scale=True, **tower),
-            siglip=ViTConfig(width=12, mlp_width=20, attention_pool=True, **tower),
-        ),
-        projector_width=40,
-        language=LanguageConfig(vocab_size=64, hidden_size=24, num_layers=3, num_heads=4, num_kv_heads=2, mlp_width=48),
-        num_latent_tokens=3,
+        backbone=PrismaticConfig(vision=vision, projector_width=40, language=language, num_latent_tokens=3),
         head=HeadConfig(hidden_dim=24, num_heads=2, prelude_layers=(1,), recurrent_layers=(2, 3), coda_layers=(2,)),
     )
     model = RDVLA(config)
@@ -139,12 +142,13 @@ def _network() -> dict[str, Any]:
     ids = (torch.arange(14).reshape(2, 7) * 5) % 64
     inputs = Inputs(images, ids, torch.tensor([7, 5]), tensor(2, 8, shift=50.0))
     with torch.no_grad():
-        features = model.vision(images.flatten(0, 1))
+        assert isinstance(model.backbone, Inline)
+        features = model.backbone.vision(images.flatten(0, 1))
         contexts = model.encode(inputs)
         actions = model.head(contexts, tensor(2, 8, 24, shift=60.0), n_no_grad=3, n_grad=0)
     values: dict[str, Any] = {
         "network.towers": features.flatten()[::13],
-        "network.projector": model.projector(features).detach().flatten()[::13],
+        "network.projector": model.backbone.projector(features).detach().flatten()[::13],
         "network.actions": actions.flatten()[::5],
     }
     for layer, context in contexts.items():

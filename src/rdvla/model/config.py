@@ -1,100 +1,22 @@
 """What a network is made of: every size and choice, and the two presets."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, PositiveFloat, PositiveInt, SerializeAsAny, model_validator
 
 from rdvla.config import Config
+from rdvla.errors import ConfigError, suggest
+from rdvla.model.backbone import BackboneConfig, backbones
+from rdvla.model.backbones.prismatic import PrismaticConfig
+from rdvla.model.backbones.tiny import TinyConfig
+from rdvla.model.language import LanguageConfig
 
 QWEN_CHAT_PROMPT = (
     "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\nWhat action should the robot take to {instruction}?<|im_end|>\n<|im_start|>assistant\n"
 )
-
-
-class ViTConfig(Config):
-    """One vision transformer tower, with the features taken after its second-to-last block.
-
-    Attributes:
-        depth, width, num_heads, mlp_width: sizes.
-        num_registers: register tokens; None for a tower without class token and registers.
-        layer_scale: a learned per-channel scale after each residual branch.
-        attention_pool: the tower carries an attention pooling head (stored, never computed).
-        mean, std: per-channel normalisation of pixel values in 0..1.
-    """
-
-    depth: PositiveInt
-    width: PositiveInt
-    num_heads: PositiveInt
-    mlp_width: PositiveInt
-    num_registers: int | None = None
-    layer_scale: bool = False
-    attention_pool: bool = False
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-class DinoSiglipConfig(Config):
-    """DINOv2 and SigLIP side by side, features concatenated per patch (the released backbone)."""
-
-    kind: Literal["dinosiglip"] = "dinosiglip"
-    image_size: PositiveInt = 224
-    patch_size: PositiveInt = 14
-    # The released processor's effective constants: the ImageNet values rounded to bfloat16 for DINOv2.
-    dino: ViTConfig = ViTConfig(
-        depth=24,
-        width=1024,
-        num_heads=16,
-        mlp_width=4096,
-        num_registers=4,
-        layer_scale=True,
-        mean=(0.484375, 0.455078125, 0.40625),
-        std=(0.228515625, 0.2236328125, 0.224609375),
-    )
-    siglip: ViTConfig = ViTConfig(
-        depth=27,
-        width=1152,
-        num_heads=16,
-        mlp_width=4304,
-        attention_pool=True,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-    )
-
-
-class ConvConfig(Config):
-    """A small residual convolutional tower, trained from scratch.
-
-    Attributes:
-        image_size: side of the square input in pixels.
-        stem_stride: reduction of the first convolution (its kernel is twice as wide).
-        channels: width of each stage, two at least; every stage after the first halves the resolution.
-        residual_stages: how many of the last stages are followed by a residual block.
-        norm_groups: groups of the group normalisation.
-    """
-
-    kind: Literal["conv"] = "conv"
-    image_size: PositiveInt = 128
-    stem_stride: PositiveInt = 4
-    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (32, 64, 96, 128)
-    residual_stages: int = 2
-    norm_groups: PositiveInt = 8
-
-
-VisionConfig = Annotated[DinoSiglipConfig | ConvConfig, Field(discriminator="kind")]
-
-
-class LanguageConfig(Config):
-    """A Qwen2 causal language model (transformers' names)."""
-
-    vocab_size: PositiveInt = 151936
-    hidden_size: PositiveInt = 896
-    num_layers: PositiveInt = 24
-    num_heads: PositiveInt = 14
-    num_kv_heads: PositiveInt = 2
-    mlp_width: PositiveInt = 4864
-    rope_theta: PositiveFloat = 1e6
-    rms_norm_eps: PositiveFloat = 1e-6
+_BESIDE_THE_HEAD = ("vision", "projector_width", "language", "num_latent_tokens")
 
 
 class HeadConfig(Config):
@@ -147,39 +69,65 @@ class HeadConfig(Config):
         return self
 
 
+def _of_kind(value: object) -> object:
+    """Turn a mapping into the configuration of the backbone that its `kind` names."""
+    if not isinstance(value, Mapping):
+        return value
+    kind = str(value.get("kind"))
+    if kind not in backbones():
+        raise ConfigError(f"backbone.kind: there is no backbone '{kind}'.{suggest(kind, backbones())}")
+    return backbones()[kind].build(value, source="backbone")
+
+
 class RDVLAConfig(Config):
     """A whole policy network.
 
     Attributes:
+        backbone: the vision-language model; see `rdvla.model.backbone`.
+        head: the action head.
         cameras: image keys in the order in which their tokens enter the language model.
-        num_latent_tokens: learned latent tokens appended to the prompt (Q).
-        projector_width: hidden width of the vision-to-language projector's first layer.
         prompt: template of the text; `{instruction}` is replaced by the lower-cased instruction.
     """
 
-    vision: VisionConfig = DinoSiglipConfig()
-    projector_width: PositiveInt = 8704
-    language: LanguageConfig = LanguageConfig()
-    num_latent_tokens: PositiveInt = 64
+    backbone: SerializeAsAny[Annotated[BackboneConfig, BeforeValidator(_of_kind)]] = PrismaticConfig()
     head: HeadConfig = HeadConfig()
     cameras: tuple[str, ...] = ("primary", "wrist")
     prompt: str = QWEN_CHAT_PROMPT
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lift(cls, values: object) -> object:
+        return lifted(values) if isinstance(values, Mapping) else values
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.head.hidden_dim != self.language.hidden_size:
-            raise ValueError(
-                f"head.hidden_dim ({self.head.hidden_dim}) must equal language.hidden_size"
-                f" ({self.language.hidden_size})"
-            )
+        width, last = self.backbone.width, self.backbone.num_layers
+        if self.head.hidden_dim != width:
+            raise ValueError(f"head.hidden_dim ({self.head.hidden_dim}) must equal the backbone's width ({width})")
         layers = self.head.conditioning_layers
-        if layers[0] < 0 or layers[-1] > self.language.num_layers:
-            raise ValueError(f"head layers {layers} must lie within 0..{self.language.num_layers}")
+        if layers[0] < 0 or layers[-1] > last:
+            raise ValueError(f"head layers {layers} must lie within 0..{last}")
         if "{instruction}" not in self.prompt:
             raise ValueError("prompt must contain {instruction}")
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ValueError(f"cameras must be distinct and at least one, found {self.cameras}")
         return self
+
+
+def lifted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a network's fields, whole or in part, with those of the backbone below `backbone`.
+
+    The first checkpoints have them beside the head, and the kind in `vision.kind`: dinosiglip or conv.
+    """
+    moved: dict[str, Any] = {name: values[name] for name in _BESIDE_THE_HEAD if name in values}
+    if not moved:
+        return dict(values)
+    vision = moved.get("vision")
+    if isinstance(vision, Mapping) and "kind" in vision:
+        moved["vision"] = {name: value for name, value in vision.items() if name != "kind"}
+        moved["kind"] = {"dinosiglip": "prismatic", "conv": "tiny"}.get(vision["kind"], vision["kind"])
+    rest = {name: value for name, value in values.items() if name not in _BESIDE_THE_HEAD}
+    return rest | {"backbone": {**rest.get("backbone", {}), **moved}}
 
 
 def rdvla_0_5b() -> RDVLAConfig:
@@ -193,19 +141,17 @@ def rdvla_tiny(vocab_size: int) -> RDVLAConfig:
     Args:
         vocab_size: size of the tokenizer trained on the instructions.
     """
+    language = LanguageConfig(
+        vocab_size=vocab_size,
+        hidden_size=128,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        mlp_width=256,
+        rope_theta=1e4,
+    )
     return RDVLAConfig(
-        vision=ConvConfig(),
-        projector_width=256,
-        language=LanguageConfig(
-            vocab_size=vocab_size,
-            hidden_size=128,
-            num_layers=2,
-            num_heads=4,
-            num_kv_heads=2,
-            mlp_width=256,
-            rope_theta=1e4,
-        ),
-        num_latent_tokens=16,
+        backbone=TinyConfig(projector_width=256, language=language, num_latent_tokens=16),
         head=HeadConfig(hidden_dim=128, num_heads=4, prelude_layers=(1,), recurrent_layers=(2,), coda_layers=(2,)),
         prompt="{instruction}",
     )

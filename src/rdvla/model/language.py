@@ -6,10 +6,23 @@ Shape suffixes: B batch, T positions, D width.
 from collections.abc import Collection
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from transformers import Qwen2Config, Qwen2Model
 
-from rdvla.model.config import LanguageConfig
+from rdvla.config import Config
+
+
+class LanguageConfig(Config):
+    """A Qwen2 causal language model (transformers' names)."""
+
+    vocab_size: PositiveInt = 151936
+    hidden_size: PositiveInt = 896
+    num_layers: PositiveInt = 24
+    num_heads: PositiveInt = 14
+    num_kv_heads: PositiveInt = 2
+    mlp_width: PositiveInt = 4864
+    rope_theta: PositiveFloat = 1e6
+    rms_norm_eps: PositiveFloat = 1e-6
 
 
 class LanguageModel(nn.Module):
@@ -17,6 +30,8 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: LanguageConfig) -> None:
         """Build the model with random weights."""
+        from transformers import Qwen2Config, Qwen2Model
+
         super().__init__()
         self.config = config
         self.model = Qwen2Model(

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from rdvla.checkpoints.names import HEAD, PROPRIO, part, to_published
 from rdvla.checkpoints.official_config import head_document
+from rdvla.model.backbones.inline import Inline
+from rdvla.model.backbones.prismatic import DinoSiglip, ViT
 from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.recurrent import RecurrentHead
-from rdvla.model.vision import DinoSiglip, ViT
 from rdvla.reference.head import Hidden, PublishedHead, project_state
 from rdvla.stops import StopRule
 
@@ -25,9 +26,10 @@ class PublishedNetwork(nn.Module):
     """An `RDVLA` computed as released; its parameters are the network's own."""
 
     def __init__(self, network: RDVLA) -> None:
-        """Share the tensors of `network`."""
+        """Share the tensors of `network`, whose backbone is one of ours."""
         super().__init__()
-        self.network = network
+        assert isinstance(network.backbone, Inline)
+        self.network, self._backbone = network, network.backbone
         projector = {f"state_projector.{name}": value for name, value in network.state_projector.named_parameters()}
         self._state_projector = part(to_published(projector), PROPRIO)
         self.head = published_head(network.head)
@@ -37,17 +39,17 @@ class PublishedNetwork(nn.Module):
 
         The prompts of a batch have one length. The slices are the released ones, one position early.
         """
-        network = self.network
-        patches_BPD = torch.cat([network.projector(self._look(image)) for image in inputs.images.unbind(1)], dim=1)
+        backbone = self._backbone
+        patches_BPD = torch.cat([backbone.projector(self._look(image)) for image in inputs.images.unbind(1)], dim=1)
         stop = inputs.ids.new_full((len(inputs.ids), 1), STOP_TOKEN)
-        text, end = network.language.embed(inputs.ids), network.language.embed(stop)
-        queries = network.latent_tokens.expand(len(text), -1, -1)
+        text, end = backbone.language.embed(inputs.ids), backbone.language.embed(stop)
+        queries = backbone.latent_tokens.expand(len(text), -1, -1)
         sequence = torch.cat([text[:, :1], patches_BPD, text[:, 1:], queries, end], dim=1)
-        layers = network.config.language.num_layers
-        states = network.language(sequence, range(layers + 1))
-        F.linear(states[layers], network.language.model.embed_tokens.weight).float()
+        layers = backbone.config.num_layers
+        states = backbone.language(sequence, range(layers + 1))
+        F.linear(states[layers], backbone.language.model.embed_tokens.weight).float()
         num_patches, first = patches_BPD.shape[1], patches_BPD.shape[1] + text.shape[1] - 1
-        latents = slice(first, first + network.config.num_latent_tokens)
+        latents = slice(first, first + backbone.config.num_latent_tokens)
         return Hidden(
             tasks={layer: states[layer][:, :num_patches] for layer in states},
             latents={layer: states[layer][:, latents] for layer in states},
@@ -64,7 +66,7 @@ class PublishedNetwork(nn.Module):
 
     def _look(self, images_BHWC: Tensor) -> Tensor:
         """Return the features of one camera, tower after tower."""
-        vision = self.network.vision
+        vision = self._backbone.vision
         if not isinstance(vision, DinoSiglip):
             return vision(images_BHWC)
         images = images_BHWC.float() / 255

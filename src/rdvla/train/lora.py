@@ -1,4 +1,4 @@
-"""Low-rank adapters on the vision-language part, through peft; and the network they amount to.
+"""Low-rank adapters on the backbone, through peft; and the network they amount to.
 
 Adapters are put in place module by module, so the network keeps its class and its names; an adapted module `M` holds
 its own weights as `M.base_layer` and its adapter as `M.lora_A.default` and `M.lora_B.default`.
@@ -11,16 +11,14 @@ from torch import Tensor, nn
 from rdvla.checkpoints.lora import merged
 from rdvla.errors import MissingExtraError
 from rdvla.model.rdvla import RDVLA
-from rdvla.model.vision import DinoSiglip
 from rdvla.train.config import LoraConfig
 from rdvla.train.sharding import gathered
 
 _ADAPTER = "default"
-_PARTS = ("vision", "projector", "language")
 
 
 def add_adapters(model: RDVLA, config: LoraConfig) -> None:
-    """Freeze the vision-language part's own weights and adapt them; latent tokens, head and projector stay trainable.
+    """Freeze the backbone's own weights and adapt them; latent tokens, head and state projector stay trainable.
 
     Adapters start as published: A normal with deviation 1 / rank, B zero, so the network computes what it did.
 
@@ -31,8 +29,8 @@ def add_adapters(model: RDVLA, config: LoraConfig) -> None:
         import peft
     except ImportError:
         raise MissingExtraError("peft", "train") from None
-    for part in _PARTS:
-        getattr(model, part).requires_grad_(requires_grad=False)
+    model.backbone.requires_grad_(requires_grad=False)
+    model.backbone.latent_tokens.requires_grad = True
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha or 2 * config.rank,
@@ -46,36 +44,16 @@ def add_adapters(model: RDVLA, config: LoraConfig) -> None:
 
 
 def targets(model: RDVLA, choice: str) -> list[str]:
-    """Return the names of the modules to adapt: linear layers and patch embeddings of the vision-language part.
+    """Return the names of the modules to adapt: linear layers and convolutions of the backbone.
 
     Args:
         model: a network without adapters.
         choice: `all_linear`, or `trained`: only modules that the head's conditioning depends on.
     """
-    names = [
-        name
-        for name, module in model.named_modules()
-        if name.split(".")[0] in _PARTS and isinstance(module, nn.Linear | nn.Conv2d)
-    ]
-    if choice == "all_linear":
-        return names
-    skipped = uncomputed(model)
-    return [name for name in names if not name.startswith(skipped)]
-
-
-def uncomputed(model: RDVLA) -> tuple[str, ...]:
-    """Return the prefixes of modules that nothing computes.
-
-    Towers end a block early, the language model where the head stops reading.
-    """
-    prefixes = []
-    if isinstance(model.vision, DinoSiglip):
-        for name in ("featurizer", "fused_featurizer"):
-            last = len(getattr(model.vision, name).blocks) - 1
-            prefixes += [f"vision.{name}.blocks.{last}.", f"vision.{name}.norm.", f"vision.{name}.attn_pool."]
-    deepest = model.config.head.conditioning_layers[-1]
-    layers = range(deepest, model.config.language.num_layers)
-    return (*prefixes, *(f"language.model.layers.{index}." for index in layers))
+    backbone = model.backbone
+    names = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    skipped = () if choice == "all_linear" else backbone.uncomputed(model.config.head.conditioning_layers)
+    return [f"backbone.{name}" for name in names if not name.startswith(skipped)]
 
 
 def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -10,7 +10,6 @@ from torch.utils.checkpoint import checkpoint
 
 from rdvla.errors import ConfigError
 from rdvla.model.rdvla import RDVLA
-from rdvla.model.vision import DinoSiglip
 from rdvla.train.config import Precision
 
 
@@ -50,17 +49,9 @@ def saved_dtype(precision: Precision) -> torch.dtype:
 
 
 def checkpoint_activations(model: RDVLA) -> None:
-    """Keep no activations inside tower blocks and language layers; the backward pass computes them again."""
-    for block in repeated_blocks(model):
+    """Keep no activations inside the backbone's blocks; the backward pass computes them again."""
+    for block in model.backbone.blocks():
         block.forward = _recomputed(block.forward)
-
-
-def repeated_blocks(model: RDVLA) -> list[nn.Module]:
-    """Return the tower blocks and language layers."""
-    blocks = list(model.language.model.layers)
-    if isinstance(model.vision, DinoSiglip):
-        blocks += [*model.vision.featurizer.blocks, *model.vision.fused_featurizer.blocks]
-    return blocks
 
 
 def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:

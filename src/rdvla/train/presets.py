@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rdvla.data.images import PUBLISHED, TINY, ImagePath
-from rdvla.model.config import RDVLAConfig, rdvla_0_5b, rdvla_tiny
+from rdvla.model.config import RDVLAConfig, lifted, rdvla_0_5b, rdvla_tiny
 
 LayerChoice = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
@@ -39,10 +39,16 @@ def preset_network(preset: str, *, vocab_size: int) -> RDVLAConfig:
 def changed(base: RDVLAConfig, changes: Mapping[str, Any]) -> RDVLAConfig:
     """Return `base` with `changes` (nested alike) put in place; a section that changes a few fields keeps the others.
 
+    A backbone of another kind keeps nothing of the one in its place.
+
     Raises:
         ConfigError: an unknown field, or sizes that do not fit each other.
     """
-    return RDVLAConfig.build(_merged(base.model_dump(), changes), source="model")
+    values, changes = base.model_dump(), lifted(changes)
+    backbone = changes.get("backbone", {})
+    if isinstance(backbone, Mapping) and backbone.get("kind", base.backbone.kind) != base.backbone.kind:
+        del values["backbone"]
+    return RDVLAConfig.build(_merged(values, changes), source="model")
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Weights, gradients and optimiser state spread over the processes (FSDP2), for networks too large for each of them.
 
-Every tower block and language layer is a unit: brought together while it computes, apart again afterwards. What is in
+Every block of the backbone is a unit: brought together while it computes, apart again afterwards. What is in
 no unit (embeddings, projectors, the head, which a step runs many times) stays together from a step's forward pass to
 the end of its backward pass.
 """
@@ -17,7 +17,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rdvla.model.rdvla import RDVLA
-from rdvla.train.precision import repeated_blocks
 
 
 def shard(model: RDVLA, device: torch.device) -> None:
@@ -27,7 +26,7 @@ def shard(model: RDVLA, device: torch.device) -> None:
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     drawn_from = model.head.gamma_init  # read between steps, and never trained
-    for module in (*repeated_blocks(model), model):
+    for module in (*model.backbone.blocks(), model):
         part = fully_shard(module, mesh=mesh, ignored_params={drawn_from})
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(enable=True)

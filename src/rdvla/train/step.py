@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rdvla.checkpoints.names import stored
 from rdvla.errors import TrainingError
 from rdvla.model.rdvla import RDVLA, absolute_error, masked_l1
 from rdvla.train.batches import TrainBatch
@@ -178,5 +179,5 @@ class Average:
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that are trained, by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    """Return the parameters that are trained, by their names in files."""
+    return {stored(name): parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

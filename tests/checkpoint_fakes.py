@@ -6,7 +6,10 @@ import torch
 from rdvla.checkpoints import Checkpoint
 from rdvla.data.images import ImagePath
 from rdvla.data.stats import DatasetStatistics, NormStats
-from rdvla.model.config import ConvConfig, DinoSiglipConfig, HeadConfig, LanguageConfig, RDVLAConfig, ViTConfig
+from rdvla.model.backbones.prismatic import DinoSiglipConfig, PrismaticConfig, ViTConfig
+from rdvla.model.backbones.tiny import ConvConfig, TinyConfig
+from rdvla.model.config import HeadConfig, RDVLAConfig
+from rdvla.model.language import LanguageConfig
 from rdvla.model.prompt import train_tokenizer
 from rdvla.model.rdvla import RDVLA, Inputs
 
@@ -35,30 +38,25 @@ def language(vocab_size):
 
 
 def laptop_config(vocab_size):
-    return RDVLAConfig(
+    backbone = TinyConfig(
         vision=ConvConfig(image_size=32, channels=(8, 8), norm_groups=4),
         projector_width=16,
         language=language(vocab_size),
         num_latent_tokens=3,
-        head=head(),
-        prompt="{instruction}",
     )
+    return RDVLAConfig(backbone=backbone, head=head(), prompt="{instruction}")
 
 
 def released_config(vocab_size):
-    return RDVLAConfig(
-        vision=DinoSiglipConfig(
-            image_size=28,
-            dino=ViTConfig(depth=3, width=8, mlp_width=32, num_registers=4, layer_scale=True, **TOWER),
-            siglip=ViTConfig(
-                depth=2, width=12, num_heads=2, mlp_width=44, attention_pool=True, mean=(0.5,) * 3, std=(0.5,) * 3
-            ),
+    vision = DinoSiglipConfig(
+        image_size=28,
+        dino=ViTConfig(depth=3, width=8, mlp_width=32, num_registers=4, layer_scale=True, **TOWER),
+        siglip=ViTConfig(
+            depth=2, width=12, num_heads=2, mlp_width=44, attention_pool=True, mean=(0.5,) * 3, std=(0.5,) * 3
         ),
-        projector_width=80,
-        language=language(vocab_size),
-        num_latent_tokens=5,
-        head=head(),
     )
+    backbone = PrismaticConfig(vision=vision, projector_width=80, language=language(vocab_size), num_latent_tokens=5)
+    return RDVLAConfig(backbone=backbone, head=head())
 
 
 def statistics(action_dim=7, state_dim=8):
@@ -97,7 +95,7 @@ def same_tensors(first, second):
 def act(checkpoint):
     """Return the actions of a fixed input, float32."""
     config = checkpoint.model.config
-    side = config.vision.image_size
+    side = config.backbone.image_size
     generator = torch.Generator().manual_seed(3)
     images = torch.randint(0, 256, (1, 2, side, side, 3), generator=generator, dtype=torch.uint8)
     ids = torch.arange(6).unsqueeze(0)

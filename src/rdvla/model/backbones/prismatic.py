@@ -1,32 +1,97 @@
-"""Vision towers behind one interface: uint8 images in, patch tokens out.
+"""The released backbone: DINOv2 and SigLIP side by side, their patches among the words of a Qwen2.
 
 Shape suffixes: B images (all cameras and samples together), T tokens per image, C feature width.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from rdvla.model.config import ConvConfig, DinoSiglipConfig, VisionConfig, ViTConfig
+from rdvla.config import Config
+from rdvla.model.backbones.inline import Inline, InlineConfig, Tower
 
 
-class VisionTower(Protocol):
-    """Turns images into tokens."""
+class ViTConfig(Config):
+    """One vision transformer tower, with the features taken after its second-to-last block.
 
-    num_tokens: int
-    width: int
+    Attributes:
+        depth, width, num_heads, mlp_width: sizes.
+        num_registers: register tokens; None for a tower without class token and registers.
+        layer_scale: a learned per-channel scale after each residual branch.
+        attention_pool: the tower carries an attention pooling head (stored, never computed).
+        mean, std: per-channel normalisation of pixel values in 0..1.
+    """
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Encode RGB images `[B, H, W, 3]` (0..255, uint8 or float) into tokens `[B, T, C]`."""
-        ...
+    depth: PositiveInt
+    width: PositiveInt
+    num_heads: PositiveInt
+    mlp_width: PositiveInt
+    num_registers: int | None = None
+    layer_scale: bool = False
+    attention_pool: bool = False
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
-def make_vision(config: VisionConfig) -> "DinoSiglip | ConvTower":
-    """Build the tower that `config` describes."""
-    return DinoSiglip(config) if isinstance(config, DinoSiglipConfig) else ConvTower(config)
+class DinoSiglipConfig(Config):
+    """DINOv2 and SigLIP side by side, features concatenated per patch (the released backbone)."""
+
+    image_size: PositiveInt = 224
+    patch_size: PositiveInt = 14
+    # The released processor's effective constants: the ImageNet values rounded to bfloat16 for DINOv2.
+    dino: ViTConfig = ViTConfig(
+        depth=24,
+        width=1024,
+        num_heads=16,
+        mlp_width=4096,
+        num_registers=4,
+        layer_scale=True,
+        mean=(0.484375, 0.455078125, 0.40625),
+        std=(0.228515625, 0.2236328125, 0.224609375),
+    )
+    siglip: ViTConfig = ViTConfig(
+        depth=27,
+        width=1152,
+        num_heads=16,
+        mlp_width=4304,
+        attention_pool=True,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+class PrismaticConfig(InlineConfig):
+    """The released backbone; by default in the released sizes.
+
+    Attributes:
+        vision: both towers.
+    """
+
+    kind: Literal["prismatic"] = "prismatic"
+    vision: DinoSiglipConfig = DinoSiglipConfig()
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image in pixels."""
+        return self.vision.image_size
+
+    @property
+    def tokens_per_image(self) -> int:
+        """One for each patch."""
+        return self.vision.num_patches
+
+    def network(self) -> Inline:
+        """Return the network with random weights."""
+        return Inline(self, DinoSiglip(self.vision))
 
 
 class Attention(nn.Module):
@@ -164,81 +229,30 @@ def normalise_pixels(images_BHWC: Tensor, mean: Sequence[float], std: Sequence[f
     return torch.stack([(channel - centre) / deviation for channel, centre, deviation in channels], dim=1)
 
 
-class DinoSiglip(nn.Module):
+class DinoSiglip(Tower):
     """DINOv2 and SigLIP on the same image, features side by side (DINOv2 first)."""
 
     def __init__(self, config: DinoSiglipConfig) -> None:
         """Build both towers."""
         super().__init__()
-        self.num_tokens = (config.image_size // config.patch_size) ** 2
         self.width = config.dino.width + config.siglip.width
-        self.featurizer = ViT(config.dino, self.num_tokens, config.patch_size)
-        self.fused_featurizer = ViT(config.siglip, self.num_tokens, config.patch_size)
+        self.featurizer = ViT(config.dino, config.num_patches, config.patch_size)
+        self.fused_featurizer = ViT(config.siglip, config.num_patches, config.patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode RGB images `[B, H, W, 3]` (0..255) into `[B, T, C_dino + C_siglip]`."""
         images = images.float() / 255
         return torch.cat((self.featurizer(images), self.fused_featurizer(images)), dim=-1)
 
+    def blocks(self) -> list[nn.Module]:
+        """Return the blocks of both towers."""
+        return [*self.featurizer.blocks, *self.fused_featurizer.blocks]
 
-class ResidualBlock(nn.Module):
-    """Two normalised 3x3 convolutions around a shortcut."""
-
-    def __init__(self, channels: int, groups: int) -> None:
-        """Keep `channels` and the resolution."""
-        super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(groups, channels), nn.GroupNorm(groups, channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `[B, C, h, w]`."""
-        return x + self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
-
-
-class ConvTower(nn.Module):
-    """A small residual network: its last feature map cell by cell, plus one token of keypoints.
-
-    The keypoint token embeds, per channel of the map before the last, where in the image that channel is active (a
-    spatial softmax: Finn et al., Deep Spatial Autoencoders, 2016). It keeps positions finer than the grid of tokens.
-    """
-
-    def __init__(self, config: ConvConfig) -> None:
-        """Build one stage per entry of `config.channels`."""
-        super().__init__()
-        self.stages = nn.ModuleList()
-        previous = 3
-        for index, channels in enumerate(config.channels):
-            stride = 2 if index else config.stem_stride
-            kernel = 3 if index else 2 * stride
-            padding = (kernel - stride + 1) // 2
-            convolution = nn.Conv2d(previous, channels, kernel, stride=stride, padding=padding, bias=False)
-            layers: list[nn.Module] = [convolution]
-            if index >= len(config.channels) - config.residual_stages:
-                layers.append(ResidualBlock(channels, config.norm_groups))
-            self.stages.append(nn.Sequential(*layers, nn.GroupNorm(config.norm_groups, channels), nn.ReLU()))
-            previous = channels
-        side = config.image_size // (config.stem_stride * 2 ** (len(config.channels) - 1))
-        self.width = previous
-        self.num_tokens = side * side + 1
-        self.keypoints = nn.Linear(2 * config.channels[-2], previous)
-        self.pos_embed = nn.Parameter(torch.randn(1, self.num_tokens, previous) * 0.02)
-        self.temperature = nn.Parameter(torch.ones(1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Encode RGB images `[B, H, W, 3]` (0..255) into `[B, T, C]`, T = cells + 1."""
-        x_BChw = images.permute(0, 3, 1, 2).to(self.pos_embed.dtype) / 127.5 - 1
-        maps = []
-        for stage in self.stages:
-            x_BChw = stage(x_BChw)
-            maps.append(x_BChw)
-        keypoint_B1C = self.keypoints(_where_active(maps[-2], self.temperature)).unsqueeze(1)
-        return torch.cat((x_BChw.flatten(2).transpose(1, 2), keypoint_B1C), dim=1) + self.pos_embed
-
-
-def _where_active(map_BChw: Tensor, temperature: Tensor) -> Tensor:
-    """Return the expected (row, column) of each channel, -1..1 from edge to edge: `[B, 2 C]`."""
-    side = map_BChw.shape[-1]
-    axis = torch.linspace(-1, 1, side, device=map_BChw.device, dtype=map_BChw.dtype)
-    grid_T2 = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
-    return (torch.softmax(map_BChw.flatten(2) * temperature, dim=-1) @ grid_T2).flatten(1)
+    def uncomputed(self) -> tuple[str, ...]:
+        """Return the last block of each tower and what would follow it."""
+        towers = {"featurizer": self.featurizer, "fused_featurizer": self.fused_featurizer}
+        return tuple(
+            f"{name}.{part}."
+            for name, tower in towers.items()
+            for part in (f"blocks.{len(tower.blocks) - 1}", "norm", "attn_pool")
+        )

@@ -1,0 +1,1 @@
+"""Vision-language models behind `rdvla.model.backbone`, one file each."""

@@ -1,0 +1,123 @@
+"""The laptop's backbone: a small convolutional tower, its cells among the words of a small Qwen2; trained from scratch.
+
+Shape suffixes: B images (all cameras and samples together), T tokens per image, C feature width.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from rdvla.config import Config
+from rdvla.model.backbones.inline import Inline, InlineConfig, Tower
+
+
+class ConvConfig(Config):
+    """A small residual convolutional tower, trained from scratch.
+
+    Attributes:
+        image_size: side of the square input in pixels.
+        stem_stride: reduction of the first convolution (its kernel is twice as wide).
+        channels: width of each stage, two at least; every stage after the first halves the resolution.
+        residual_stages: how many of the last stages are followed by a residual block.
+        norm_groups: groups of the group normalisation.
+    """
+
+    image_size: PositiveInt = 128
+    stem_stride: PositiveInt = 4
+    channels: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (32, 64, 96, 128)
+    residual_stages: int = 2
+    norm_groups: PositiveInt = 8
+
+    @property
+    def num_tokens(self) -> int:
+        """Cells of the last map, and one token of keypoints."""
+        return (self.image_size // (self.stem_stride * 2 ** (len(self.channels) - 1))) ** 2 + 1
+
+
+class TinyConfig(InlineConfig):
+    """A convolutional tower and a Qwen2 of any size.
+
+    Attributes:
+        vision: the tower.
+    """
+
+    kind: Literal["tiny"] = "tiny"
+    vision: ConvConfig = ConvConfig()
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image in pixels."""
+        return self.vision.image_size
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Cells of the tower's last map, and one of keypoints."""
+        return self.vision.num_tokens
+
+    def network(self) -> Inline:
+        """Return the network with random weights."""
+        return Inline(self, ConvTower(self.vision))
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised 3x3 convolutions around a shortcut."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        """Keep `channels` and the resolution."""
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(groups, channels), nn.GroupNorm(groups, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[B, C, h, w]`."""
+        return x + self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
+
+
+class ConvTower(Tower):
+    """A small residual network: its last feature map cell by cell, plus one token of keypoints.
+
+    The keypoint token embeds, per channel of the map before the last, where in the image that channel is active (a
+    spatial softmax: Finn et al., Deep Spatial Autoencoders, 2016). It keeps positions finer than the grid of tokens.
+    """
+
+    def __init__(self, config: ConvConfig) -> None:
+        """Build one stage per entry of `config.channels`."""
+        super().__init__()
+        self.stages = nn.ModuleList()
+        previous = 3
+        for index, channels in enumerate(config.channels):
+            stride = 2 if index else config.stem_stride
+            kernel = 3 if index else 2 * stride
+            padding = (kernel - stride + 1) // 2
+            convolution = nn.Conv2d(previous, channels, kernel, stride=stride, padding=padding, bias=False)
+            layers: list[nn.Module] = [convolution]
+            if index >= len(config.channels) - config.residual_stages:
+                layers.append(ResidualBlock(channels, config.norm_groups))
+            self.stages.append(nn.Sequential(*layers, nn.GroupNorm(config.norm_groups, channels), nn.ReLU()))
+            previous = channels
+        self.width = previous
+        self.keypoints = nn.Linear(2 * config.channels[-2], previous)
+        self.pos_embed = nn.Parameter(torch.randn(1, config.num_tokens, previous) * 0.02)
+        self.temperature = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode RGB images `[B, H, W, 3]` (0..255) into `[B, T, C]`, T = cells + 1."""
+        x_BChw = images.permute(0, 3, 1, 2).to(self.pos_embed.dtype) / 127.5 - 1
+        maps = []
+        for stage in self.stages:
+            x_BChw = stage(x_BChw)
+            maps.append(x_BChw)
+        keypoint_B1C = self.keypoints(_where_active(maps[-2], self.temperature)).unsqueeze(1)
+        return torch.cat((x_BChw.flatten(2).transpose(1, 2), keypoint_B1C), dim=1) + self.pos_embed
+
+
+def _where_active(map_BChw: Tensor, temperature: Tensor) -> Tensor:
+    """Return the expected (row, column) of each channel, -1..1 from edge to edge: `[B, 2 C]`."""
+    side = map_BChw.shape[-1]
+    axis = torch.linspace(-1, 1, side, device=map_BChw.device, dtype=map_BChw.dtype)
+    grid_T2 = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
+    return (torch.softmax(map_BChw.flatten(2) * temperature, dim=-1) @ grid_T2).flatten(1)

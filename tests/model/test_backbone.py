@@ -1,0 +1,152 @@
+"""A backbone of another package: one file, found by its entry point; trained and saved by code without its name."""
+
+from importlib.metadata import EntryPoint
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+from checkpoint_fakes import act, head, make, same_tensors
+from rdvla.checkpoints import load_native, save_native
+from rdvla.checkpoints.names import stored_state
+from rdvla.errors import CheckpointError, ConfigError
+from rdvla.model import backbone as backbone_module
+from rdvla.model.backbone import Backbone, BackboneConfig, Features, backbones
+from rdvla.model.backbones.tiny import TinyConfig
+from rdvla.model.config import RDVLAConfig, rdvla_0_5b, rdvla_tiny
+from rdvla.model.rdvla import RDVLA, Inputs
+from rdvla.train.config import LoraConfig
+from rdvla.train.lora import add_adapters, targets
+from rdvla.train.precision import checkpoint_activations
+from rdvla.train.presets import changed
+
+
+class MeanConfig(BackboneConfig):
+    """Mean colours and words, one linear layer after the other."""
+
+    kind: Literal["mean"] = "mean"
+    num_latent_tokens: int = 2
+    depth: int = 3
+
+    image_size = property(lambda self: 32)
+    tokens_per_image = property(lambda self: 1)
+    vocab_size = property(lambda self: 600)
+    width = property(lambda self: 16)
+    num_layers = property(lambda self: self.depth)
+
+    def network(self):
+        return Mean(self)
+
+
+class Mean(Backbone):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.colours, self.words = nn.Linear(3, 16), nn.Embedding(600, 16)
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(config.depth))
+        self.latent_tokens = nn.Parameter(torch.randn(config.num_latent_tokens, 16))
+
+    def forward(self, images, ids_BL, lengths_B, layers):
+        vision = self.colours(images.float().mean(dim=(2, 3)) / 255)
+        said = torch.arange(ids_BL.shape[1]) < lengths_B.unsqueeze(1)
+        words = (self.words(ids_BL) * said.unsqueeze(-1)).sum(dim=1, keepdim=True)
+        states = [Features(self.latent_tokens + words, vision)]
+        for layer in self.layers:
+            states.append(Features(layer(states[-1].latents), layer(states[-1].vision)))
+        return {index: states[index] for index in layers}
+
+    def blocks(self):
+        return list(self.layers)
+
+    def uncomputed(self, layers):
+        return tuple(f"layers.{index}" for index in range(max(layers), len(self.layers)))
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    entry = EntryPoint("mean", f"{__name__}:MeanConfig", backbone_module.ENTRY_POINTS)
+    monkeypatch.setattr(backbone_module, "entry_points", lambda group: [entry])
+    backbones.cache_clear()
+    yield
+    backbones.cache_clear()
+
+
+@pytest.fixture
+def config(installed):
+    return changed(rdvla_0_5b(), {"backbone": {"kind": "mean"}, "head": head().model_dump()})
+
+
+def test_takes_the_place_of_a_presets(config):
+    assert config.backbone == MeanConfig()
+    assert RDVLAConfig.build(config.model_dump(mode="json")) == config
+    assert changed(config, {"backbone": {"depth": 2}}).backbone.depth == 2
+
+
+def test_is_saved_and_loaded(config, tmp_path):
+    like = make()
+    checkpoint = type(like)(RDVLA(config).eval(), like.statistics, like.tokenizer, like.image_path)
+    save_native(tmp_path / "policy", checkpoint)
+    again = load_native(tmp_path / "policy")
+    assert same_tensors(checkpoint, again)
+    assert torch.equal(act(checkpoint), act(again))
+
+
+def test_is_trained(config):
+    pytest.importorskip("peft", reason="peft is not installed (extra 'train')")
+    model = RDVLA(config)
+    assert targets(model, "trained") == ["backbone.colours", "backbone.layers.0", "backbone.layers.1"]
+    add_adapters(model, LoraConfig(rank=2))
+    checkpoint_activations(model)
+    batch = Inputs(torch.zeros(2, 2, 32, 32, 3), torch.ones(2, 4).long(), torch.tensor([4, 2]), torch.zeros(2, 8))
+    model(batch, model.head.init_latents(2), n_no_grad=1, n_grad=1).sum().backward()
+    trained = {name for name, each in model.backbone.named_parameters() if each.requires_grad}
+    assert "latent_tokens" in trained
+    assert all(".lora_" in name for name in trained - {"latent_tokens"})
+
+
+def test_an_unknown_kind_is_named(installed):
+    with pytest.raises(ConfigError, match=r"backbone\.kind: there is no backbone 'prism'\. Did you mean 'prismatic'\?"):
+        RDVLAConfig.build({"backbone": {"kind": "prism"}})
+
+
+def test_a_second_one_of_a_name_is_refused(monkeypatch):
+    entry = EntryPoint("tiny", f"{__name__}:MeanConfig", backbone_module.ENTRY_POINTS)
+    monkeypatch.setattr(backbone_module, "entry_points", lambda group: [entry])
+    backbones.cache_clear()
+    with pytest.raises(ConfigError, match="second backbone 'tiny'"):
+        backbones()
+    backbones.cache_clear()
+
+
+def test_configurations_of_the_first_checkpoints():
+    """They have the backbone's sizes beside the head, and the kind in the tower."""
+    now = rdvla_tiny(300).model_dump(mode="json")
+    backbone = now.pop("backbone")
+    kind = {"prismatic": "dinosiglip", "tiny": "conv"}[backbone.pop("kind")]
+    then = now | backbone | {"vision": {"kind": kind} | backbone["vision"]}
+    assert RDVLAConfig.build(then) == rdvla_tiny(300)
+    narrower = changed(rdvla_tiny(300), {"vision": {"image_size": 64}, "num_latent_tokens": 4})
+    assert narrower.backbone == TinyConfig.build(backbone | {"vision": {"image_size": 64}, "num_latent_tokens": 4})
+
+
+def test_tokens_per_image_are_the_towers():
+    for kind in ("laptop", "released"):
+        model = make(kind).model
+        side = model.config.backbone.image_size
+        assert model.backbone.vision(torch.zeros(1, side, side, 3)).shape[1] == model.config.backbone.tokens_per_image
+
+
+def test_names_in_files_have_no_prefix():
+    names = set(stored_state(make().model))
+    assert {"latent_tokens", "vision.pos_embed", "projector.fc1.weight", "language.model.norm.weight"} < names
+    assert not any("backbone" in name for name in names)
+
+
+def test_the_released_layout_has_no_place_for_it(config, tmp_path):
+    from rdvla.checkpoints import save_official
+
+    like = make()
+    checkpoint = type(like)(RDVLA(config), like.statistics, like.tokenizer, like.image_path)
+    with pytest.raises(CheckpointError, match="the backbone is 'mean', not 'prismatic'"):
+        save_official(tmp_path / "released", checkpoint)
