@@ -3,11 +3,11 @@
 import json
 import pickle
 
-import checkpoint_fakes as fakes
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import checkpoint_fakes as fakes
 from rdvla.checkpoints import load, save_native, save_official
 from rdvla.errors import CheckpointError
 

@@ -2,10 +2,10 @@
 
 import json
 
-import checkpoint_fakes as fakes
 import pytest
 from typer.testing import CliRunner
 
+import checkpoint_fakes as fakes
 from rdvla.checkpoints import load, save_native
 from rdvla.checkpoints.lerobot import camera_key, is_lerobot, save_lerobot
 from rdvla.cli.main import app

@@ -3,11 +3,11 @@
 import json
 import os
 
-import checkpoint_fakes as fakes
 import pytest
 import torch
 from safetensors import safe_open
 
+import checkpoint_fakes as fakes
 from rdvla.checkpoints import load, load_native, save_native
 from rdvla.errors import CheckpointError, StorageError
 
