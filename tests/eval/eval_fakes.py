@@ -189,7 +189,7 @@ class ToyReacher(ToyOracle):
 
     metadata = PolicyMetadata("toy reacher", ("primary",), 8, 7, 8, {})
 
-    def infer(self, observation, *, stop=None, seed=None, budget_ms=None):
+    def infer(self, observation, ask=PLAIN):
         scene = self.env.privileged()
         goal = np.array([*scene.target[:2], 0.1])
         move = np.clip((goal - scene.hand) * 10 / 8, -1, 1)
