@@ -58,6 +58,11 @@ class Ask:
             raise ConfigError(f"budget_ms must be positive, found {self.budget_ms!r}.")
 
     @property
+    def manner(self) -> str:
+        """Return in words what is not usual beside the stopping rule, e.g. `50 ms`; empty if nothing is."""
+        return "" if self.budget_ms is None else f"{self.budget_ms:g} ms"
+
+    @property
     def shared(self) -> "Ask":
         """Everything but the seed: decisions that agree in this can be made together."""
         return replace(self, seed=None)

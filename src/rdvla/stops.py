@@ -151,6 +151,14 @@ class StopRule:
         return None if self.name == FIXED else rules()[self.name]
 
     @property
+    def condition(self) -> str:
+        """When it stops, for people: `depth 4`, `action_mse < 0.001`, `cosine > 0.999`."""
+        spec = self.spec
+        if spec is None or self.threshold is None:
+            return f"depth {self.max_depth}"
+        return spec.condition(self.threshold)
+
+    @property
     def limit(self) -> float | None:
         """What the metric in traces has to fall below; None for `fixed`."""
         spec = self.spec

@@ -170,6 +170,7 @@ class ToyOracle(Policy):
     def infer(self, observation, ask=PLAIN):
         stop = ask.stop
         depth = 4 if stop is None or stop.name != "fixed" else stop.max_depth
+        depth = min(depth, int(ask.budget_ms or depth))  # a millisecond per iteration
         scene = self.env.privileged()
         over = np.abs(scene.target[:2] - scene.hand[:2]).max() < 0.05
         goal = np.array([*scene.target[:2], 0.05 if over else 0.5])

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from rdvla.cli import eval as command
 from rdvla.cli.demo import demo_command
+from rdvla.cli.options import StopOptions
 from rdvla.cli.report import report_command
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.eval.records import read_records
@@ -150,16 +151,30 @@ def test_unknown_suite(tmp_path):
             call("eval", "--suite", suite, "--output", tmp_path)
 
 
+@pytest.mark.usefixtures("oracle")
+def test_budgets_are_measured_and_recorded(tmp_path):
+    """The oracle takes a millisecond per iteration, and at depth 1 it fails."""
+    arguments = ["eval", "--suite", "toy", "--task-ids", "0", "--episodes", "1", "--output", tmp_path, "--horizon", "1"]
+    assert call(*arguments, "--depth", "4", "--budget-ms", "1,3").exit_code == 0
+    short, long = read_records(tmp_path)
+    assert (short.rule, short.budget_ms, set(short.iterations), short.success) == ("fixed(4), 1 ms", 1.0, {1}, False)
+    assert (long.rule, long.budget_ms, set(long.iterations), long.success) == ("fixed(4), 3 ms", 3.0, {3}, True)
+    assert call("report", tmp_path, "--output", tmp_path / "report.html").exit_code == 0
+    assert "depth 4, 3 ms" in (tmp_path / "report.html").read_text()
+    with pytest.raises(ConfigError, match="budgets_ms was"):
+        call(*arguments, "--depth", "4")
+    for wrong in ("0", "-1", "nan", "fast", "inf"):
+        with pytest.raises(ConfigError, match="budget-ms"):
+            call(*arguments, "--budget-ms", wrong)
+
+
 def test_rules_of_the_command_line():
-    rules = command.choose_stops("1,8", "action_l2", "1e-2,1e-3", 2, None, None)
+    rules = StopOptions("1,8", "action_l2", "1e-2,1e-3", 2).rules()
     labels = ["fixed(1)", "fixed(8)", "action_l2(0.01, max 32)", "action_l2(0.001, max 32)"]
     assert [str(rule) for rule in rules] == labels
     assert rules[2].min_depth == 2
-    assert command.choose_stops(None, None, None, None, None, None) == (None,)
-    assert [rule.name for rule in command.choose_stops(None, "latent,cosine", None, None, 8, None)] == [
-        "latent",
-        "cosine",
-    ]
+    assert StopOptions().rules() == (None,)
+    assert [rule.name for rule in StopOptions(stop="latent,cosine", max_depth=8).rules()] == ["latent", "cosine"]
 
 
 def test_choice_of_the_policy(tmp_path):

@@ -9,25 +9,29 @@ from pathlib import Path
 import pytest
 import torch
 
+from rdvla.cli.options import StopOptions
 from rdvla.cli.play import play_command
-from rdvla.cli.serve import default_rule, limit_threads, serve_command
+from rdvla.cli.serve import limit_threads, serve_command
 from rdvla.errors import ConfigError
 from rdvla.stops import StopRule
 
 
 def test_the_default_rule() -> None:
-    assert default_rule(None, None, None, None) is None
-    assert default_rule(3, None, None, None) == StopRule.fixed(3)
-    assert default_rule(None, "latent", 0.1, None) == StopRule("latent", 0.1, max_depth=32)
-    assert default_rule(None, "cosine", None, 8) == StopRule("cosine", max_depth=8)
-    for arguments, match in [
-        ((3, "latent", None, None), "give one of the two"),
-        ((None, None, 0.1, None), "belong to an adaptive rule"),
-        ((0, None, None, None), "max_depth must be"),
-        ((None, "latnt", None, None), "Did you mean 'latent'"),
+    assert StopOptions().rule() is None
+    assert StopOptions("3").rule() == StopRule.fixed(3)
+    assert StopOptions(stop="latent", delta="0.1").rule() == StopRule("latent", 0.1, max_depth=32)
+    assert StopOptions(stop="cosine", max_depth=8, min_depth=2).rule() == StopRule("cosine", min_depth=2, max_depth=8)
+    for options, match in [
+        (StopOptions("3", "latent"), "give one of the two"),
+        (StopOptions(delta="0.1"), "belongs to an adaptive rule"),
+        (StopOptions("0"), "the smallest depth is 1"),
+        (StopOptions("3,4"), "one rule is needed"),
+        (StopOptions(stop="latent", delta="0.1,0.2"), "one rule is needed"),
+        (StopOptions(stop="latent", delta="much"), "'much' is not a number"),
+        (StopOptions(stop="latnt"), "Did you mean 'latent'"),
     ]:
         with pytest.raises(ConfigError, match=match):
-            default_rule(*arguments)
+            options.rule()
 
 
 def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +42,7 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
         ({"port": 70000}, "'port' = 70000"),
         ({"tls_key": tmp_path / "key.pem"}, "go together"),
         ({"config": tmp_path / "absent.yaml"}, "no configuration file"),
-        ({"depth": 3, "stop": "latent"}, "give one of the two"),
+        ({"depth": "3", "stop": "latent"}, "give one of the two"),
         ({"threads": 0}, "--threads must be at least 1"),
     ]:
         with pytest.raises(ConfigError, match=match):

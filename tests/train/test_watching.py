@@ -14,7 +14,7 @@ from rdvla.cli.main import app
 from rdvla.cli.training import Screen
 from rdvla.errors import ConfigError, MissingExtraError, RecordError
 from rdvla.report.training import load_training, write_training_report
-from rdvla.train.config import TrainConfig
+from rdvla.train.config import EvaluationConfig, TrainConfig
 from rdvla.train.log import MetricsLog
 
 
@@ -65,6 +65,13 @@ def test_a_run_that_plays_episodes_needs_somebody_who_can(dataset, tmp_path):
         run_small(dataset, tmp_path / "run", max_steps=1, evaluation={"every": 1, "suites": ["toy"]})
     with pytest.raises(ConfigError, match="multiple of save_freq"):
         TrainConfig.build(small(dataset, "x", save_freq=2, evaluation={"every": 3, "suites": ["toy"]}))
+    for wrong, match in [
+        ({"stop": "latnt"}, "Did you mean 'latent'"),
+        ({"threshold": 0.1}, "belongs to a rule"),
+        ({"stop": "latent", "depth": 3}, "give one"),
+    ]:
+        with pytest.raises(ConfigError, match=match):
+            EvaluationConfig.build({"every": 1, "suites": ["toy"], **wrong})
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +81,7 @@ def played(tmp_path_factory):
     dataset = record(folder / "demos", episodes=3, length=4)
     values = settings(dataset, folder / "run", max_steps=2, save_freq=2, validate_freq=2, batch_size=2)
     values["data"] |= {"validation_fraction": 0.34}
-    values["evaluation"] = {"every": 2, "suites": ["toy"], "task_ids": [0], "depth": 1}
+    values["evaluation"] = {"every": 2, "suites": ["toy"], "task_ids": [0], "stop": "latent", "threshold": 1e9}
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
@@ -89,6 +96,7 @@ def test_the_command_shows_steps_and_plays(played):
     assert "success/toy" in output
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert next(line["success/all"] for line in lines if "success/all" in line) in (0.0, 1.0)
+    assert next(line["iterations/all"] for line in lines if "iterations/all" in line) == 2  # the first comparison
     assert (folder / "evaluations" / "000002" / "episodes.jsonl").exists()
     assert list((folder / "tensorboard").iterdir())
 

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from rdvla.cli.options import with_options
 from rdvla.cli.parsing import parse_indices, parse_names
-from rdvla.cli.pools import ADDRESS_HELP, GPUS_HELP, POOL_HELP, PoolName, make_pool
+from rdvla.cli.pools import PoolOptions
 from rdvla.envs import find_suite
 from rdvla.errors import ConfigError
-from rdvla.policies.sources import choose_policy
+from rdvla.policies.sources import LoadOptions, choose_policy
 
 if TYPE_CHECKING:
     from rdvla.collect.collection import CollectSummary, Status
@@ -22,15 +23,13 @@ if TYPE_CHECKING:
 EXIT_INCOMPLETE = 1
 
 
+@with_options
 def collect(
     suite: Annotated[str, typer.Option(help="Suites, e.g. libero_object,libero_spatial or toy.")],
     output: Annotated[Path, typer.Option(help="Folder of the dataset; an unfinished one is continued.")],
     task_ids: Annotated[str | None, typer.Option(help="Tasks of every suite, e.g. 3,9 or 0-4 [default: all].")] = None,
     episodes: Annotated[int, typer.Option(help="Demonstrations per task.")] = 40,
     workers: Annotated[int, typer.Option(help="Workers, each with a simulator of its own.")] = 2,
-    pool: Annotated[PoolName, typer.Option(help=POOL_HELP)] = "process",
-    address: Annotated[str | None, typer.Option(help=ADDRESS_HELP)] = None,
-    gpus_per_worker: Annotated[float | None, typer.Option(help=GPUS_HELP)] = None,
     seed: Annotated[int, typer.Option(help="Decides placements and noise.")] = 0,
     render_every: Annotated[
         int, typer.Option(help="Render at every n-th control step only; the rows between repeat the last images.")
@@ -50,15 +49,19 @@ def collect(
     policy_steps: Annotated[
         int | None, typer.Option(help="With --take-over-from: the most steps the policy acts [default: 120].")
     ] = None,
+    *,
+    loading: LoadOptions,
+    where: PoolOptions,
 ) -> None:
     """Record demonstrations of scripted experts as a LeRobotDataset v3.0.
 
-    Failed episodes are dropped and counted. The same command again continues where it stopped, even after a kill.
+    Failed episodes are dropped and counted. The same command again continues where it stopped, even after a kill. How a
+    checkpoint computes (`--device`, `--statistics`, ...) belongs to `--take-over-from`.
     """
     from rdvla.collect.collection import CollectConfig
     from rdvla.collect.collection import collect as run_collection
 
-    make_expert, takeover = _choose_expert(take_over_from, policy_steps)
+    make_expert, takeover = _choose_expert(take_over_from, policy_steps, loading)
     suites = {name: find_suite(name) for name in parse_names(suite, field="suite")}
     config = CollectConfig(
         output=output,
@@ -73,7 +76,7 @@ def collect(
         keep_staging=keep_staging,
         takeover=takeover,
     )
-    workers_from = make_pool(pool, address, gpus_per_worker)
+    pool = where.make()
     console = Console()
     with _progress(console) as progress:
         bar = progress.add_task("starting", total=None, details="")
@@ -83,7 +86,7 @@ def collect(
             details = dropped if status.stage == "collecting" else ""
             progress.update(bar, description=status.stage, completed=status.done, total=status.total, details=details)
 
-        summary = run_collection(config, suites=suites, make_expert=make_expert, pool=workers_from, on_status=show)
+        summary = run_collection(config, suites=suites, make_expert=make_expert, pool=pool, on_status=show)
     _print_summary(console, summary)
     if summary.missing:
         reason = "the expert failed too often"
@@ -93,11 +96,13 @@ def collect(
         raise typer.Exit(EXIT_INCOMPLETE)
 
 
-def _choose_expert(checkpoint: str | None, policy_steps: int | None) -> "tuple[ExpertFactory, str]":
+def _choose_expert(
+    checkpoint: str | None, policy_steps: int | None, loading: LoadOptions
+) -> "tuple[ExpertFactory, str]":
     """Return what makes the demonstrator of a task, and in words from which policy it takes over, if from any.
 
     Raises:
-        ConfigError: policy_steps below 1, or without a policy.
+        ConfigError: policy_steps below 1, or options of a policy without one.
         CheckpointError: no checkpoint there.
     """
     from rdvla.collect.demonstrators import make_demonstrator, make_takeover
@@ -106,11 +111,13 @@ def _choose_expert(checkpoint: str | None, policy_steps: int | None) -> "tuple[E
     if policy_steps is not None and (checkpoint is None or policy_steps < 1):
         raise ConfigError(f"--policy-steps {policy_steps}: give at least 1, and --take-over-from CHECKPOINT.")
     if checkpoint is None:
+        if loading != LoadOptions():
+            raise ConfigError(f"{loading.label('').strip(' ()')} belongs to a checkpoint; add --take-over-from.")
         return make_demonstrator, ""
     steps = policy_steps or MAX_POLICY_STEPS
-    _, digest, make_policy = choose_policy(checkpoint, None)
+    _, digest, make_policy = choose_policy(checkpoint, None, loading)
     factory = partial(make_takeover, make_policy=make_policy, max_policy_steps=steps)
-    return factory, f"checkpoint {digest}, after 0 to {steps} steps"
+    return factory, f"{loading.label(f'checkpoint {digest}')}, after 0 to {steps} steps"
 
 
 def _progress(console: Console) -> Progress:

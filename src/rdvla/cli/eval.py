@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,19 +10,19 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rdvla.cli.parsing import choose_starts, parse_depths, parse_indices, parse_names
-from rdvla.cli.pools import ADDRESS_HELP, GPUS_HELP, POOL_HELP, PoolName, make_pool
+from rdvla.cli.options import StopOptions, parse_budgets, with_options
+from rdvla.cli.parsing import choose_starts, parse_indices, parse_names
+from rdvla.cli.pools import PoolOptions
 from rdvla.envs import find_suite
-from rdvla.errors import ConfigError, suggest
+from rdvla.errors import ConfigError
 from rdvla.eval.protocol import EvalConfig, check_init_states
 from rdvla.eval.records import EpisodeRecord, ErrorRecord
 from rdvla.eval.runner import Resources, evaluate
 from rdvla.eval.summary import AnyRecord, Summary, group_by, summarise_group
 from rdvla.eval.video import require_av
 from rdvla.execution import SYNCHRONOUS
-from rdvla.policies.sources import COMPILE_HELP, EXPERT, PRECISION_HELP, LoadOptions, Precision, choose_policy
+from rdvla.policies.sources import EXPERT, LoadOptions, choose_policy
 from rdvla.policy import Policy
-from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule, rules
 
 STRATEGY_HELP = (
     "How chunks are executed: synchronous (stand still while deciding), background (ask when 4 actions are left; "
@@ -31,6 +30,7 @@ STRATEGY_HELP = (
 )
 
 
+@with_options
 def eval_command(
     suite: Annotated[str, typer.Option(help="Suites, e.g. libero_object,libero_spatial or toy.")],
     output: Annotated[Path, typer.Option(help="Folder of the evaluation; an unfinished one is continued.")],
@@ -49,12 +49,9 @@ def eval_command(
     protocol: Annotated[
         str, typer.Option(help="The suite's rules, where it has several [default: its usual ones].")
     ] = "",
-    depth: Annotated[str | None, typer.Option(help="Fixed depths, e.g. 1,2,4,8,12.")] = None,
-    stop: Annotated[str | None, typer.Option(help=f"Adaptive stopping: {', '.join(rules())}.")] = None,
-    delta: Annotated[str | None, typer.Option(help="Thresholds of --stop, e.g. 1e-3 or 1e-2,1e-3.")] = None,
-    min_depth: Annotated[int | None, typer.Option(help="Of --stop: never stop earlier [default: 1].")] = None,
-    max_depth: Annotated[int | None, typer.Option(help="Of --stop: never go on longer [default: 32].")] = None,
-    check_every: Annotated[int | None, typer.Option(help="Of --stop: look every n-th iteration [default: 1].")] = None,
+    budget_ms: Annotated[
+        str | None, typer.Option(help="Milliseconds for a decision, e.g. 50 (to compare: 50,100) [default: no limit].")
+    ] = None,
     horizon: Annotated[
         str | None,
         typer.Option(
@@ -69,27 +66,20 @@ def eval_command(
     seed: Annotated[int, typer.Option(help="Seed of the scratchpads.")] = 7,
     video: Annotated[int, typer.Option(help="Film this many episodes per task and rule.")] = 0,
     workers: Annotated[int, typer.Option(help="Workers, each with a simulator and a policy of its own.")] = 1,
-    pool: Annotated[PoolName, typer.Option(help=POOL_HELP)] = "process",
-    address: Annotated[str | None, typer.Option(help=ADDRESS_HELP)] = None,
-    gpus_per_worker: Annotated[float | None, typer.Option(help=GPUS_HELP)] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
-    base: Annotated[str | None, typer.Option(help="Of an un-merged lora_adapter: the VLM it was trained on.")] = None,
-    statistics: Annotated[str | None, typer.Option(help="Which of the checkpoint's statistics, e.g. a suite.")] = None,
-    device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
-    precision: Annotated[Precision | None, typer.Option(help=PRECISION_HELP)] = None,
-    compile: Annotated[bool, typer.Option("--compile", help=COMPILE_HELP)] = False,
+    *,
+    stopping: StopOptions,
+    loading: LoadOptions,
+    where: PoolOptions,
 ) -> None:
     """Evaluate a policy: success rates with 95 % intervals, one line per episode in OUTPUT/episodes.jsonl.
 
-    The same command again continues where it stopped. `--depth` and `--stop` may be combined: every rule plays the
-    same initial states with the same seeds.
+    The same command again continues where it stopped. `--depth`, `--stop` and `--budget-ms` may be combined: every
+    rule plays the same initial states with the same seeds.
     """
-    name, digest, policy_factory = choose_policy(
-        checkpoint, policy, LoadOptions(revision, base, statistics, device, precision, compile)
-    )
-    stops = choose_stops(depth, stop, delta, min_depth, max_depth, check_every)
-    if policy == EXPERT and stops != (None,):
-        raise ConfigError("the expert does not iterate; drop --depth and --stop.")
+    name, digest, policy_factory = choose_policy(checkpoint, policy, loading)
+    stops, budgets = stopping.rules(), parse_budgets(budget_ms)
+    if policy == EXPERT and (stops, budgets) != ((None,), (None,)):
+        raise ConfigError("the expert does not iterate; drop --depth, --stop and --budget-ms.")
     if policy == EXPERT and horizon not in (None, "1"):
         raise ConfigError(f"the expert decides at every step; drop --horizon {horizon}.")
     strategies = parse_names(strategy, field="strategy")
@@ -108,6 +98,7 @@ def eval_command(
         **starts,
         protocol=protocol,
         stops=stops,
+        budgets_ms=budgets,
         horizons=parse_names(horizon or ("1" if policy == EXPERT else "5"), field="horizon"),
         strategies=strategies,
         delays=parse_indices(delay, field="delay"),
@@ -121,9 +112,7 @@ def eval_command(
         check_init_states(each, config.task_ids, config.init_states, asked)
     if video:
         require_av()
-    resources = Resources(
-        workers=workers, pool=make_pool(pool, address, gpus_per_worker), command=("rdvla", *sys.argv[1:])
-    )
+    resources = Resources(workers=workers, pool=where.make(), command=("rdvla", *sys.argv[1:]))
     with _Reporter() as reporter:
         records = evaluate(
             config,
@@ -151,51 +140,6 @@ def _disturb(policy: str | None) -> tuple[str, Callable[[], Policy]]:
     if policy != EXPERT:
         raise ConfigError("--noise disturbs the expert only; add --policy expert, or drop it.")
     return f"{EXPERT} (noise)", DisturbedExpert
-
-
-def choose_stops(
-    depth: str | None,
-    stop: str | None,
-    delta: str | None,
-    min_depth: int | None,
-    max_depth: int | None,
-    check_every: int | None,
-) -> tuple[StopRule | None, ...]:
-    """Return the stopping rules of the command line: fixed depths, then adaptive ones; (None,) without any.
-
-    Raises:
-        ConfigError: a wrong value, or an option of adaptive rules without `stop`.
-    """
-    stops = list(parse_depths(depth)) if depth is not None else []
-    given = {"--delta": delta, "--min-depth": min_depth, "--max-depth": max_depth, "--check-every": check_every}
-    if stop is None:
-        for option, value in given.items():
-            if value is not None:
-                raise ConfigError(f"{option} belongs to an adaptive rule; add --stop, e.g. --stop action_l2.")
-        return tuple(stops) or (None,)
-    names = parse_names(stop, field="stop")
-    for name in names:
-        if name not in rules():
-            raise ConfigError(f"unknown adaptive rule '{name}'.{suggest(name, rules())}")
-    if delta is not None and len(names) > 1:
-        raise ConfigError("--delta means something else for every rule; give one --stop rule with it.")
-    for name in names:
-        rule = StopRule(
-            name,
-            min_depth=1 if min_depth is None else min_depth,
-            max_depth=DEFAULT_MAX_DEPTH if max_depth is None else max_depth,
-            check_every=1 if check_every is None else check_every,
-        )
-        thresholds = [rule.threshold] if delta is None else [_number(part) for part in delta.split(",")]
-        stops.extend(replace(rule, threshold=threshold) for threshold in thresholds)
-    return tuple(stops)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"delta '{text}' is not a number such as 1e-3.") from None
 
 
 class _Reporter:

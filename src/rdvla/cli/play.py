@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from rdvla.cli.options import StopOptions, with_options
 from rdvla.cli.parsing import parse_indices
-from rdvla.cli.serve import THREADS_HELP, default_rule, limit_threads
+from rdvla.cli.serve import THREADS_HELP, limit_threads
 from rdvla.errors import ConfigError
-from rdvla.policies.sources import COMPILE_HELP, PRECISION_HELP, LoadOptions, Precision, choose_policy
+from rdvla.policies.sources import LoadOptions, choose_policy
 
 
+@with_options
 def play_command(
     suite: Annotated[str, typer.Option(help="Suite of the task, e.g. libero_object or toy.")],
     task_id: Annotated[int, typer.Option(help="Task of the suite, from 0.")] = 0,
@@ -21,22 +23,15 @@ def play_command(
     port: Annotated[int, typer.Option(help="Port of the page, 0 for a free one.")] = 8000,
     init_states: Annotated[str, typer.Option(help="Bundled initial states, over and over, e.g. 0-9 or 3.")] = "0-9",
     episodes: Annotated[int | None, typer.Option(help="End after so many [default: never].")] = None,
-    depth: Annotated[int | None, typer.Option(help="Iterations of every decision.")] = None,
-    stop: Annotated[str | None, typer.Option(help="Adaptive rule instead of --depth.")] = None,
-    delta: Annotated[float | None, typer.Option(help="Threshold of --stop.")] = None,
-    max_depth: Annotated[int | None, typer.Option(help="Of --stop: never go on longer [default: 32].")] = None,
     horizon: Annotated[str, typer.Option(help="Actions executed per decision: a number or a rule's name.")] = "5",
     rate: Annotated[
         float | None, typer.Option(help="Control steps per second, at most [default: the robot's].")
     ] = None,
     show_every: Annotated[int, typer.Option(help="Render for the page every n-th step; 0 only at decisions.")] = 2,
-    statistics: Annotated[str | None, typer.Option(help="Which of the checkpoint's statistics, e.g. a suite.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
-    base: Annotated[str | None, typer.Option(help="Of an un-merged lora_adapter: the VLM it was trained on.")] = None,
-    device: Annotated[str, typer.Option(help="Where the checkpoint computes.")] = "cpu",
-    precision: Annotated[Precision | None, typer.Option(help=PRECISION_HELP)] = None,
-    compile: Annotated[bool, typer.Option("--compile", help=COMPILE_HELP)] = False,
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
+    *,
+    stopping: StopOptions,
+    loading: LoadOptions,
 ) -> None:
     """Play a task again and again and show it live at http://127.0.0.1:PORT."""
     from rdvla.envs import InitState, find_suite
@@ -60,13 +55,12 @@ def play_command(
     if episodes is not None and episodes < 1:
         raise ConfigError(f"--episodes must be at least 1, found {episodes}.")
     settings = ServeConfig.build({"port": port, "web": True}, source="the command line")
-    rule = default_rule(depth, stop, delta, max_depth)
+    rule = stopping.rule()
     states = parse_indices(init_states, field="init-states")
     found = find_suite(suite)
     check_init_states(found, [task_id], states, f"init-states names {max(states)}")
     steps = make_horizon(horizon)
-    options = LoadOptions(revision, base, statistics, device, precision, compile)
-    _, _, make_policy = choose_policy(checkpoint, policy, options)
+    _, _, make_policy = choose_policy(checkpoint, policy, loading)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("rdvla.robot.loop").setLevel(logging.ERROR)  # a simulator may be slower than --rate
     if checkpoint is not None:

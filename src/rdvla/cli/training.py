@@ -1,7 +1,7 @@
 """What `rdvla train` shows, and how it plays episodes in between."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +14,6 @@ from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.runner import Resources, evaluate
 from rdvla.policies.sources import LoadOptions, choose_policy
 from rdvla.report.training import write_training_report
-from rdvla.stops import StopRule
 from rdvla.train.config import TrainConfig
 from rdvla.train.loop import Watcher
 
@@ -78,7 +77,7 @@ class Screen(Watcher):
         self._console.print(f"policy: {policy}\nreport: {report}", soft_wrap=True)
 
     def evaluate(self, policy: Path, output: Path) -> Mapping[str, float]:
-        """Play the run's episodes; returns success rates in all and by suite."""
+        """Play the run's episodes; returns success rates in all and by suite, and what an adaptive rule iterates."""
         wanted = self._config.evaluation
         assert wanted is not None
         name, digest, factory = choose_policy(policy, None, LoadOptions(device=wanted.device))
@@ -88,7 +87,7 @@ class Screen(Watcher):
             suites=wanted.suites,
             task_ids=wanted.task_ids,
             init_states=tuple(range(wanted.episodes)),
-            stops=(StopRule.fixed(wanted.depth),),
+            stops=(wanted.rule,),
             horizons=(str(wanted.horizon),),
         )
         records = evaluate(
@@ -99,6 +98,10 @@ class Screen(Watcher):
             resources=Resources(workers=wanted.workers),
         )
         played = [record for record in records if isinstance(record, EpisodeRecord)]
-        rates = {f"success/{suite}": [r.success for r in played if r.suite == suite] for suite in wanted.suites}
+        rates: dict[str, Sequence[float]] = {
+            f"success/{suite}": [r.success for r in played if r.suite == suite] for suite in wanted.suites
+        }
         rates["success/all"] = [record.success for record in played]
+        if wanted.stop is not None:
+            rates["iterations/all"] = [count for record in played for count in record.iterations]
         return {name: sum(found) / len(found) for name, found in rates.items() if found}

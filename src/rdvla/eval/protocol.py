@@ -18,6 +18,7 @@ from rdvla.envs.base import InitState, Seed, Start, Suite, TaskSpec
 from rdvla.errors import ConfigError, suggest
 from rdvla.execution import SYNCHRONOUS, Strategy, execution_label, make_strategy
 from rdvla.horizons import make_horizon
+from rdvla.policy import Ask
 from rdvla.stops import StopRule
 
 POLICY_DEFAULT = "default"
@@ -33,16 +34,22 @@ class Rule:
         horizon: a number of actions or a name of `rdvla.horizons.HORIZONS`; empty where the strategy has none.
         strategy: how chunks are executed (`rdvla.execution.make_strategy`).
         delay: control steps from question to answer.
+        budget_ms: time for a decision; None means no limit.
     """
 
     stop: StopRule | None
     horizon: str
     strategy: str = SYNCHRONOUS
     delay: int = 0
+    budget_ms: float | None = None
 
     @property
     def label(self) -> str:
-        """Return a name that tells apart all stopping rules, e.g. `fixed(4)` or `action_l2(0.001, max 32, min 2)`."""
+        """Return a name that tells apart all ways to think, e.g. `fixed(4)` or `action_l2(0.001, max 32, min 2)`."""
+        return f"{self._stop_label}{', ' if self.ask.manner else ''}{self.ask.manner}"
+
+    @property
+    def _stop_label(self) -> str:
         if self.stop is None:
             return POLICY_DEFAULT
         label = str(self.stop)
@@ -51,6 +58,11 @@ class Rule:
         extras = f", min {self.stop.min_depth}" if self.stop.min_depth > 1 else ""
         extras += f", every {self.stop.check_every}" if self.stop.check_every > 1 else ""
         return label.removesuffix(")") + extras + ")"
+
+    @property
+    def ask(self) -> Ask:
+        """Return how every decision is wanted."""
+        return Ask(self.stop, budget_ms=self.budget_ms)
 
     @property
     def execution(self) -> str:
@@ -74,6 +86,7 @@ class EvalConfig(Config):
         seeds: seeds of the environment's own sampler, one episode each; given instead of `init_states`.
         protocol: the rules of the suites (`rdvla.envs.Suite.protocol`); empty takes the usual ones.
         stops: stopping rules; None among them leaves the depth to the policy.
+        budgets_ms: time for a decision, None for no limit; every rule runs with every one.
         horizons: execution horizons of the strategy `synchronous`; every rule runs under every horizon.
         strategies: how chunks are executed (`rdvla.execution.make_strategy`); every rule runs under every one.
         delays: control steps from question to answer, injected; every rule runs under every one.
@@ -89,6 +102,7 @@ class EvalConfig(Config):
     seeds: tuple[int, ...] = ()
     protocol: str = ""
     stops: tuple[StopRule | None, ...] = (None,)
+    budgets_ms: tuple[float | None, ...] = (None,)
     horizons: tuple[str, ...] = ("5",)
     strategies: tuple[str, ...] = (SYNCHRONOUS,)
     delays: tuple[int, ...] = (0,)
@@ -99,7 +113,7 @@ class EvalConfig(Config):
     def _check(self) -> Self:
         if bool(self.init_states) == bool(self.seeds):
             raise ConfigError("an evaluation starts its episodes either from init_states or from seeds; give one.")
-        for name in ("suites", "init_states", "seeds", "stops", "horizons", "strategies", "delays"):
+        for name in ("suites", "init_states", "seeds", "stops", "budgets_ms", "horizons", "strategies", "delays"):
             values = getattr(self, name)
             if not values and name not in ("init_states", "seeds"):
                 raise ConfigError(f"{name} must name at least one.")
@@ -107,6 +121,8 @@ class EvalConfig(Config):
                 raise ConfigError(f"{name} repeats a value: {', '.join(map(str, values))}.")
         for horizon in self.horizons:
             make_horizon(horizon)
+        for budget_ms in self.budgets_ms:
+            Ask(budget_ms=budget_ms)
         for strategy in self.strategies:
             make_strategy(strategy)
         for name in ("init_states", "seeds", "delays"):
@@ -131,7 +147,8 @@ class EvalConfig(Config):
             for strategy in self.strategies
             for horizon in (self.horizons if strategy == SYNCHRONOUS else ("",))
         ]
-        return tuple(Rule(stop, *each, delay) for stop, each, delay in product(self.stops, executions, self.delays))
+        ways = product(self.stops, executions, self.delays, self.budgets_ms)
+        return tuple(Rule(stop, *execution, delay, budget) for stop, execution, delay, budget in ways)
 
 
 @dataclass(frozen=True)

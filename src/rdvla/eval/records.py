@@ -18,6 +18,7 @@ from rdvla.config import Config
 from rdvla.envs.base import InitState, Seed, Start
 from rdvla.errors import ConfigError, RDVLAError, RecordError, StorageError
 from rdvla.execution import SYNCHRONOUS, execution_label
+from rdvla.policy import Ask
 from rdvla.stops import StopRule
 
 EPISODES_FILE = "episodes.jsonl"
@@ -44,6 +45,7 @@ class _Identity(Config):
         horizon: the execution horizon; empty where the strategy has none.
         strategy: how chunks were executed.
         delay: control steps from question to answer.
+        budget_ms: time for a decision; None means no limit.
         attempts: how often the episode was started (more than 1 if the simulator broke).
         versions: of everything that matters: packages, Python, checkpoint.
     """
@@ -63,6 +65,7 @@ class _Identity(Config):
     horizon: str
     strategy: str = SYNCHRONOUS
     delay: int = 0
+    budget_ms: float | None = None
     attempts: int = Field(ge=1)
     versions: dict[str, str]
 
@@ -79,6 +82,11 @@ class _Identity(Config):
             return InitState(self.init_state)
         assert self.placement_seed is not None
         return Seed(self.placement_seed)
+
+    @property
+    def ask(self) -> Ask:
+        """Return how every decision was wanted; the seed is the episode's."""
+        return Ask(self.stop, self.episode_seed, self.budget_ms)
 
     @property
     def execution(self) -> str:
@@ -158,6 +166,7 @@ _ADAPTER: TypeAdapter[EpisodeRecord | ErrorRecord] = TypeAdapter(Record)
 
 _UNUSUAL: Mapping[str, object] = {
     "init_state": None, "placement_seed": None, "protocol": "", "stages": [], "strategy": SYNCHRONOUS, "delay": 0,
+    "budget_ms": None,
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from rdvla.envs.episode import Turn, play
 from rdvla.eval.protocol import Job
 from rdvla.eval.records import StageRecord
 from rdvla.execution import Executor
-from rdvla.policy import Ask, Policy
+from rdvla.policy import Policy
 from rdvla.types import Observation
 
 
@@ -92,7 +92,7 @@ def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = Non
     """
     start = time.perf_counter()
     rule, stand_still = job.rule, env.embodiment.stand_still
-    executor = Executor(policy, rule.make_strategy(), Ask(rule.stop), delay=rule.delay, stand_still=stand_still)
+    executor = Executor(policy, rule.make_strategy(), rule.ask, delay=rule.delay, stand_still=stand_still)
     looks = bool(policy.metadata.cameras)
 
     def observe() -> Observation:

@@ -163,6 +163,7 @@ class _Evaluation:
             "horizon": job.rule.horizon,
             "strategy": job.rule.strategy,
             "delay": job.rule.delay,
+            "budget_ms": job.rule.budget_ms,
             "attempts": attempts,
             "versions": dict(versions) | checkpoint,
         }

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.experts.policy import ExpertPolicy
@@ -13,20 +13,23 @@ from rdvla.policy import Policy
 
 EXPERT = "expert"
 Precision = Literal["float32", "bfloat16", "int8"]
-PRECISION_HELP = "What the checkpoint computes in [default: as stored]."
-COMPILE_HELP = "Record every shape at its first decision (torch.compile, CUDA graphs); for a GPU."
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a checkpoint is found and what it computes in; see `rdvla.policies.network.load_policy`."""
+    """How a checkpoint is found and what it computes in; see `rdvla.policies.network.load_policy`.
 
-    revision: str | None = None
-    base: str | None = None
-    statistics: str | None = None
-    device: str = "cpu"
-    precision: Precision | None = None
-    compile: bool = False
+    The sentences are those of the command line (`rdvla.cli.options`).
+    """
+
+    revision: Annotated[str | None, "Branch, tag or commit of a hub id."] = None
+    base: Annotated[str | None, "Of an un-merged lora_adapter: the VLM it was trained on."] = None
+    statistics: Annotated[str | None, "Which of the checkpoint's statistics, e.g. a suite."] = None
+    device: Annotated[str, "Where the checkpoint computes."] = "cpu"
+    precision: Annotated[Precision | None, "What the checkpoint computes in [default: as stored]."] = None
+    compile: Annotated[bool, "Record every shape at its first decision (torch.compile, CUDA graphs); for a GPU."] = (
+        False
+    )
 
     def label(self, source: str) -> str:
         """Return `source` with everything that is not left at its default, e.g. `runs/policy (precision=int8)`."""

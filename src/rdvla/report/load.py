@@ -10,6 +10,7 @@ from rdvla.errors import ConfigError, RecordError
 from rdvla.eval.records import EpisodeRecord, ErrorRecord, latest, read_records
 from rdvla.eval.runner import POLICY_FILE, RUN_FILE
 from rdvla.eval.summary import Summary, group_by, summarise_group
+from rdvla.policy import Ask
 from rdvla.stops import StopRule
 
 AnyRecord = EpisodeRecord | ErrorRecord
@@ -41,26 +42,32 @@ class RuleGroup:
     Attributes:
         label: names the rule among those of the policy, as the log has it.
         name: the same, for people: `depth 4`, `action_l2 < 0.001`.
-        stop: the stopping rule; None left it to the policy.
+        ask: how decisions were wanted, but for the seed.
         records: the episodes, errors included.
         summary: the episodes in numbers.
     """
 
     label: str
     name: str
-    stop: StopRule | None
+    ask: Ask
     records: tuple[AnyRecord, ...]
     summary: Summary
 
     @property
+    def stop(self) -> StopRule | None:
+        """Return the stopping rule; None left it to the policy."""
+        return self.ask.stop
+
+    @property
     def adaptive(self) -> bool:
-        """Whether the policy decides how long to think."""
-        return self.stop is not None and self.stop.name != "fixed"
+        """Whether the decision itself says how long to think."""
+        return self.stop is not None and self.depth is None
 
     @property
     def depth(self) -> int | None:
-        """Return the depth of a fixed rule."""
-        return self.stop.max_depth if self.stop is not None and self.stop.name == "fixed" else None
+        """Return the depth of a fixed rule without a time limit."""
+        is_fixed = self.stop is not None and self.stop.spec is None and self.ask.budget_ms is None
+        return self.stop.max_depth if self.stop is not None and is_fixed else None
 
     @property
     def played(self) -> list[EpisodeRecord]:
@@ -154,13 +161,14 @@ def _rules(records: Sequence[AnyRecord]) -> tuple[RuleGroup, ...]:
         return f"{record.rule} / {record.execution}" if several else record.rule
 
     groups = group_by(records, label)
-    names = {text: _name(text, group[0].stop) for text, group in groups.items()}
+    asks = {text: group[0].ask.shared for text, group in groups.items()}
+    names = {text: _name(text, ask) for text, ask in asks.items()}
     plain = list(names.values())
     rules = [
         RuleGroup(
             text,
             names[text] if plain.count(names[text]) == 1 else text,
-            group[0].stop,
+            asks[text],
             tuple(group),
             summarise_group(group),
         )
@@ -170,14 +178,8 @@ def _rules(records: Sequence[AnyRecord]) -> tuple[RuleGroup, ...]:
     return tuple(rules)
 
 
-def _name(label: str, stop: StopRule | None) -> str:
-    rule, _, execution = label.partition(" / ")
-    if stop is None:
-        name = rule
-    elif stop.name == "fixed":
-        name = f"depth {stop.max_depth}"
-    else:
-        assert stop.spec is not None
-        assert stop.threshold is not None
-        name = stop.spec.condition(stop.threshold)
-    return f"{name}, {execution}" if execution else name
+def _name(label: str, ask: Ask) -> str:
+    if ask.stop is None:
+        return label.replace(" / ", ", ")
+    parts = (ask.stop.condition, ask.manner, label.partition(" / ")[2])
+    return ", ".join(part for part in parts if part)

@@ -11,6 +11,7 @@ from rdvla.data.episodes import Sampling, Timestamps
 from rdvla.data.images import ImagePath
 from rdvla.data.lerobot_meta import STANDARD_CAMERAS
 from rdvla.errors import ConfigError, suggest
+from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule
 from rdvla.train.presets import IMAGE_PATHS, LAYERS
 
 
@@ -197,7 +198,10 @@ class EvaluationConfig(Config):
         suites: LIBERO suites, or `toy`.
         task_ids: tasks of every suite; null takes all.
         episodes: episodes per task, from the bundled initial states 0, 1, ...
-        depth: iterations per decision.
+        depth: iterations per decision; null takes 12, or leaves it to `stop`.
+        stop: an adaptive rule (`rdvla.stops`) instead of a depth; its mean iterations are logged.
+        threshold: of that rule; null takes its default.
+        max_depth: the most iterations of that rule.
         horizon: actions executed per decision.
         workers: simulator processes.
         device: where every one of them computes its policy.
@@ -207,10 +211,29 @@ class EvaluationConfig(Config):
     suites: tuple[str, ...]
     task_ids: tuple[int, ...] | None = None
     episodes: PositiveInt = 1
-    depth: PositiveInt = 12
+    depth: PositiveInt | None = None
+    stop: str | None = None
+    threshold: float | None = None
+    max_depth: PositiveInt = DEFAULT_MAX_DEPTH
     horizon: PositiveInt = 8
     workers: PositiveInt = 1
     device: str = "cpu"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.stop is None and self.threshold is not None:
+            raise ConfigError(f"evaluation.threshold ({self.threshold:g}) belongs to a rule; add evaluation.stop.")
+        if self.stop is not None and self.depth is not None:
+            raise ConfigError("evaluation.depth fixes the iterations and evaluation.stop adapts them; give one.")
+        _ = self.rule  # a wrong name or threshold is an error now
+        return self
+
+    @property
+    def rule(self) -> StopRule:
+        """The stopping rule of every decision."""
+        if self.stop is None:
+            return StopRule.fixed(self.depth or 12)
+        return StopRule(self.stop, self.threshold, max_depth=self.max_depth)
 
 
 Precision = Literal["float32", "mixed", "bfloat16"]

@@ -1,0 +1,132 @@
+"""Options that several commands share: each is declared once, and read into one object.
+
+A command names the groups that it takes as keyword-only parameters; on the command line (and for whoever calls it from
+Python) their fields are options of the command itself:
+
+    @with_options
+    def eval_command(output: ..., *, stopping: StopOptions, loading: LoadOptions) -> None:
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+from rdvla.cli.parsing import parse_depths, parse_names
+from rdvla.errors import ConfigError, suggest
+from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule, rules
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return `command` with every parameter that is a group of options replaced by the fields of the group.
+
+    A group is a dataclass whose fields have a default and are annotated with a sentence for people; a bool is a flag.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, Any] = {
+        name: each.annotation for name, each in signature.parameters.items() if is_dataclass(each.annotation)
+    }
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        parameters += _options(groups[name]) if name in groups else [parameter]
+    flat = signature.replace(parameters=parameters)
+
+    @functools.wraps(command)
+    def called(*args: Any, **options: Any) -> None:
+        bound = flat.bind(*args, **options)
+        bound.apply_defaults()
+        values = bound.arguments
+        for name, group in groups.items():
+            values[name] = group(**{each.name: values.pop(each.name) for each in fields(group)})
+        command(**values)
+
+    called.__signature__ = flat  # type: ignore[attr-defined]  # what inspect, and so typer, reads
+    return called
+
+
+def _options(group: Any) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    for each in fields(group):
+        kind, sentence = get_args(hints[each.name])
+        flag = (f"--{each.name.replace('_', '-')}",) if kind is bool else ()
+        annotation: Any = Annotated[kind, typer.Option(*flag, help=sentence)]
+        yield inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=annotation)
+
+
+@dataclass(frozen=True)
+class StopOptions:
+    """When to stop iterating; without any of them, the policy's own way."""
+
+    depth: Annotated[str | None, "Iterations of every decision, e.g. 12 (to compare: 1,2,4,8)."] = None
+    stop: Annotated[str | None, f"Adaptive stopping: {', '.join(rules())}."] = None
+    delta: Annotated[str | None, "Threshold of --stop, e.g. 1e-3 (to compare: 1e-2,1e-3)."] = None
+    min_depth: Annotated[int | None, "Of --stop: never stop earlier [default: 1]."] = None
+    max_depth: Annotated[int | None, f"Of --stop: never go on longer [default: {DEFAULT_MAX_DEPTH}]."] = None
+    check_every: Annotated[int | None, "Of --stop: look every n-th iteration [default: 1]."] = None
+
+    def rules(self) -> tuple[StopRule | None, ...]:
+        """Return the rules to compare: fixed depths, then adaptive ones; (None,) without any.
+
+        Raises:
+            ConfigError: a wrong value, or an option of adaptive rules without `stop`.
+        """
+        fixed = parse_depths(self.depth) if self.depth is not None else ()
+        return (*fixed, *self._adaptive()) or (None,)
+
+    def rule(self) -> StopRule | None:
+        """Return the only rule, None without any.
+
+        Raises:
+            ConfigError: several, a wrong value, or an option of adaptive rules without `stop`.
+        """
+        if self.depth is not None and self.stop is not None:
+            raise ConfigError("--depth fixes the iterations and --stop adapts them; give one of the two.")
+        found = self.rules()
+        if len(found) > 1:
+            raise ConfigError(f"one rule is needed here, found {', '.join(map(str, found))}.")
+        return found[0]
+
+    def _adaptive(self) -> list[StopRule]:
+        if self.stop is None:
+            for name in ("delta", "min_depth", "max_depth", "check_every"):
+                if getattr(self, name) is not None:
+                    flag = name.replace("_", "-")
+                    raise ConfigError(f"--{flag} belongs to an adaptive rule; add --stop, e.g. --stop action_l2.")
+            return []
+        names = parse_names(self.stop, field="stop")
+        for name in names:
+            if name not in rules():
+                raise ConfigError(f"unknown adaptive rule '{name}'.{suggest(name, rules())}")
+        if self.delta is not None and len(names) > 1:
+            raise ConfigError("--delta means something else for every rule; give one --stop rule with it.")
+        limits = {name: getattr(self, name) for name in ("min_depth", "max_depth", "check_every")}
+        chosen = [
+            StopRule(name, **{key: value for key, value in limits.items() if value is not None}) for name in names
+        ]
+        if self.delta is None:
+            return chosen
+        return [replace(chosen[0], threshold=_number(part, "delta")) for part in self.delta.split(",")]
+
+
+def parse_budgets(text: str | None) -> tuple[float | None, ...]:
+    """Read budgets in milliseconds such as `50` or `50,100`; None means no limit.
+
+    Raises:
+        ConfigError: not numbers above 0.
+    """
+    if text is None:
+        return (None,)
+    budgets = tuple(_number(part, "budget-ms") for part in text.split(","))
+    if not all(0 < budget < float("inf") for budget in budgets):
+        raise ConfigError(f"budget-ms '{text}': a budget is a number of milliseconds above 0.")
+    return budgets
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{name} '{text}' is not a number such as 1e-3.") from None
