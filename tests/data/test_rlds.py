@@ -184,4 +184,31 @@ def test_a_failed_conversion_leaves_nothing(libero, tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(DatasetError, match="cut short"):
         convert(RldsDataset.open(folder), tmp_path / "v3")
-    assert list((tmp_path / "v3").iterdir()) == []
+    assert not (tmp_path / "v3").exists()
+
+
+@pytest.mark.parametrize("name", ["libero_mine", "calvin_mine"])
+def test_a_known_name_with_other_sizes_is_no_known_robot(tmp_path, name):
+    cameras = {"front": (16, 16)}
+    folder = rlds.write(tmp_path, name, [rlds.steps(0, cameras=cameras, state=5)], cameras=cameras, state=5, shards=1)
+    with pytest.raises(ConfigError, match=r"--fps\. Its name says"):
+        RldsDataset.open(folder)
+    (episode,) = RldsDataset.open(folder, fps=10)
+    assert episode.columns["observation.state"].shape == (6, 5)
+
+
+def test_images_of_undeclared_size_are_looked_at(tmp_path):
+    folder = rlds.write(tmp_path, "kitchen", [rlds.steps(0, cameras={"front": (16, 24)})], cameras={"front": (-1, -1)})
+    dataset = RldsDataset.open(folder, fps=5)
+    assert dataset.features["observation.images.front"].image_size == (16, 24)
+    assert convert(dataset, tmp_path / "v3").total_frames == 6
+
+
+def test_without_a_camera_nothing_is_converted(tmp_path):
+    episode = rlds.steps(0, cameras={"front": (16, 16)})
+    del episode["steps/observation/front"]
+    folder = rlds.write(tmp_path, "kitchen", [episode], cameras={"depth": (16, 16)})
+    features = json.loads((folder / "features.json").read_text().replace('"16", "16", "3"', '"16", "16", "1"'))
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(DatasetError, match="has no camera"):
+        RldsDataset.open(folder, fps=5)

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,8 @@ class LeRobotWriter:
             sink.close()
         self._data.close()
         shutil.rmtree(self._staging, ignore_errors=True)
+        with suppress(OSError):  # something else is in it
+            self.root.rmdir()
 
     def _put_in_place(self) -> None:
         parts = ["data", "videos", "README.md", "meta"]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.data.images import decode_image
 from rdvla.data.lerobot_meta import (
     STANDARD_CAMERAS,
     Feature,
@@ -67,6 +68,12 @@ class Layout:
         """Return the layout of a known robot's datasets."""
         names = (robot.state_names, robot.action_names)
         return cls(robot.control_hz, robot.robot_type, cameras, *names, state_entries)
+
+    def fits(self, state: tuple[int, ...], action: tuple[int, ...]) -> bool:
+        """Return whether stored states and actions of these shapes can be the robot's; undeclared ones may be."""
+        entries = self.state_entries
+        enough = not state or (state[-1] > max(entries) if entries is not None else state[-1] == len(self.state_names))
+        return enough and (not action or action[-1] == len(self.action_names))
 
 
 _PRIMARY, _WRIST = STANDARD_CAMERAS["primary"], STANDARD_CAMERAS["wrist"]
@@ -124,7 +131,12 @@ class RldsDataset:
         for key in (_ACTION, _STATE, _LANGUAGE, *(_OBSERVATION + camera for camera in layout.cameras)):
             if key not in leaves:
                 raise DatasetError(f"'{folder / _FEATURES}' has no '{key}'.{suggest(key, leaves)}")
-        shapes = {key: leaves[_OBSERVATION + camera].shape for camera, key in layout.cameras.items()}
+        if not layout.cameras:
+            raise DatasetError(f"'{folder / _FEATURES}' has no camera: no RGB image under {_OBSERVATION}.")
+        cameras = {key: _OBSERVATION + camera for camera, key in layout.cameras.items()}
+        shapes = {key: leaves[name].shape for key, name in cameras.items()}
+        if any(min(shape[:2], default=0) < 1 for shape in shapes.values()):  # declared as (None, None, 3)
+            shapes = _first_sizes(shards[0], cameras)
         return cls(
             name=str(info["name"]),
             fps=fps or layout.fps,
@@ -136,7 +148,7 @@ class RldsDataset:
             },
             shards=shards,
             shard_lengths=lengths,
-            cameras={key: _OBSERVATION + camera for camera, key in layout.cameras.items()},
+            cameras=cameras,
             state_entries=layout.state_entries,
         )
 
@@ -206,21 +218,24 @@ def _leaves(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, Leaf]]:
         for kind in ("image", "tensor", "text"):
             if kind in node:
                 dimensions = node[kind].get("shape", {}).get("dimensions", [])
-                yield path, Leaf(kind, tuple(int(size) for size in dimensions))
+                yield path, Leaf(kind, tuple(int(size or 0) for size in dimensions))
 
 
 def _layout(name: str, leaves: Mapping[str, Leaf], fps: float | None) -> Layout:
+    state, action = (leaves[key].shape if key in leaves else () for key in (_STATE, _ACTION))
+    reason = ""
     for prefix, layout in LAYOUTS.items():
         if name.startswith(prefix):
-            return layout
+            if layout.fits(state, action):
+                return layout
+            reason = f" Its name says {prefix}, but its state {list(state)} and actions {list(action)} are not those."
     if fps is None:
-        raise ConfigError(f"RLDS does not record how many steps of '{name}' make a second; say so with --fps.")
+        raise ConfigError(f"RLDS does not record how many steps of '{name}' make a second; say so with --fps.{reason}")
     cameras = [
         key.removeprefix(_OBSERVATION)
         for key, leaf in leaves.items()
-        if key.startswith(_OBSERVATION) and leaf.kind == "image" and leaf.shape[2:] == (3,)
+        if key.startswith(_OBSERVATION) and leaf.kind == "image" and leaf.shape[2:] in ((3,), ())
     ]
-    state, action = (leaves[key].shape if key in leaves else () for key in (_STATE, _ACTION))
     return Layout(
         fps,
         None,
@@ -228,6 +243,19 @@ def _layout(name: str, leaves: Mapping[str, Leaf], fps: float | None) -> Layout:
         tuple(f"state_{number}" for number in range(int(np.prod(state)))),
         tuple(f"action_{number}" for number in range(int(np.prod(action)))),
     )
+
+
+def _first_sizes(path: Path, cameras: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Return the sizes of the first record's images: key -> (height, width, 3).
+
+    Raises:
+        DatasetError: there is no record, or no readable image in it.
+    """
+    record = next(iter(read_records(path)), None)
+    if record is None:
+        raise DatasetError(f"'{path}' holds no episode, so the size of its images is unknown.")
+    values = parse_example(record, f"'{path}', record 0")
+    return {key: decode_image(_files(values, name, f"'{path}', record 0")[0]).shape for key, name in cameras.items()}
 
 
 def _shards(folder: Path, info: Mapping[str, Any], split: str) -> tuple[tuple[Path, ...], tuple[int, ...]]:
