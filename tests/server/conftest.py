@@ -1,6 +1,5 @@
 """A virtual environment with the stock openpi client, made once and kept in the user's cache."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rdvla.files import user_cache
+
 PACKAGES = ["openpi-client==0.1.2", "typing-extensions"]  # the second is imported by the first, and not declared
 IMPORTS = "from openpi_client import action_chunk_broker, image_tools, websocket_client_policy"
 
@@ -16,7 +17,7 @@ IMPORTS = "from openpi_client import action_chunk_broker, image_tools, websocket
 @pytest.fixture(scope="session")
 def openpi_python() -> Path:
     """Return the Python of an environment with PyPI's openpi-client (it wants numpy < 2)."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rdvla" / "openpi-client-0.1.2"
+    cache = user_cache() / "openpi-client-0.1.2"
     python = cache / "bin" / "python"
     if not _works(python):
         cache.parent.mkdir(parents=True, exist_ok=True)
