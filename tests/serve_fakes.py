@@ -1,8 +1,10 @@
 """Policies and clients for the tests of serving: deterministic, quick, and nothing like a network."""
 
+import subprocess
 import threading
 import time
 from collections.abc import MutableSequence, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,3 +101,14 @@ class BatchingPolicy(FakePolicy):
 def open_socket(url: str, **options: Any) -> ClientConnection:
     """Return an open websocket; websockets 17 wants its `connect` entered."""
     return connect(url, compression=None, proxy=None, **options).__enter__()
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Return the files of a self-signed certificate for 127.0.0.1 and of its private key."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-keyout", key, "-out", certificate, "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key

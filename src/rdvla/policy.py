@@ -25,7 +25,8 @@ class PolicyMetadata:
         state_dim: length of the state vector.
         action_dim: length of one action.
         chunk_size: actions per decision.
-        extra: anything else worth recording (checkpoint, versions, default stop rule); JSON values only.
+        extra: anything else worth recording (checkpoint, versions, default stop rule); JSON values only. A server adds
+            its `fingerprint`.
     """
 
     name: str
@@ -34,6 +35,11 @@ class PolicyMetadata:
     action_dim: int
     chunk_size: int
     extra: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """What a server says it serves (checkpoint, default rule, version of the code); empty for a local policy."""
+        return str(self.extra.get("fingerprint", ""))
 
 
 @dataclass(frozen=True)

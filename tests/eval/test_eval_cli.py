@@ -179,7 +179,6 @@ def test_rules_of_the_command_line():
 
 def test_choice_of_the_policy(tmp_path):
     assert choose_policy(None, "expert")[0] == "expert"
-    assert choose_policy(None, "ws://localhost:8000")[0] == "ws://localhost:8000"
     for checkpoint, policy in [(None, None), (tmp_path, "expert"), (None, "expart")]:
         with pytest.raises(ConfigError):
             choose_policy(checkpoint, policy)

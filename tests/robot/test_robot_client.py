@@ -15,7 +15,9 @@ from rdvla.errors import ObservationError, ServeError
 from rdvla.execution import Executor, Synchronous
 from rdvla.policy import Ask, Policy
 from rdvla.robot.client import RemotePolicy
+from rdvla.robot.connection import Connection, ConnectionLost
 from rdvla.server.background import serving
+from rdvla.server.server import with_fingerprint
 from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 from rdvla.wire.codec import encode
@@ -45,7 +47,7 @@ def test_the_same_answer_as_the_local_policy(stop: StopRule | None) -> None:
             assert theirs.actions.flags.writeable
             assert (mine.num_recurrences, mine.convergence) == (theirs.num_recurrences, theirs.convergence)
             assert theirs.timings["total"] == 1.5
-        assert policy.metadata == local.metadata
+        assert policy.metadata == with_fingerprint(local.metadata, "", None)
         assert not theirs.out_of_time
         assert policy.infer(seen, Ask(stop, budget_ms=2)).out_of_time
 
@@ -86,7 +88,7 @@ def test_a_server_killed_and_restarted() -> None:
         policy.infer(observation(1), Ask(seed=1))
         port = server.port
     with pytest.raises(ServeError, match="no policy server answers"):
-        RemotePolicy(f"ws://127.0.0.1:{port}", deadline_s=0.2)
+        RemotePolicy(f"ws://127.0.0.1:{port}", connect_timeout_s=0.2)
     with serving(FakePolicy(), QUICK.model_copy(update={"port": port})):
         actions = policy.infer(observation(2), Ask(seed=1)).actions
         np.testing.assert_array_equal(actions, expected_actions(observation(2), 12, 1))
@@ -188,6 +190,38 @@ def test_another_policy_behind_the_same_address_is_refused() -> None:
     world.metadata = metadata(["primary"])
     with pytest.raises(ServeError, match="cameras was"):
         policy.infer(marked_observation(1))
+    world.metadata = metadata(fingerprint="another checkpoint")
+    with pytest.raises(ServeError, match="fingerprint was , is another checkpoint"):
+        policy.infer(marked_observation(1))
+    world.metadata = metadata()
+    assert marker(policy.infer(marked_observation(2))) == 2
+
+
+@pytest.mark.parametrize("patience_s", [5.0, 0.5])
+def test_nobody_at_the_address_is_said_at_once_and_given_up_soon(
+    patience_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, warned = FakeClock(), []
+
+    def connect(timeout_s: float) -> Connection:
+        clock.sleep(timeout_s / 2)
+        warned.append((clock.now(), len(caplog.records)))
+        raise ConnectionLost("no policy server answers at ws://robot:1.")
+
+    with pytest.raises(ConnectionLost, match="ws://robot:1"):
+        RemotePolicy("ws://robot:1", connect=connect, clock=clock, connect_timeout_s=patience_s)
+    assert clock.now() == pytest.approx(patience_s, rel=0.3)
+    assert clock.now() <= patience_s
+    told = [record.getMessage() for record in caplog.records]
+    assert told == (["no policy server answers at ws://robot:1. Trying for another 4 s."] if patience_s > 1 else [])
+    assert all(count > 0 for time, count in warned if time > 1)
+
+
+def test_a_server_that_listens_and_says_nothing_is_given_up_soon() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(ConnectionLost, match=f"no policy server answers at ws://127.0.0.1:{port} "):
+            RemotePolicy(f"ws://127.0.0.1:{port}", connect_timeout_s=0.3)
 
 
 def test_addresses_that_are_none() -> None:
@@ -195,6 +229,8 @@ def test_addresses_that_are_none() -> None:
         RemotePolicy("http://127.0.0.1:1")
     with pytest.raises(ServeError, match="deadline_s must be above 0"):
         RemotePolicy("ws://127.0.0.1:1", deadline_s=0)
+    with pytest.raises(ServeError, match="connect_timeout_s must be above 0"):
+        RemotePolicy("ws://127.0.0.1:1", connect_timeout_s=0)
 
 
 def test_the_client_is_thin() -> None:

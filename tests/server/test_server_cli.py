@@ -4,16 +4,24 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
+from rdvla import __version__
 from rdvla.cli.options import StopOptions
 from rdvla.cli.play import play_command
 from rdvla.cli.serve import limit_threads, serve_command
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, ServeError
+from rdvla.policies.sources import fingerprint
+from rdvla.robot.client import RemotePolicy
 from rdvla.stops import StopRule
+from rdvla.wire.adapters import to_message
+from rdvla.wire.codec import decode, encode
+from serve_fakes import make_certificate, observation, open_socket
 
 
 def test_the_default_rule() -> None:
@@ -87,31 +95,91 @@ SERVE = """
 import sys
 import types
 sys.path.insert(0, {folder!r})
-from serve_fakes import FakePolicy
-sys.modules["rdvla.policies.network"] = types.SimpleNamespace(load_policy=lambda *args, **options: FakePolicy())
+from serve_fakes import BatchingPolicy
+policy = BatchingPolicy(delay_s=0.3)
+sys.modules["rdvla.policies.network"] = types.SimpleNamespace(load_policy=lambda *args, **options: policy)
 import typer
 from rdvla.cli.serve import serve_command
 typer.run(serve_command)
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_served_process_becomes_ready_and_stops_at_a_signal(sent: signal.Signals) -> None:
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@contextmanager
+def served(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `rdvla serve` with a fake policy in a process of its own; yield it and the address it is ready at."""
     code = SERVE.format(folder=str(Path(__file__).parents[1]))
-    command = [sys.executable, "-c", code, "--checkpoint", "fake", "--port", "0", "--web"]
+    command = [sys.executable, "-c", code, *map(str, arguments), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         line = process.stdout.readline()
-        assert line.startswith("ready: ws://127.0.0.1:"), line
-        address = line.split()[1].replace("ws", "http", 1)
+        assert line.startswith("ready: "), line
+        yield process, line.split()[1]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_served_process_becomes_ready_and_stops_at_a_signal(sent: signal.Signals, checkpoint: Path) -> None:
+    with served("--checkpoint", checkpoint, "--web") as (process, url):
+        assert url.startswith("ws://127.0.0.1:")
+        address = url.replace("ws", "http", 1)
         with urllib.request.urlopen(address + "/healthz", timeout=60) as answer:
             assert answer.read() == b"OK\n"
+        assert process.stdout is not None
         assert process.stdout.readline() == f"live page: {address}\n"
         process.send_signal(sent)
         rest, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
         assert rest == ""
-    finally:
-        process.kill()
-        process.communicate()
+
+
+def test_a_served_process_says_what_it_serves(checkpoint: Path) -> None:
+    with (
+        served("--checkpoint", checkpoint, "--depth", 3, "--precision", "int8") as (_, url),
+        RemotePolicy(url) as policy,
+    ):
+        rule = StopRule.fixed(3)
+        expected = f"{fingerprint(checkpoint)} (precision=int8), {rule}, rdvla {__version__}"
+        assert policy.metadata.fingerprint == expected
+        assert policy.infer(observation()).num_recurrences == 3
+
+
+def test_certificate_and_key_of_the_command_line_are_used(checkpoint: Path, tmp_path: Path) -> None:
+    certificate, private = make_certificate(tmp_path)
+    secret = tmp_path / "secret"
+    secret.write_text("a key of the right length\n")
+    options = ["--tls-cert", certificate, "--tls-key", private, "--api-key-file", secret]
+    with served("--checkpoint", checkpoint, *options) as (_, url):
+        assert url.startswith("wss://127.0.0.1:")
+        with RemotePolicy(url, api_key="a key of the right length", tls_ca=certificate) as policy:
+            assert policy.infer(observation()).num_recurrences == 12
+        with pytest.raises(ServeError, match="HTTP 401"):
+            RemotePolicy(url, api_key="a key of another kind", tls_ca=certificate)
+        with pytest.raises(ServeError, match="not trusted"):
+            RemotePolicy(url, api_key="a key of the right length")
+
+
+@pytest.mark.parametrize("max_batch", [1, 2])
+def test_no_batch_is_larger_than_the_command_line_says(max_batch: int, checkpoint: Path) -> None:
+    """Four requests wait while the first is decided."""
+    with served("--checkpoint", checkpoint, "--max-batch", max_batch) as (_, url):
+        connections = [open_socket(url) for _ in range(5)]
+        for connection in connections:
+            connection.recv(timeout=60)
+            connection.send(encode(to_message(observation())))
+        replies = [connection.recv(timeout=60) for connection in connections]
+        sizes = [decode(reply)["server_timing"]["batch_size"] for reply in replies if isinstance(reply, bytes)]
+        assert len(sizes) == 5
+        assert max(sizes) == max_batch
+        for connection in connections:
+            connection.close()

@@ -13,6 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
+from rdvla import __version__
 from rdvla.errors import ServeError
 from rdvla.server.background import serving
 from rdvla.server.server import PolicyServer
@@ -74,7 +75,8 @@ def test_metadata_come_first(server: PolicyServer) -> None:
     connection, metadata = open_client(server)
     assert metadata["cameras"] == ["primary", "wrist"]
     assert (metadata["state_dim"], metadata["action_dim"], metadata["chunk_size"]) == (8, 7, 8)
-    assert metadata["extra"] == {"images": {"size": 32}}
+    fingerprint = f"fake, own rule, rdvla {__version__}"
+    assert metadata["extra"] == {"images": {"size": 32}, "fingerprint": fingerprint}
     assert not any(isinstance(value, np.ndarray) for value in metadata.values())
     connection.close()
 

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rdvla import __version__
+from rdvla.cli.eval import eval_command
 from rdvla.envs import Env, InitState
 from rdvla.envs.toy import ToySuite
+from rdvla.errors import ConfigError, ServeError
 from rdvla.eval.protocol import EvalConfig
-from rdvla.eval.records import EpisodeRecord
+from rdvla.eval.records import EpisodeRecord, read_records
 from rdvla.eval.runner import Resources, evaluate
 from rdvla.policies.sources import connect
 from rdvla.server.background import serving
@@ -73,6 +76,28 @@ def play(policy_factory, output: Path, *, workers: int) -> tuple[list[tuple], li
     ]
     executed = [(*path.name.split("_")[:2], path.read_bytes()) for path in actions.iterdir()]
     return came_to, sorted(executed)
+
+
+def test_another_policy_behind_the_address_is_refused_when_an_evaluation_is_continued(tmp_path: Path) -> None:
+    """One table of two policies is worse than none."""
+    arguments = {"suite": "toy", "task_ids": "0", "episodes": 1, "output": tmp_path / "out"}
+    with serving(FakePolicy(), QUICK) as server:
+        url, config = server.url, QUICK.model_copy(update={"port": server.port})
+        eval_command(**arguments, policy=url)
+        (record,) = read_records(tmp_path / "out")
+        served = f"fake, own rule, rdvla {__version__}"
+        assert record.versions["checkpoint"] == served
+    with serving(FakePolicy(), config):
+        eval_command(**arguments, policy=url)  # the same again: nothing to do
+    for other in ({"checkpoint": "0123456789abcdef"}, {"default_stop": StopRule.fixed(3)}):
+        with serving(FakePolicy(), config, **other), pytest.raises(ConfigError, match="policy_digest was 'fake"):
+            eval_command(**arguments, policy=url)
+    assert read_records(tmp_path / "out") == [record]
+
+
+def test_a_worker_that_finds_another_policy_does_not_play(tmp_path: Path) -> None:
+    with serving(FakePolicy(), QUICK) as server, pytest.raises(ServeError, match="now serves another policy"):
+        connect(server.url, "the one before")
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import dataclasses
 import socket
 import ssl
-import subprocess
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from rdvla.server.gate import TokenBucket
 from rdvla.server.server import PolicyServer
 from rdvla.wire.adapters import to_message
 from rdvla.wire.codec import encode
-from serve_fakes import CAMERAS, QUICK, FakePolicy, expected_actions, observation, open_socket
+from serve_fakes import CAMERAS, QUICK, FakePolicy, expected_actions, make_certificate, observation, open_socket
 from serve_fuzz import HANDSHAKE, run
 
 KEY = "a key of enough length"
@@ -103,12 +102,7 @@ def test_browsers_on_other_sites_are_refused() -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-keyout", key, "-out", certificate, "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    certificate, key = make_certificate(tmp_path)
     config = QUICK.model_copy(update={"tls_cert": certificate, "tls_key": key})
     with serving(FakePolicy(), config) as server:
         assert server.url.startswith("wss://")
@@ -117,7 +111,7 @@ def test_tls(tmp_path: Path) -> None:
         with pytest.raises(ServeError, match="not trusted"):
             RemotePolicy(server.url)
         with pytest.raises(ServeError, match="no policy server"):
-            RemotePolicy(server.url.replace("wss", "ws"), deadline_s=0.3)
+            RemotePolicy(server.url.replace("wss", "ws"), connect_timeout_s=0.3)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(certificate)
         with open_socket(server.url, ssl=context) as connection:

@@ -76,6 +76,7 @@ def eval_command(
     The same command again continues where it stopped. `--depth`, `--stop` and `--budget-ms` may be combined: every
     rule plays the same initial states with the same seeds.
     """
+    disturbed = _disturb(policy) if noise else None
     name, digest, policy_factory = choose_policy(checkpoint, policy, loading)
     stops, budgets = stopping.rules(), parse_budgets(budget_ms)
     if policy == EXPERT and (stops, budgets) != ((None,), (None,)):
@@ -87,8 +88,8 @@ def eval_command(
         raise ConfigError(
             f"--horizon belongs to the strategy synchronous; drop it, or add {SYNCHRONOUS} to --strategy."
         )
-    if noise:
-        name, policy_factory = _disturb(policy)
+    if disturbed is not None:
+        name, policy_factory = disturbed
     starts = choose_starts(episodes, init_states, seeds)
     config = EvalConfig(
         policy=name,

@@ -13,7 +13,7 @@ import typer
 from rdvla.cli.options import StopOptions, with_options
 from rdvla.config import load_yaml
 from rdvla.errors import ConfigError
-from rdvla.policies.sources import LoadOptions
+from rdvla.policies.sources import LoadOptions, choose_policy
 
 THREADS_HELP = "CPU threads of the policy [default: OMP_NUM_THREADS, else all cores but one]."
 
@@ -58,15 +58,16 @@ def serve_command(
     api_key = read_api_key(settings, api_key_file)
     rule = stopping.rule()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    limit_threads(threads)
+    _, digest, _ = choose_policy(checkpoint, None, loading)
     from rdvla.model.recorded import padded
     from rdvla.policies.network import load_policy
 
-    limit_threads(threads)
     policy = load_policy(checkpoint, **asdict(loading))
     if loading.compile:
         for size in sorted({padded(count) for count in range(2, settings.max_batch + 1)}):
             policy.warm_up(size)
-    server = PolicyServer(policy, settings, api_key=api_key, default_stop=rule)
+    server = PolicyServer(policy, settings, api_key=api_key, default_stop=rule, checkpoint=loading.label(digest))
 
     def announce() -> None:
         page = f"\nlive page: {server.url.replace('ws', 'http', 1)}" if settings.web else ""

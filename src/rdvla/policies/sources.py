@@ -5,11 +5,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from rdvla.errors import CheckpointError, ConfigError
+from rdvla.errors import CheckpointError, ConfigError, ServeError
 from rdvla.experts.policy import ExpertPolicy
 from rdvla.policy import Policy
+
+if TYPE_CHECKING:
+    from rdvla.robot.client import RemotePolicy
 
 EXPERT = "expert"
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -45,17 +48,28 @@ def load_checkpoint(source: str, options: LoadOptions) -> Policy:
     return load_policy(source, **asdict(options))
 
 
-def connect(url: str) -> Policy:
-    """Return the policy served at `url`."""
+def connect(url: str, served: str | None = None) -> "RemotePolicy":
+    """Return the policy served at `url`, which must have the fingerprint `served` (None: any).
+
+    Raises:
+        ServeError: nobody answers there, or it has another.
+    """
     from rdvla.robot.client import RemotePolicy
 
-    return RemotePolicy(url)
+    remote = RemotePolicy(url)
+    found = remote.metadata.fingerprint
+    if served is not None and found != served:
+        remote.close()
+        raise ServeError(f"the server at {url} now serves another policy: it was '{served}', is '{found}'.")
+    return remote
 
 
 def choose_policy(
     checkpoint: str | Path | None, policy: str | None, options: LoadOptions | None = None
 ) -> tuple[str, str, Callable[[], Policy]]:
-    """Return a policy's name, the fingerprint of its checkpoint (or an empty string) and a function that builds it.
+    """Return a policy's name, a fingerprint and a function that builds it.
+
+    The fingerprint is that of the checkpoint's files or what a server says of itself, and empty for an expert.
 
     Args:
         checkpoint: a checkpoint folder or a hub id, which is downloaded here.
@@ -65,6 +79,7 @@ def choose_policy(
     Raises:
         ConfigError: both, neither, an unknown policy, or options for something that is no checkpoint.
         CheckpointError: no folder at `checkpoint`, and the hub does not have it.
+        ServeError: nobody answers at the address.
     """
     options = options or LoadOptions()
     if (checkpoint is None) == (policy is None):
@@ -80,7 +95,9 @@ def choose_policy(
     if policy == EXPERT:
         return policy, "", ExpertPolicy
     if policy.startswith(("ws://", "wss://")):
-        return policy, "", partial(connect, policy)
+        with connect(policy) as remote:
+            served = remote.metadata.fingerprint
+        return policy, served, partial(connect, policy, served)
     raise ConfigError(f"unknown policy '{policy}': it is 'expert' or an address such as ws://localhost:8000.")
 
 

@@ -30,6 +30,7 @@ from rdvla.wire.protocol import (
     write_options,
 )
 
+FIRST_TRY_S = 1.0
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 1.0
 REPLY_LIMITS = Limits(max_items=65_536, max_text=1_000_000)
@@ -55,6 +56,7 @@ class RemotePolicy(Policy):
         *,
         api_key: str | None = None,
         deadline_s: float = 30.0,
+        connect_timeout_s: float = 5.0,
         fallback: Callable[[Observation], ActionChunk] | None = None,
         tls_ca: Path | None = None,
         connect: Callable[[float], Connection] | None = None,
@@ -66,6 +68,8 @@ class RemotePolicy(Policy):
             url: `ws://host:port` or `wss://host:port`.
             api_key: sent as `Authorization: Api-Key ...`; None takes the environment variable RDVLA_API_KEY, if set.
             deadline_s: every call ends within this time, including reconnecting.
+            connect_timeout_s: a server that does not answer within this time is taken for absent, now; a server that
+                was there before is waited for as long as `deadline_s` allows.
             fallback: decides locally when the server does not in time; None raises instead.
             tls_ca: PEM file of the authority to trust for `wss`, for self-signed certificates.
             connect: opens a connection within the given seconds; None opens websockets to `url`.
@@ -74,8 +78,9 @@ class RemotePolicy(Policy):
         Raises:
             ServeError: nothing answers at `url` in time, or not with this protocol, or the key is refused.
         """
-        if deadline_s <= 0:
-            raise ServeError(f"deadline_s must be above 0, found {deadline_s}.")
+        for name, value in (("deadline_s", deadline_s), ("connect_timeout_s", connect_timeout_s)):
+            if value <= 0:
+                raise ServeError(f"{name} must be above 0, found {value}.")
         key = api_key or os.environ.get(API_KEY_VARIABLE) or None
         self.url = url
         self.reconnects = 0
@@ -86,7 +91,7 @@ class RemotePolicy(Policy):
         self._connect = connect or websocket_connector(url, key, tls_ca, deadline_s)
         self._connection: Connection | None = None
         self._metadata: PolicyMetadata | None = None
-        self._retrying(self._clock.now() + deadline_s, lambda connection, remaining_s: None)
+        self._first_connection(connect_timeout_s)
 
     @property
     def metadata(self) -> PolicyMetadata:
@@ -115,7 +120,7 @@ class RemotePolicy(Policy):
             return chunk_from_reply(_read_reply(connection.receive(remaining_s)), self.metadata)
 
         try:
-            return self._retrying(self._clock.now() + self._deadline_s, request)
+            return self._retrying(self._deadline_s, request)
         except (ConnectionLost, DeadlineMissed, Busy, RateLimited, ShuttingDown) as error:
             if self._fallback is None:
                 raise
@@ -140,19 +145,30 @@ class RemotePolicy(Policy):
     ) -> None:
         self.close()
 
-    def _retrying(self, deadline: float, ask: Callable[[Connection, float], T]) -> T:
-        """Run `ask(connection, remaining_s)`, again after a passing failure, until `deadline`."""
+    def _first_connection(self, timeout_s: float) -> None:
+        """Connect within `timeout_s`; whoever watches is told soon what is being waited for."""
+        try:
+            self._retrying(min(FIRST_TRY_S, timeout_s), lambda connection, remaining_s: None)
+        except (ConnectionLost, DeadlineMissed) as error:
+            if timeout_s <= FIRST_TRY_S:
+                raise
+            _log.warning("%s Trying for another %g s.", error, timeout_s - FIRST_TRY_S)
+            self._retrying(timeout_s - FIRST_TRY_S, lambda connection, remaining_s: None)
+
+    def _retrying(self, patience_s: float, ask: Callable[[Connection, float], T]) -> T:
+        """Run `ask(connection, remaining_s)`, again after a passing failure, for `patience_s`."""
+        deadline = self._clock.now() + patience_s
         pause_s = FIRST_PAUSE_S
         while True:
             try:
                 connection = self._connected(deadline)
                 remaining_s = deadline - self._clock.now()
                 if remaining_s <= 0:
-                    raise DeadlineMissed(f"{self.url} did not answer within {self._deadline_s:g} s.")
+                    raise DeadlineMissed(f"{self.url} did not answer within {patience_s:g} s.")
                 return ask(connection, remaining_s)
             except TimeoutError:
                 self.close()
-                raise DeadlineMissed(f"{self.url} did not answer within {self._deadline_s:g} s.") from None
+                raise DeadlineMissed(f"{self.url} did not answer within {patience_s:g} s.") from None
             except (ConnectionLost, ShuttingDown) as error:
                 self.close()
                 failure: ServeError = error
@@ -194,7 +210,10 @@ def _read_reply(reply: bytes | str) -> dict[str, Any]:
 
 
 def _require_same(known: PolicyMetadata, found: PolicyMetadata, url: str) -> None:
-    for field in ("cameras", "state_dim", "action_dim", "chunk_size"):
+    for field in ("cameras", "state_dim", "action_dim", "chunk_size", "fingerprint"):
         before, now = getattr(known, field), getattr(found, field)
         if before != now:
-            raise ServeError(f"the server at {url} came back with another policy: {field} was {before}, is {now}.")
+            raise ServeError(
+                f"the server at {url} came back with another policy: {field} was {before}, is {now}. "
+                "Connect anew if that is what you want."
+            )

@@ -10,11 +10,18 @@ from rdvla.policy import Policy
 from rdvla.server.config import ServeConfig
 from rdvla.server.live import LiveFeed
 from rdvla.server.server import PolicyServer
+from rdvla.stops import StopRule
 
 
 @contextmanager
 def serving(
-    policy: Policy, config: ServeConfig, *, api_key: str | None = None, live: LiveFeed | None = None
+    policy: Policy,
+    config: ServeConfig,
+    *,
+    api_key: str | None = None,
+    live: LiveFeed | None = None,
+    default_stop: StopRule | None = None,
+    checkpoint: str = "",
 ) -> Iterator[PolicyServer]:
     """Serve `policy` while the block runs; on entry the server is ready, on exit it has stopped.
 
@@ -23,11 +30,13 @@ def serving(
         config: port 0 takes a free port; ask the server for its `url`.
         api_key: asked of every client.
         live: the live page's feed.
+        default_stop: for requests that do not say when to stop.
+        checkpoint: digest of what the policy was loaded from.
 
     Raises:
         ServeError: the address cannot be bound, or the warm-up decision failed.
     """
-    server = PolicyServer(policy, config, api_key=api_key, live=live)
+    server = PolicyServer(policy, config, api_key=api_key, live=live, default_stop=default_stop, checkpoint=checkpoint)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="rdvla-server", daemon=True)
     thread.start()

@@ -9,9 +9,11 @@ import contextlib
 import logging
 import ssl
 import time
+from dataclasses import replace
 
 import numpy as np
 
+from rdvla import __version__
 from rdvla.errors import ConfigError, MissingExtraError, RDVLAError, ServeError
 from rdvla.policy import Ask, Policy, PolicyMetadata
 from rdvla.server.batching import Batcher
@@ -47,6 +49,7 @@ class PolicyServer:
         api_key: str | None = None,
         live: LiveFeed | None = None,
         default_stop: StopRule | None = None,
+        checkpoint: str = "",
     ) -> None:
         """Prepare to serve.
 
@@ -56,6 +59,8 @@ class PolicyServer:
             api_key: asked of every client; see `rdvla.server.config.read_api_key`.
             live: the feed of the live page, if `config.web`; None makes one.
             default_stop: for requests that do not say when to stop; None leaves it to the policy.
+            checkpoint: digest of what the policy was loaded from; part of the fingerprint that clients see. Empty takes
+                the policy's name.
 
         Raises:
             ConfigError: a host that other machines can reach, without an API key; the live page with one.
@@ -75,7 +80,7 @@ class PolicyServer:
         )
         self._service = Service(
             config=config,
-            metadata=policy.metadata,
+            metadata=with_fingerprint(policy.metadata, checkpoint, default_stop),
             batcher=batcher,
             metrics=self.metrics,
             horizon=config.suggested_horizon(),
@@ -190,6 +195,13 @@ class PolicyServer:
             await conversation.run()
         finally:
             self._conversations.discard(conversation)
+
+
+def with_fingerprint(metadata: PolicyMetadata, checkpoint: str, default_stop: StopRule | None) -> PolicyMetadata:
+    """Return `metadata` that also say what is served: the checkpoint, the default rule, the version of the code."""
+    rule = default_stop or metadata.extra.get("default_stop", "own rule")
+    fingerprint = f"{checkpoint or metadata.name}, {rule}, rdvla {__version__}"
+    return replace(metadata, extra={**metadata.extra, "fingerprint": fingerprint})
 
 
 def blank_observation(metadata: PolicyMetadata) -> Observation:
