@@ -152,6 +152,32 @@ def training_memory_command(
     _show([measure_memory(rdvla_0_5b(), batch, depth, _tell)], json)
 
 
+@bench_app.command("scheduling")
+def scheduling_command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of rdvla eval, for the lengths of their episodes.")],
+    workers: Annotated[str, typer.Option(help="Numbers of workers.")] = "1,2,4,8,16,32,64,128,256",
+    per_task: Annotated[
+        int | None,
+        typer.Option(min=1, help="Episodes of each task, drawn from its lengths [default: each once]."),
+    ] = None,
+    worker_s: Annotated[float, typer.Option(min=0, help="Seconds to start a worker and load its policy.")] = 8.0,
+    env_s: Annotated[float, typer.Option(min=0, help="Seconds to start an environment.")] = 10.0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the lengths.")] = 0,
+    json: Json = None,
+) -> None:
+    """How throughput grows with workers: the real driver on a made-up clock, with recorded episode lengths."""
+    from rdvla.bench.scheduling import Costs, measure_scheduling, recorded_episodes
+    from rdvla.cli.parsing import parse_indices
+    from rdvla.errors import ConfigError
+
+    _check_folders(json)
+    counts = parse_indices(workers, field="workers")
+    if 0 in counts:
+        raise ConfigError(f"workers '{workers}': at least 1 has to work.")
+    episodes = recorded_episodes(runs, per_task, seed)
+    _show([measure_scheduling(episodes, counts, Costs(worker_s, env_s))], json)
+
+
 @server_app.command("soak")
 def soak_command(
     checkpoint: Checkpoint = Path(SHIPPED),
