@@ -17,7 +17,7 @@ from rdvla.collect.staging import Staging
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.envs import Seed
 from rdvla.envs.toy import ToyEnv
-from rdvla.errors import CheckpointError, ConfigError, SimulatorError, StorageError
+from rdvla.errors import CheckpointError, ConfigError, DatasetError, SimulatorError, StorageError
 from rdvla.files import write_atomically, writing
 from rdvla.jobs import driver
 
@@ -226,6 +226,24 @@ def test_where_nothing_was_settled_nothing_is_left(tmp_path):
     with pytest.raises(CheckpointError, match="damaged"):
         collect(config(tmp_path / "d"), suites={"toy": fakes.FakeSuite("toy")}, make_expert=fakes.make_unloadable)
     assert not (tmp_path / "d").exists()
+
+
+def test_errors_are_counted_by_task_whatever_their_messages_say(tmp_path):
+    staging = Staging(tmp_path)
+    quoted = '{"suite": "toy", "task_id": 0, "attempt": 1}'
+    with staging.locked():
+        for task_id, message in ((0, "broke"), (1, quoted), (0, "broke again")):
+            staging.add_error(Attempt("toy", task_id, 0, 0), message)
+        staging.settle(Attempt("toy", 0, 0, 0), "failed", {})
+    with Staging(tmp_path).locked():
+        pass
+    again = Staging(tmp_path)
+    with again.locked():
+        assert again.errors == staging.errors == {("toy", 0): 2, ("toy", 1): 1}
+    with (tmp_path / ".staging/errors.jsonl").open("a") as file:
+        file.write("nonsense\n")
+    with pytest.raises(DatasetError, match=r"errors.jsonl:4 is damaged"), Staging(tmp_path).locked():
+        pass
 
 
 def test_two_runs_in_one_folder(tmp_path):

@@ -23,7 +23,7 @@ from rdvla.data.lerobot_meta import INFO_PATH
 from rdvla.embodiment import Embodiment
 from rdvla.envs.base import Suite, TaskSpec
 from rdvla.errors import ConfigError, SimulatorError
-from rdvla.files import write_atomically
+from rdvla.files import write_json
 from rdvla.jobs.driver import drive
 from rdvla.jobs.pool import EPISODE_TIMEOUT_S, Pool, TaskKey
 from rdvla.jobs.process import ProcessPool
@@ -338,7 +338,7 @@ def _write(
         "tasks": [asdict(task) for task in summary.tasks],
         "episodes": episodes,
     }
-    write_atomically(config.output / SUMMARY, (json.dumps(document, indent=1) + "\n").encode())
+    write_json(config.output / SUMMARY, document, indent=1)
     return summary
 
 

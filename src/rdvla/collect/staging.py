@@ -1,10 +1,9 @@
 """The finished attempts of a collection, one file each, so that a killed run continues where it was.
 
-Below `OUTPUT/.staging`: `settings.json`, `lock`, `errors.jsonl`, and per task `00003.npz` (a demonstration),
+Below `OUTPUT/.staging`: `settings.json`, `.lock`, `errors.jsonl`, and per task `00003.npz` (a demonstration),
 `00004.failed.json` (not solved) or `00005.error.json` (given up, the simulator broke every time).
 """
 
-import fcntl
 import json
 import shutil
 from collections import Counter
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rdvla.collect.recording import Attempt, Demonstration
-from rdvla.errors import ConfigError
-from rdvla.files import write_atomically, writing
+from rdvla.errors import ConfigError, DatasetError
+from rdvla.files import append_line, complete_lines, cut_torn_line, owned_folder, write_atomically, write_json
 from rdvla.jobs.pool import TaskKey
 
 Ending = Literal["solved", "failed", "error"]
@@ -52,17 +51,8 @@ class Staging:
             ConfigError: another process is at it.
             StorageError: the folder cannot be created.
         """
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            stream = (self.folder / "lock").open("w")
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"another `rdvla collect` is writing to '{self.folder.parent}'; wait for it, or choose another "
-                    "folder."
-                ) from None
+        busy = f"another `rdvla collect` is writing to '{self.folder.parent}'; wait for it, or choose another folder."
+        with owned_folder(self.folder, busy=busy):
             try:
                 self.errors = Counter(self._read_errors())
                 yield
@@ -80,7 +70,7 @@ class Staging:
         """
         path = self.folder / "settings.json"
         if not path.exists():
-            write_atomically(path, json.dumps(settings, indent=2).encode())
+            write_json(path, settings)
             return
         before = json.loads(path.read_text(encoding="utf-8"))
         for key in {**before, **settings}:
@@ -118,7 +108,7 @@ class Staging:
         Raises:
             StorageError: the disk refuses.
         """
-        write_atomically(self._path(attempt, ending), json.dumps(dict(details)).encode())
+        write_json(self._path(attempt, ending), dict(details))
 
     def load(self, attempt: Attempt) -> Demonstration:
         """Return a stored demonstration.
@@ -132,18 +122,21 @@ class Staging:
     def add_error(self, attempt: Attempt, message: str) -> None:
         """Append a broken simulation to `errors.jsonl`."""
         line = {"suite": attempt.suite, "task_id": attempt.task_id, "attempt": attempt.number, "message": message}
-        path = self.folder / "errors.jsonl"
-        with writing(path), path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_line(self.folder / "errors.jsonl", json.dumps(line))
         self.errors[attempt.task] += 1
 
     def _read_errors(self) -> Iterator[TaskKey]:
-        """Yield the task of every line of `errors.jsonl`; lines that a kill cut short are passed over."""
+        """Yield the task of every line of `errors.jsonl`, after removing what a kill cut short."""
         path = self.folder / "errors.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            with suppress(ValueError, KeyError, TypeError):
+        if not path.exists():
+            return
+        cut_torn_line(path)
+        for number, line in enumerate(complete_lines(path), start=1):
+            try:
                 values = json.loads(line)
                 yield (values["suite"], values["task_id"])
+            except (ValueError, KeyError, TypeError):
+                raise DatasetError(f"{path}:{number} is damaged; remove the line and repeat the command.") from None
 
     def delete(self) -> None:
         """Remove everything; a kill meanwhile leaves all of it or, out of the way, a rest that goes next time."""

@@ -4,11 +4,9 @@
 when the log is opened again; a damaged line anywhere else is an error.
 """
 
-import errno
-import fcntl
 import json
-import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,8 +14,9 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from rdvla.config import Config
 from rdvla.envs.base import InitState, Seed, Start
-from rdvla.errors import ConfigError, RDVLAError, RecordError, StorageError
+from rdvla.errors import RDVLAError, RecordError
 from rdvla.execution import SYNCHRONOUS, execution_label
+from rdvla.files import append_line, cut_torn_line, owned_folder
 from rdvla.policy import Ask
 from rdvla.stops import StopRule
 
@@ -171,12 +170,12 @@ _UNUSUAL: Mapping[str, object] = {
 
 
 def to_line(record: EpisodeRecord | ErrorRecord) -> str:
-    """Return the record as one line of JSON, newline included. What most evaluations have no use for is left out."""
+    """Return the record as one line of JSON. What most evaluations have no use for is left out."""
     values = record.model_dump(mode="json")
     for name, default in _UNUSUAL.items():
         if values.get(name) == default:
             values.pop(name, None)
-    return json.dumps(values, separators=(",", ":"), ensure_ascii=False) + "\n"
+    return json.dumps(values, separators=(",", ":"), ensure_ascii=False)
 
 
 def parse_line(line: str, *, where: str) -> EpisodeRecord | ErrorRecord:
@@ -231,40 +230,17 @@ def latest(records: Iterable[EpisodeRecord | ErrorRecord]) -> list[EpisodeRecord
 
 
 class EpisodeLog:
-    """Appends records to `episodes.jsonl`; holds the folder's lock while open.
+    """Appends records to `episodes.jsonl`; owns the folder while it is entered.
 
     Attributes:
-        records: what the log held when it was opened.
-
-    Raises:
-        ConfigError: another process is writing to the folder.
-        RecordError: a line is damaged.
-        StorageError: the folder cannot be written.
+        records: what the log held when it was entered.
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / EPISODES_FILE).open("ab")
-        except OSError as error:
-            raise StorageError(f"cannot write to '{folder}': {error.strerror}; choose another output folder.") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise ConfigError(f"another evaluation is writing to '{folder}'; wait for it or choose another.") from None
-        self._cut_torn_line(folder / EPISODES_FILE)
-        try:
-            self.records = read_records(folder)
-        except RecordError:
-            self.close()
-            raise
-
-    def _cut_torn_line(self, path: Path) -> None:
-        text = path.read_bytes()
-        complete = text.rfind(b"\n") + 1
-        if complete < len(text):
-            self._file.truncate(complete)
+        """Write to `folder`."""
+        self._folder, self._path = folder, folder / EPISODES_FILE
+        self._owner = ExitStack()
+        self.records: list[EpisodeRecord | ErrorRecord] = []
 
     def append(self, record: EpisodeRecord | ErrorRecord) -> None:
         """Write one record and wait until it is on disk.
@@ -272,25 +248,24 @@ class EpisodeLog:
         Raises:
             StorageError: it could not be written; the log is left as it was before.
         """
-        size = os.fstat(self._file.fileno()).st_size
-        line = to_line(record).encode("utf-8")
-        try:
-            if os.write(self._file.fileno(), line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            os.ftruncate(self._file.fileno(), size)
-            raise StorageError(
-                f"cannot append to '{self._file.name}': {error.strerror}. Nothing is lost: free some space "
-                "and repeat the command to continue."
-            ) from None
-
-    def close(self) -> None:
-        """Release the file and its lock."""
-        self._file.close()
+        append_line(self._path, to_line(record))
 
     def __enter__(self) -> Self:
+        """Own the folder and read what is there.
+
+        Raises:
+            ConfigError: another process is writing to the folder.
+            RecordError: a line is damaged.
+            StorageError: the folder cannot be written.
+        """
+        busy = f"another evaluation is writing to '{self._folder}'; wait for it or choose another."
+        with ExitStack() as owner:
+            owner.enter_context(owned_folder(self._folder, busy=busy))
+            if self._path.exists():
+                cut_torn_line(self._path)
+                self.records = read_records(self._folder)
+            self._owner = owner.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        self._owner.close()

@@ -8,7 +8,6 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,9 @@ from rdvla.envs.base import InitState, Seed, Suite
 from rdvla.errors import ConfigError, RecordError
 from rdvla.eval.player import EpisodePlayer, PolicyFactory, Recipe, Result, versions
 from rdvla.eval.protocol import EvalConfig, Job, plan
-from rdvla.eval.records import EPISODES_FILE, EpisodeLog, EpisodeRecord, ErrorRecord, Key, latest
+from rdvla.eval.records import EpisodeLog, EpisodeRecord, ErrorRecord, Key, latest
 from rdvla.eval.summary import summarise
-from rdvla.files import write_atomically
+from rdvla.files import write_atomically, write_json
 from rdvla.jobs.driver import drive
 from rdvla.jobs.pool import EPISODE_TIMEOUT_S, Pool, TaskKey
 from rdvla.jobs.process import ProcessPool
@@ -98,8 +97,8 @@ def evaluate(
             records.sort(key=lambda record: position[record.key])
             if records:
                 write_json(output / SUMMARY_FILE, summarise(records))
-            else:
-                _leave_nothing(output)
+            else:  # the policy could not be loaded, for instance: the folder goes with it
+                (output / RUN_FILE).unlink(missing_ok=True)
     return records
 
 
@@ -182,14 +181,6 @@ def video_name(job: Job) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(parts).replace("(", "-")).strip("-") + ".mp4"
 
 
-def _leave_nothing(output: Path) -> None:
-    """Remove the folder of an evaluation without an episode, whose policy could not be loaded for instance."""
-    for name in (EPISODES_FILE, RUN_FILE):
-        (output / name).unlink(missing_ok=True)
-    with suppress(OSError):  # something else is in it
-        output.rmdir()
-
-
 def _claim_folder(
     output: Path, config: EvalConfig, jobs: Sequence[Job], command: Sequence[str], *, started: bool
 ) -> None:
@@ -215,12 +206,3 @@ def _claim_folder(
     if changed:
         details = "; ".join(f"{name} was {found.get(name)!r}, now {values[name]!r}" for name in changed)
         raise ConfigError(f"'{output}' holds an evaluation with other settings ({details}). Choose another folder.")
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` so that the file is either whole or as before.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
