@@ -1,18 +1,24 @@
 # make demo    watch the shipped policy drive LIBERO at several depths; ends with a table and a report
 # make test    the whole test suite, simulator included
+# make lowest  the network's tests as on a processor without vector instructions
 # make check   style, types and the import rules
 # make lerobot the plugin in a real LeRobot (LEROBOT=0.4 or 0.6), in an environment of its own
 
 RDVLA := .venv/bin/rdvla
 CODE := src tests
 
-.PHONY: demo test check format lerobot clean
+.PHONY: demo test lowest check format lerobot clean
 
 demo: .venv/.installed
 	$(RDVLA) demo
 
 test: .venv/.installed
 	.venv/bin/python -m pytest
+
+lowest: export ATEN_CPU_CAPABILITY = default
+lowest: export ONEDNN_MAX_CPU_ISA = SSE41
+lowest: .venv/.installed
+	.venv/bin/python -m pytest tests/model tests/parity -m "not slow"
 
 check: .venv/.installed
 	.venv/bin/ruff check $(CODE)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import rdvla.doctor.environment as environment
 import rdvla.doctor.rendering as rendering
 from rdvla.cli.doctor import doctor_command
-from rdvla.doctor.checks import Check, compare, guarded, unread
+from rdvla.doctor.checks import Check, compare, compare_outputs, guarded, unread
 from rdvla.doctor.reference import check_reference, compute, stored_values
 from rdvla.envs import InitState
 from rdvla.errors import SimulatorError
@@ -29,6 +29,16 @@ class TestComparisons:
     def test_relative_to_the_largest(self):
         check = compare("case", "x", np.array([100.5]), np.array([100.0]), 0.01, relative=True)
         assert (check.status, round(check.difference, 6)) == ("pass", 0.005)
+
+    @pytest.mark.parametrize(
+        ("size", "iterations", "limit"),
+        [(0.1, 1, 2e-5), (1.0, 16, 2e-5), (0.1, 32, 2e-5), (5.0, 4, 5e-5), (5.0, 64, 2e-4)],
+    )
+    def test_outputs_may_differ_by_what_rounding_does(self, size, iterations, limit):
+        expected = np.array([-size, 0.0])
+        for factor, status in ((0.9, "pass"), (-0.9, "pass"), (1.1, "fail"), (np.nan, "fail")):
+            check = compare_outputs("case", "x", expected + factor * limit, expected, iterations)
+            assert (check.status, check.limit) == (status, pytest.approx(limit))
 
     def test_an_error_becomes_one_failed_check(self):
         def broken():

@@ -14,8 +14,7 @@ from rdvla.checkpoints.names import stored_state
 from rdvla.checkpoints.official_write import save_official
 from rdvla.data.episodes import ChunkBatch
 from rdvla.data.images import ImagePath
-from rdvla.doctor.checks import compare
-from rdvla.doctor.golden_head import OUTPUT_LIMIT
+from rdvla.doctor.checks import compare_outputs
 from rdvla.doctor.golden_vlm import load_vlm_case
 from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import absolute_error
@@ -116,6 +115,6 @@ def test_released_weights_are_trained_saved_and_released_again(tmp_path):
         {name: np.full((256, 256, 3), 20 * len(name), np.uint8) for name in IMAGE}, np.ones(8, np.float32), "pick it up"
     )
     chunks = [load_policy(path).infer(seen, Ask(seed=0)) for path in (tmp_path / "released", policy)]
-    check = compare("released", "actions", *(chunk.actions for chunk in chunks), OUTPUT_LIMIT)
+    check = compare_outputs("released", "actions", *(chunk.actions for chunk in chunks))
     assert check.status == "pass", check
     assert chunks[0].num_recurrences == chunks[1].num_recurrences

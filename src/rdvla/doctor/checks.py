@@ -1,5 +1,6 @@
 """One line of a diagnosis, and comparisons that make one."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -11,6 +12,10 @@ from torch import Tensor
 from rdvla.errors import RDVLAError
 
 Status = Literal["pass", "warn", "fail", "skip"]
+
+OUTPUT_LIMIT = 2e-5
+SETTLED = 16
+"""The output limit is for float32 numbers of order one after up to so many iterations."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,17 @@ def compare(
     if relative:
         difference /= max(float(np.max(np.abs(reference), initial=0.0)), 1e-12)
     return within(case, quantity, difference, limit, note=note)
+
+
+def compare_outputs(case: str, quantity: str, found: Any, expected: Any, iterations: int = 1) -> Check:
+    """Compare what a network gives after `iterations` of its core, by the largest absolute difference.
+
+    Another processor adds in another order. What that moves grows with the numbers, and every iteration adds its own:
+    the limit is `OUTPUT_LIMIT`, times the largest magnitude in `expected` and the root of `iterations` / `SETTLED`
+    where that is more.
+    """
+    size = float(np.max(np.abs(as_float64(expected)), initial=0.0))
+    return compare(case, quantity, found, expected, OUTPUT_LIMIT * max(1.0, size * math.sqrt(iterations / SETTLED)))
 
 
 def within(case: str, quantity: str, difference: float, limit: float, *, note: str = "") -> Check:

@@ -13,7 +13,7 @@ from torch import Tensor
 from rdvla.checkpoints import names
 from rdvla.checkpoints.official_config import head_config
 from rdvla.checkpoints.tensors import check_tensors, read_json, read_safetensors
-from rdvla.doctor.checks import Check, compare, equal, orientation, unread, within
+from rdvla.doctor.checks import Check, compare, compare_outputs, equal, orientation, unread, within
 from rdvla.errors import CheckpointError
 from rdvla.model.decide import decide
 from rdvla.model.projector import StateProjector
@@ -21,7 +21,6 @@ from rdvla.model.recurrent import Context, RecurrentHead, rope_tables
 from rdvla.model.stopping import make_criterion
 from rdvla.stops import StopRule
 
-OUTPUT_LIMIT = 2e-5
 GRADIENT_LIMIT = 1e-4
 METRIC_LIMIT = 1e-4
 BFLOAT16_LIMIT = 0.1
@@ -120,18 +119,17 @@ def _inside(case: HeadCase) -> list[Check]:
         "mid.rope_sin": tables[1],
     }
     checks = [
-        compare(case.name, key, value.expand_as(case[key]), case[key], OUTPUT_LIMIT)
+        compare_outputs(case.name, key, value.expand_as(case[key]), case[key])
         for key, value in found.items()
         if key in case.io
     ]
     for key in [key for key in case.io if re.fullmatch(r"mid\.(states|outputs)_1_to_\d+", key)]:
         recorded = case[key]
-        latents, differences = case["in.S0"], []
-        for iteration in range(recorded.shape[1]):
+        latents, found_each = case["in.S0"], []
+        for _ in range(recorded.shape[1]):
             latents = case.head.core(latents, conditioning)
-            value = latents if "states" in key else case.head.coda(latents, conditioning)
-            differences.append(float((value - recorded[:, iteration]).abs().max()))
-        checks.append(within(case.name, key, _worst(differences), OUTPUT_LIMIT))
+            found_each.append(latents if "states" in key else case.head.coda(latents, conditioning))
+        checks.append(compare_outputs(case.name, key, torch.stack(found_each, dim=1), recorded, recorded.shape[1]))
     return checks
 
 
@@ -142,7 +140,7 @@ def _fixed(case: HeadCase) -> list[Check]:
         label = key.removeprefix("out.fixed_")
         depth = case.head.config.mean_recurrence if label == "default" else int(label.removeprefix("r"))
         found = case.head(case.contexts(), case["in.S0"], n_no_grad=depth, n_grad=0)
-        checks.append(compare(case.name, key, found, case[key], OUTPUT_LIMIT))
+        checks.append(compare_outputs(case.name, key, found, case[key], depth))
     return checks
 
 
@@ -169,7 +167,8 @@ def _stopping(case: HeadCase) -> list[Check]:
             checks.append(_metric(case.name, quantity, decision.traces[0], expected["final_metric"]))
             if f"out.{quantity}" in case.io:
                 recorded = case[f"out.{quantity}"]
-                checks.append(compare(case.name, f"out.{quantity}", decision.actions, recorded, OUTPUT_LIMIT))
+                depth = expected["actual_iter"]
+                checks.append(compare_outputs(case.name, f"out.{quantity}", decision.actions, recorded, depth))
     return checks
 
 
@@ -208,7 +207,7 @@ def _gradients(case: HeadCase, recorded: Mapping[str, Tensor]) -> list[Check]:
         expected = {
             key.removeprefix(f"{prefix}."): value for key, value in recorded.items() if key.startswith(prefix + ".")
         }
-        checks.append(compare(case.name, f"{prefix} loss", loss.reshape(1), expected["loss"], OUTPUT_LIMIT))
+        checks.append(compare_outputs(case.name, f"{prefix} loss", loss.reshape(1), expected["loss"], depth))
         by_name = names.to_ours(
             {
                 published_key(key.removeprefix("grad.")): value
@@ -267,11 +266,6 @@ def _bfloat16(case: HeadCase) -> list[Check]:
         found = case.head(case.contexts(dtype=torch.bfloat16), latents, n_no_grad=depth, n_grad=0)
         checks.append(orientation(case.name, key, found, case[key], BFLOAT16_LIMIT))
     return checks
-
-
-def _worst(differences: list[float]) -> float:
-    """Return the largest difference; one that is not a number wins."""
-    return max((float("inf") if value != value else value for value in differences), default=0.0)
 
 
 def find_head_cases(directory: Path) -> list[str]:

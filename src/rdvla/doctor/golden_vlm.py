@@ -15,8 +15,8 @@ from rdvla.checkpoints.official import is_official, load_official
 from rdvla.checkpoints.official_config import OVERRIDES
 from rdvla.checkpoints.tensors import only_tensors, read_json, read_pt, read_safetensors
 from rdvla.data.stats import select_statistics
-from rdvla.doctor.checks import Check, compare, equal, orientation, unread, within
-from rdvla.doctor.golden_head import BFLOAT16_LIMIT, METRIC_LIMIT, OUTPUT_LIMIT
+from rdvla.doctor.checks import Check, compare, compare_outputs, equal, orientation, unread, within
+from rdvla.doctor.golden_head import BFLOAT16_LIMIT, METRIC_LIMIT
 from rdvla.errors import CheckpointError
 from rdvla.model.backbones.inline import Inline
 from rdvla.model.backbones.prismatic import DinoSiglip
@@ -190,7 +190,8 @@ def _actions(case: VLMCase, precision: str) -> list[Check]:
         if actions_key in case.recorded:
             found = statistics.action.unnormalise(decision.actions[0].float().numpy())
             if precision == "fp32":
-                checks.append(compare(case.name, actions_key, found, case[actions_key], OUTPUT_LIMIT))
+                depth = int(decision.num_recurrences[0])
+                checks.append(compare_outputs(case.name, actions_key, found, case[actions_key], depth))
             else:
                 checks.append(orientation(case.name, actions_key, found, case[actions_key], BFLOAT16_LIMIT))
     return checks
@@ -199,7 +200,7 @@ def _actions(case: VLMCase, precision: str) -> list[Check]:
 def _decision(case: VLMCase, key: str, precision: str, decision: Decision, expected: Mapping[str, Any]) -> list[Check]:
     if precision != "fp32":
         return [orientation(case.name, key, decision.actions.float(), case[key], BFLOAT16_LIMIT)]
-    checks = [compare(case.name, key, decision.actions, case[key], OUTPUT_LIMIT)]
+    checks = [compare_outputs(case.name, key, decision.actions, case[key], int(decision.num_recurrences[0]))]
     if expected:
         metric = expected["metric"]
         allowed = max(METRIC_LIMIT * abs(metric), 1e-6)
@@ -242,9 +243,9 @@ def _training(case: VLMCase) -> list[Check]:
     for key in [key for key in case.recorded if re.fullmatch(r"train\.pred_r\d+", key)]:
         depth = int(key.rpartition("r")[2])
         predicted = model.head(contexts, case["train.S0"], n_no_grad=0, n_grad=depth)
-        checks.append(compare(case.name, key, predicted, case[key], OUTPUT_LIMIT))
+        checks.append(compare_outputs(case.name, key, predicted, case[key], depth))
         loss = F.l1_loss(predicted, case["train.actions"]).reshape(1)
-        checks.append(compare(case.name, f"train.loss_r{depth}", loss, case[f"train.loss_r{depth}"], OUTPUT_LIMIT))
+        checks.append(compare_outputs(case.name, f"train.loss_r{depth}", loss, case[f"train.loss_r{depth}"], depth))
     case.read.add("train.labels")  # where the targets are; the lengths above say the same
     return checks
 

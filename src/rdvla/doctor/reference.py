@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rdvla.checkpoints.names import stored
 from rdvla.data.images import PUBLISHED
 from rdvla.data.stats import NormStats
-from rdvla.doctor.checks import Check, compare, within
+from rdvla.doctor.checks import OUTPUT_LIMIT, Check, compare, compare_outputs, within
 from rdvla.model.backbones.inline import Inline
 from rdvla.model.backbones.prismatic import DinoSiglipConfig, PrismaticConfig, ViTConfig
 from rdvla.model.config import HeadConfig, RDVLAConfig
@@ -31,7 +31,6 @@ from rdvla.model.recurrent import Context, RecurrentHead
 from rdvla.model.stopping import make_criterion
 from rdvla.stops import StopRule
 
-OUTPUT_LIMIT = 2e-5
 RELATIVE_LIMIT = 2e-5
 IMAGE_LIMIT = 0.02
 """Mean difference in grey levels: one level on 2 % of the values."""
@@ -52,7 +51,9 @@ def _check(name: str, found: Values, expected: list[float]) -> Check:
         return within("built-in", name, float(np.abs(found - expected).mean()), IMAGE_LIMIT)
     if part in ("network", "gradients"):
         return compare("built-in", name, found, expected, RELATIVE_LIMIT, relative=True)
-    limit = {"statistics": STATISTICS_LIMIT, "sampler": 0.0}.get(part, OUTPUT_LIMIT)
+    if name.startswith("head.depth_"):
+        return compare_outputs("built-in", name, found, expected, int(name.removeprefix("head.depth_")))
+    limit = {"statistics": STATISTICS_LIMIT, "scratchpad": OUTPUT_LIMIT}.get(part, 0.0)  # the others are whole numbers
     return compare("built-in", name, found, expected, limit)
 
 
