@@ -49,7 +49,7 @@ def test_criteria_read_what_the_data_says():
         criterion = make_criterion(StopRule(name))
         assert criterion.needs_actions is (spec.reads == "actions")
         changed = Look(latents + 1, actions if criterion.needs_actions else None)
-        _, value = criterion(Look(latents, actions), changed)
+        value = criterion.measure(Look(latents, actions), changed)
         assert (value < 1e-6).all() == (spec.reads == "actions"), f"{name} reads something else"
 
 

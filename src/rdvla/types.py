@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,8 @@ class ActionChunk:
         n_action_steps: how many of the actions to execute before asking again, or None for "the caller's choice".
         timings: milliseconds by stage (`encode`, `recurrence`, `total`, ...).
         out_of_time: the time budget ended the recurrence, so `num_recurrences` is how many iterations it bought.
+        signals: whatever else is known about the decision, by name. A number that a head puts here reaches the reply of
+            a server, the record of an episode, the report and the live page.
     """
 
     actions: NDArray[np.float32]
@@ -75,6 +77,38 @@ class ActionChunk:
     n_action_steps: int | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     out_of_time: bool = False
+    signals: Mapping[str, float] = field(default_factory=dict)
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return everything as plain values, `actions` as a contiguous float32 array; `from_wire` reads them."""
+        values = {
+            "actions": np.ascontiguousarray(self.actions, dtype=np.float32),
+            "num_recurrences": int(self.num_recurrences),
+            "convergence": [float(value) for value in self.convergence],
+            "n_action_steps": self.n_action_steps,
+            "out_of_time": self.out_of_time,
+            "policy_timing": {name: float(value) for name, value in self.timings.items()},
+        }
+        signals = {name: float(value) for name, value in self.signals.items()}
+        return values | ({"signals": signals} if signals else {})
+
+    @classmethod
+    def from_wire(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_wire` returned; everything but the actions may be absent, other keys are ignored.
+
+        Raises:
+            ValueError, TypeError: a value of the wrong type.
+        """
+        steps = values.get("n_action_steps")
+        return cls(
+            actions=np.array(values["actions"], dtype=np.float32),
+            num_recurrences=int(values.get("num_recurrences", 0)),
+            convergence=tuple(float(value) for value in values.get("convergence", ())),
+            n_action_steps=None if steps is None else int(steps),
+            timings={str(name): float(value) for name, value in dict(values.get("policy_timing", {})).items()},
+            out_of_time=bool(values.get("out_of_time", False)),
+            signals={str(name): float(value) for name, value in dict(values.get("signals", {})).items()},
+        )
 
 
 @dataclass(frozen=True)

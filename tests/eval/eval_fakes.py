@@ -4,6 +4,7 @@ The robot stands at 0 and must reach +1. Each unit of action moves it by 0.1. A 
 given: it steps towards the goal by `iterations` / 4, so that it needs fewer steps, or wins at all, with more depth.
 """
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ TASKS = {
     "other": [TaskSpec("other", i, f"other_{i}", f"do the other thing {i}", MAX_STEPS) for i in range(2)],
 }
 
+DOUBT = 0.123456
 
 ROBOT = Embodiment("line", 10, {"primary": (32, 32)}, ("x",), ("dx",), "none")
 
@@ -131,6 +133,23 @@ class LinePolicy(Policy):
 
     def reset(self):
         pass
+
+
+class DoubtingLine(Policy):
+    """Solves the line world; doubts at its first decision only."""
+
+    metadata = PolicyMetadata("line policy", ("primary",), 1, 1, 8, {})
+
+    def __init__(self):
+        self.first = True
+
+    def infer(self, observation, ask=PLAIN):
+        signals = {"doubt": DOUBT} if self.first else {"odd": math.inf}
+        self.first = False
+        return ActionChunk(np.full((8, 1), 0.25, dtype=np.float32), 3, signals=signals)
+
+    def reset(self):
+        self.first = True
 
 
 class BrokenPolicy(LinePolicy):

@@ -109,6 +109,52 @@ def test_convergence_may_end_it_earlier_per_sample():
     assert decision.actions.flatten().tolist() == [0.5**5, 0.5**7]
 
 
+@pytest.mark.parametrize("rule", [StopRule("latent", threshold=0.15), StopRule("action_mse", threshold=1e-4)])
+def test_every_coda_is_charged_to_the_coda(rule):
+    """Samples leave one after the other; what their answers take is no part of the next iteration."""
+    costs = Costs()
+    decision, seconds = run(Fake(), rule, 1e9, costs, batch=3)
+    assert len(set(decision.num_recurrences.tolist())) == 3
+    assert (costs.encode, costs.iteration, costs.decode) == (ENCODE, ITERATION, DECODE)
+    deepest = int(decision.num_recurrences.max())
+    codas = 3 if rule.name == "latent" else deepest
+    assert seconds == ENCODE + deepest * ITERATION + codas * DECODE
+
+
+class OnDevice(torch.Tensor):
+    """A tensor of a device whose host only waits in `cpu`, and is counted; whatever else would wait is refused."""
+
+    waits = 0
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        name = function.__name__
+        assert name not in ("item", "tolist", "__bool__", "__int__", "__float__", "nonzero", "numpy"), f"{name} waits"
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if name == "cpu":
+            OnDevice.waits += 1
+            return result.as_subclass(torch.Tensor)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("rule", "checks"),
+    [
+        (FIXED, 0),
+        (StopRule("action_mse", threshold=0.0, max_depth=6), 5),
+        (StopRule("action_mse", threshold=0.0, max_depth=6, check_every=2), 2),
+        (StopRule("latent", threshold=0.26), 5),
+    ],
+)
+def test_the_host_waits_once_per_check_and_never_between(rule, checks):
+    """The first look has nothing to be compared with. `latent` stops the last of three samples at the sixth look."""
+    fake, OnDevice.waits = Fake(), 0
+    latents = (torch.arange(3).reshape(3, 1, 1) * -1.0).as_subclass(OnDevice)
+    output = decide(fake, fake, latents, make_criterion(rule), rule)
+    assert OnDevice.waits == checks
+    assert isinstance(output.actions, OnDevice)
+
+
 def test_the_last_look_is_the_answer():
     fake = Fake()
     run(fake, StopRule("action_mse", threshold=0.0, max_depth=6), 1e9)

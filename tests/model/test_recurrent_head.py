@@ -154,7 +154,7 @@ def test_stopping_metrics_on_three_numbers():
     after = Look(torch.tensor([[[3.0, 4.0, 0.0]]]), torch.tensor([[[1.0, 2.0, 6.0]]]))
 
     def value(name):
-        return make_criterion(StopRule(name))(before, after)[1].item()
+        return make_criterion(StopRule(name)).measure(before, after).item()
 
     assert value("action_l2") == pytest.approx(9.0)
     assert value("action_mse") == pytest.approx(3.0)
@@ -166,8 +166,11 @@ def test_whole_batch_judges_all_samples_together():
     before = Look(torch.zeros(2, 1, 1), torch.tensor([[[0.0]], [[0.0]]]))
     after = Look(torch.zeros(2, 1, 1), torch.tensor([[[0.1]], [[1.0]]]))
     rule = StopRule("action_mse", threshold=0.1)
-    assert make_criterion(rule)(before, after)[0].tolist() == [True, False]
-    together, value = make_criterion(rule, whole_batch=True)(before, after)
+    alone = make_criterion(rule)
+    assert alone.passed(alone.measure(before, after)).tolist() == [True, False]
+    whole = make_criterion(rule, whole_batch=True)
+    value = whole.measure(before, after)
+    together = whole.passed(value)
     assert together.tolist() == [False, False]
     assert value.tolist() == pytest.approx([0.505, 0.505])
 

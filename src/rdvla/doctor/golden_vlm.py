@@ -20,7 +20,7 @@ from rdvla.doctor.golden_head import BFLOAT16_LIMIT, METRIC_LIMIT
 from rdvla.errors import CheckpointError
 from rdvla.model.backbones.inline import Inline
 from rdvla.model.backbones.prismatic import DinoSiglip
-from rdvla.model.decide import Decision, decide
+from rdvla.model.decide import HeadOutput, decide
 from rdvla.model.prompt import Prompt
 from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.stopping import make_criterion
@@ -197,7 +197,9 @@ def _actions(case: VLMCase, precision: str) -> list[Check]:
     return checks
 
 
-def _decision(case: VLMCase, key: str, precision: str, decision: Decision, expected: Mapping[str, Any]) -> list[Check]:
+def _decision(
+    case: VLMCase, key: str, precision: str, decision: HeadOutput, expected: Mapping[str, Any]
+) -> list[Check]:
     if precision != "fp32":
         return [orientation(case.name, key, decision.actions.float(), case[key], BFLOAT16_LIMIT)]
     checks = [compare_outputs(case.name, key, decision.actions, case[key], int(decision.num_recurrences[0]))]

@@ -124,6 +124,7 @@ class EpisodeRecord(_Identity):
         iterations: iterations of the recurrent core, per decision.
         executed: actions executed, per decision.
         convergence: the stopping rule's metric at each check, per decision (four significant digits).
+        signals: what else the policy says per decision, by name (`rdvla.types.ActionChunk.signals`; four digits).
         latency_ms: milliseconds per decision and stage: `observe` (rendering), `decide` (the whole call of the
             policy as seen from the loop) and every stage that the policy reports, named `policy.<stage>`.
         wall_s: duration of the episode, resetting included, in seconds.
@@ -137,6 +138,7 @@ class EpisodeRecord(_Identity):
     iterations: tuple[int, ...]
     executed: tuple[int, ...]
     convergence: tuple[tuple[float, ...], ...]
+    signals: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
     latency_ms: dict[str, tuple[float, ...]]
     wall_s: float
     video: str | None = None
@@ -165,7 +167,7 @@ _ADAPTER: TypeAdapter[EpisodeRecord | ErrorRecord] = TypeAdapter(Record)
 
 _UNUSUAL: Mapping[str, object] = {
     "init_state": None, "placement_seed": None, "protocol": "", "stages": [], "strategy": SYNCHRONOUS, "delay": 0,
-    "budget_ms": None,
+    "budget_ms": None, "signals": {},
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from rdvla.eval.protocol import Job
 from rdvla.eval.records import StageRecord
 from rdvla.execution import Executor
 from rdvla.policy import Policy
-from rdvla.types import Observation
+from rdvla.types import ActionChunk, Observation
 
 
 @runtime_checkable
@@ -48,6 +48,7 @@ class Outcome:
     iterations: tuple[int, ...]
     executed: tuple[int, ...]
     convergence: tuple[tuple[float, ...], ...]
+    signals: Mapping[str, tuple[float | None, ...]]
     latency_ms: Mapping[str, tuple[float, ...]]
     wall_s: float
 
@@ -119,6 +120,7 @@ def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = Non
         iterations=tuple(chunk.num_recurrences for chunk in executor.decisions),
         executed=executor.executed,
         convergence=tuple(tuple(_round(value) for value in chunk.convergence) for chunk in executor.decisions),
+        signals=_signals(executor.decisions),
         latency_ms=_latencies(executor, clock),
         wall_s=round(time.perf_counter() - start, 3),
     )
@@ -149,6 +151,16 @@ def _latencies(executor: Executor, clock: _Clock) -> dict[str, tuple[float, ...]
     for stage in reported:
         stages[f"policy.{stage}"] = [chunk.timings.get(stage, 0.0) for chunk in executor.decisions]
     return {stage: tuple(round(float(value), 3) for value in values) for stage, values in stages.items()}
+
+
+def _signals(decisions: Sequence[ActionChunk]) -> dict[str, tuple[float | None, ...]]:
+    """Return every signal by decision; None where a decision does not have it, or it is no finite number."""
+    names = dict.fromkeys(name for chunk in decisions for name in chunk.signals)
+    columns = {name: [chunk.signals.get(name, np.nan) for chunk in decisions] for name in names}
+    return {
+        name: tuple(_round(value) if np.isfinite(value) else None for value in values)
+        for name, values in columns.items()
+    }
 
 
 def _round(value: float) -> float:

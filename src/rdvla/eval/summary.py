@@ -27,6 +27,7 @@ class Summary:
         errors: episodes that could not be played.
         mean_iterations: mean over all decisions; None without decisions.
         mean_steps: mean length of the successful episodes in control steps; None without any.
+        signals: name -> mean over all decisions that have it.
         latency_ms: stage -> (median, 95th percentile) over all decisions, in milliseconds.
     """
 
@@ -34,6 +35,7 @@ class Summary:
     errors: int
     mean_iterations: float | None
     mean_steps: float | None
+    signals: dict[str, float]
     latency_ms: dict[str, tuple[float, float]]
 
     def as_json(self) -> dict[str, Any]:
@@ -46,6 +48,7 @@ class Summary:
             "errors": self.errors,
             "mean_iterations": self.mean_iterations,
             "mean_steps_of_successes": self.mean_steps,
+            "signals": self.signals,
             "latency_ms": {stage: {"p50": p50, "p95": p95} for stage, (p50, p95) in self.latency_ms.items()},
         }
 
@@ -61,8 +64,17 @@ def summarise_group(records: Iterable[AnyRecord]) -> Summary:
         errors=len(group) - len(played),
         mean_iterations=statistics.fmean(iterations) if iterations else None,
         mean_steps=statistics.fmean(steps) if steps else None,
+        signals=_signals(played),
         latency_ms=latencies(played),
     )
+
+
+def _signals(played: Sequence[EpisodeRecord]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for record in played:
+        for name, column in record.signals.items():
+            values.setdefault(name, []).extend(value for value in column if value is not None)
+    return {name: statistics.fmean(found) for name, found in values.items() if found}
 
 
 def latencies(played: Sequence[EpisodeRecord]) -> dict[str, tuple[float, float]]:

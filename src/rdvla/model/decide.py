@@ -4,8 +4,8 @@ Samples that have converged leave the batch, so a batch costs the sum of its dep
 depend on its companions.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, Self, TypeVar
 
 import torch
@@ -43,20 +43,22 @@ class Recurrence(Protocol[Given_contra]):
 
 
 @dataclass(frozen=True)
-class Decision:
-    """The outcome of the recurrence for a batch.
+class HeadOutput:
+    """What the head makes of a batch.
 
     Attributes:
         actions: normalised actions `[B, K, A]`.
         num_recurrences: int64 `[B]` iterations taken by each sample.
         out_of_time: bool `[B]` samples whose recurrence the budget ended.
         traces: per sample, the criterion's metric at each check.
+        signals: whatever else is known about the samples' decisions, `[B]` by name (`rdvla.types.ActionChunk.signals`).
     """
 
     actions: Tensor
     num_recurrences: Tensor
     out_of_time: Tensor
     traces: list[list[float]]
+    signals: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -68,8 +70,8 @@ def decide(
     rule: StopRule,
     *,
     timer: Timer | None = None,
-) -> Decision:
-    """Iterate the core and decode. The host waits for the device at checks alone.
+) -> HeadOutput:
+    """Iterate the core and decode. The host waits for the device once per check, and never between.
 
     Args:
         head: the action head.
@@ -102,21 +104,24 @@ def decide(
             timer.lap("decode")
         current = Look(latents_BKD, actions)
         if previous is not None:
-            converged, value = (each.cpu() for each in criterion(previous, current))
-            for row, number in zip(rows.tolist(), value.tolist(), strict=True):
+            metric = criterion.measure(previous, current).cpu()  # the one wait
+            for row, number in zip(rows.tolist(), metric.tolist(), strict=True):
                 traces[row].append(number)
+            converged = criterion.passed(metric)
             if depth >= rule.min_depth and converged.any():
-                done, stay = converged.nonzero().flatten(), (~converged).nonzero().flatten()
-                finished = current.select(done)
+                done, stay = (each.nonzero().flatten() for each in (converged, ~converged))
+                leaving, staying = done.to(latents_BKD.device), stay.to(latents_BKD.device)
+                finished = current.select(leaving)
                 decoded = finished.actions
                 if decoded is None:
-                    decoded = head.coda(finished.latents, conditioning.select(done))
+                    decoded = head.coda(finished.latents, conditioning.select(leaving))
+                    timer.lap("decode")
                 for row, action in zip(rows[done].tolist(), decoded, strict=True):
                     final[row] = action
                 rows = rows[stay]
                 if not len(rows):
                     break
-                conditioning, current = conditioning.select(stay), current.select(stay)
+                conditioning, current = conditioning.select(staying), current.select(staying)
                 latents_BKD, actions = current.latents, current.actions
         previous = current
     if len(rows):
@@ -126,4 +131,4 @@ def decide(
         for row, action in zip(rows.tolist(), actions, strict=True):
             final[row] = action
     answers = torch.stack([action for action in final if action is not None])
-    return Decision(answers, depths, out_of_time, traces)
+    return HeadOutput(answers, depths, out_of_time, traces)

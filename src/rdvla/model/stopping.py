@@ -41,11 +41,9 @@ class StoppingCriterion(ABC):
         self.threshold = threshold
         self.whole_batch = whole_batch
 
-    def __call__(self, previous: Look, current: Look) -> tuple[Tensor, Tensor]:
-        """Return converged `bool [B]` and the metric `float32 [B]`; the metric falls as the recurrence converges."""
-        before, after = self._rows(previous), self._rows(current)
-        value = self.metric(before, after)
-        return self.passed(value).expand(len(current.latents)), value.expand(len(current.latents))
+    def measure(self, previous: Look, current: Look) -> Tensor:
+        """Return the metric `float32 [B]`; it falls as the recurrence converges."""
+        return self.metric(self._rows(previous), self._rows(current)).expand(len(current.latents))
 
     def _rows(self, look: Look) -> Tensor:
         tensor = look.actions if self.needs_actions else look.latents
@@ -57,7 +55,7 @@ class StoppingCriterion(ABC):
         """Return one number per row of `[rows, numbers]`."""
 
     def passed(self, value: Tensor) -> Tensor:
-        """Return whether the metric says "converged"."""
+        """Return whether the metric says "converged", wherever it lies."""
         return value < self.threshold
 
 

@@ -188,6 +188,7 @@ class RDVLAPolicy(Policy):
         encoded = time.perf_counter()
         decision = decide(head, conditioning, latents, make_criterion(rule), rule, timer=timer)
         normalised = decision.actions.float().cpu().numpy()
+        signals = {name: values.tolist() for name, values in decision.signals.items()}
         decided = time.perf_counter()
 
         actions = self.io.actions(normalised)
@@ -204,6 +205,7 @@ class RDVLAPolicy(Policy):
                 convergence=tuple(decision.traces[row]),
                 out_of_time=bool(decision.out_of_time[row]),
                 timings=timings,
+                signals={name: values[row] for name, values in signals.items()},
             )
             for row, chunk in enumerate(actions)
         ]

@@ -115,6 +115,7 @@ def _policy_section(series: Series, *, several: bool) -> dict[str, Any]:
     return {
         "label": series.label if several else "",
         "rules": series.rules,
+        "signals": list(dict.fromkeys(name for rule in series.rules for name in rule.summary.signals)),
         "tasks": _task_rows(series),
         "iterations": adaptive
         and {

@@ -239,18 +239,24 @@ def _decision(record: LiveRecord) -> dict[str, Any]:
     return {
         "instruction": record.observation.instruction,
         "num_recurrences": reply["num_recurrences"],
-        "convergence": [value if np.isfinite(value) else None for value in reply["convergence"]],
+        "convergence": [_finite(value) for value in reply["convergence"]],
         "limit": None if stop is None else stop.limit,
         "rule": None if stop is None else str(stop),
         "budget_ms": ask.budget_ms,
         "budget_used": reply["budget_used"],
         "n_action_steps": reply["n_action_steps"],
+        "signals": {name: _finite(value) for name, value in reply.get("signals", {}).items()},
         "actions": np.round(np.nan_to_num(reply["actions"]), 3).tolist(),
         "policy_ms": round(reply["policy_timing"]["infer_ms"], 2),
         "queue_ms": round(record.answer.queue_ms, 2),
         "total_ms": round(reply["server_timing"]["infer_ms"], 2),
         "batch_size": record.answer.batch_size,
     }
+
+
+def _finite(value: float) -> float | None:
+    """Return `value`, or None where JSON has no word for it."""
+    return value if np.isfinite(value) else None
 
 
 def _jpeg(image: NDArray[np.uint8]) -> str:

@@ -228,16 +228,16 @@ def reply_message(
         budget_ms: the budget of the request, of which the reply says the fraction used (None without a budget).
         missing_cameras: cameras the policy saw as black because the request did not have them.
     """
+    decided = chunk.to_wire()
     return {
-        "actions": np.ascontiguousarray(chunk.actions, dtype=np.float32),
-        "num_recurrences": int(chunk.num_recurrences),
-        "convergence": [float(value) for value in chunk.convergence],
+        **{key: decided.pop(key) for key in ("actions", "num_recurrences", "convergence")},
         "n_action_steps": n_action_steps,
         "budget_used": None if budget_ms is None else policy_ms / budget_ms,
-        "out_of_time": chunk.out_of_time,
+        "out_of_time": decided.pop("out_of_time"),
         "missing_cameras": list(missing_cameras),
-        "policy_timing": {**{key: float(value) for key, value in chunk.timings.items()}, "infer_ms": policy_ms},
+        "policy_timing": {**decided.pop("policy_timing"), "infer_ms": policy_ms},
         "server_timing": dict(server_timing),
+        **{key: value for key, value in decided.items() if key != "n_action_steps"},
     }
 
 
@@ -253,17 +253,13 @@ def chunk_from_reply(reply: Mapping[str, Any], metadata: PolicyMetadata) -> Acti
         found = f"{actions.dtype} {actions.shape}" if isinstance(actions, np.ndarray) else type(actions).__name__
         raise ServeError(f"the server's actions must be floats of shape {expected}, found {found}.")
     try:
-        steps = reply.get("n_action_steps")
-        timings = dict(reply.get("policy_timing", {}))
         server = dict(reply.get("server_timing", {}))
-        timings |= {"server": server.get("infer_ms"), "queue": server.get("queue_ms")}
-        return ActionChunk(
-            actions=np.array(actions, dtype=np.float32),
-            num_recurrences=int(reply.get("num_recurrences", 0)),
-            convergence=tuple(float(value) for value in reply.get("convergence", ())),
-            n_action_steps=None if steps is None else int(steps),
-            out_of_time=bool(reply.get("out_of_time", False)),
-            timings={str(key): float(value) for key, value in timings.items() if value is not None},
-        )
+        timings = {
+            **dict(reply.get("policy_timing", {})),
+            "server": server.get("infer_ms"),
+            "queue": server.get("queue_ms"),
+        }
+        known = {name: value for name, value in timings.items() if value is not None}
+        return ActionChunk.from_wire({**reply, "policy_timing": known})
     except (TypeError, ValueError) as error:
         raise ServeError(f"the server's reply is malformed: {error}.") from None
