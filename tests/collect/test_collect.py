@@ -104,7 +104,7 @@ def test_dataset_of_the_toy(reference, tmp_path):
     assert summary.missing == 0
     assert [task.episodes for task in summary.tasks] == [3, 3]
     assert not (output / ".staging").exists()
-    assert "images_fresh" in (output / "README.md").read_text()
+    assert "frame_is_fresh" in (output / "README.md").read_text()
     frames = dataset.batch(range(len(dataset))).frame_index
     assert set(frames % 3) == {0}
     placements = {tuple(dataset.source.columns["action"][dataset.source.rows(e)][0]) for e in dataset.episodes}

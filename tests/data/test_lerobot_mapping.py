@@ -1,6 +1,7 @@
 """Datasets of other people: from the hub, with other keys, several state features, JPEG images."""
 
 import io
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundErro
 from PIL import Image
 
 from rdvla.data.images import decode_jpeg
-from rdvla.data.lerobot_meta import Feature, camera_feature, vector_feature
+from rdvla.data.lerobot_meta import FRESH_KEY, INFO_PATH, OLD_FRESH_KEY, Feature, camera_feature, vector_feature
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 from rdvla.errors import ConfigError, DatasetError
@@ -142,3 +143,16 @@ def test_offline_is_said_by_the_real_library(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DatasetError, match="its cache does not hold revision 'main'"):
         open_dataset("nobody-here/no-such-dataset", tmp_path)
+
+
+def test_the_old_name_of_fresh_rows_is_still_read(tmp_path):
+    record(tmp_path / "d", [episode(0, length=9, render_every=3)], fresh=True)
+    new = open_dataset(tmp_path / "d", tmp_path)
+    info = json.loads((tmp_path / "d" / INFO_PATH).read_text())
+    info["features"][OLD_FRESH_KEY] = info["features"].pop(FRESH_KEY)
+    (tmp_path / "d" / INFO_PATH).write_text(json.dumps(info))
+    path = tmp_path / "d" / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.rename_columns([OLD_FRESH_KEY if n == FRESH_KEY else n for n in table.column_names]), path)
+    old = open_dataset(tmp_path / "d", tmp_path)
+    assert old.anchors.tolist() == new.anchors.tolist() == [0, 3, 6]

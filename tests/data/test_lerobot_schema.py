@@ -64,9 +64,9 @@ def test_info(recorded):
         if dtype == "video"
         else None,
     }
-    assert set(features) == {PRIMARY, WRIST, STATE, "action", "images_fresh", *INDEX}
+    assert set(features) == {PRIMARY, WRIST, STATE, "action", "frame_is_fresh", *INDEX}
     assert features["action"] == {"dtype": "float32", "shape": [7], "names": [f"a{i}" for i in range(7)]}
-    assert features["images_fresh"] == {"dtype": "bool", "shape": [1], "names": None}
+    assert features["frame_is_fresh"] == {"dtype": "bool", "shape": [1], "names": None}
     for key, kind in INDEX.items():
         assert features[key] == {"dtype": kind, "shape": [1], "names": None}
     camera = dict(features[PRIMARY])
@@ -90,7 +90,7 @@ def test_data(recorded):
         **({PRIMARY: image, WRIST: image} if dtype == "image" else {}),
         STATE: pa.list_(pa.float32(), 8),
         "action": pa.list_(pa.float32(), 7),
-        "images_fresh": pa.bool_(),
+        "frame_is_fresh": pa.bool_(),
         **{key: pa.type_for_alias(kind) for key, kind in INDEX.items()},
     }
     assert table["index"].to_pylist() == list(range(15))
@@ -99,7 +99,7 @@ def test_data(recorded):
     assert table["task_index"].to_pylist() == [0] * 6 + [1] * 5 + [0] * 4
     frames = np.array(table["frame_index"])
     np.testing.assert_array_equal(np.array(table["timestamp"]), (frames / 20).astype(np.float32))
-    assert table["images_fresh"].to_pylist() == (frames % 2 == 0).tolist()
+    assert table["frame_is_fresh"].to_pylist() == (frames % 2 == 0).tolist()
     actions = np.concatenate([e.columns["action"] for e in episodes])
     np.testing.assert_array_equal(np.array(table["action"].to_pylist(), np.float32), actions)
     file = pq.ParquetFile(root / "data/chunk-000/file-000.parquet")
@@ -138,7 +138,7 @@ def test_episodes(recorded):
         assert row["data/chunk_index"] == row["data/file_index"] == 0
         assert row["meta/episodes/chunk_index"] == row["meta/episodes/file_index"] == 0
         statistics = {name for name in row if name.startswith("stats/")}
-        features = (PRIMARY, WRIST, STATE, "action", "images_fresh", *INDEX)
+        features = (PRIMARY, WRIST, STATE, "action", "frame_is_fresh", *INDEX)
         assert statistics == {f"stats/{key}/{name}" for key in features for name in STATISTICS}
         assert row["stats/action/count"] == [row["length"]]
         assert np.shape(row[f"stats/{PRIMARY}/mean"]) == (3, 1, 1)

@@ -28,10 +28,10 @@ configs:
 | `observation.images.image2` | wrist camera, upright |
 | `observation.state` | end-effector position (m, 3), axis-angle (rad, 3), finger joints (m, 2) |
 | `action` | what the expert wants: translation and rotation deltas in [-1, 1], gripper -1 open / +1 close |
-| `images_fresh` | true if the images were taken at this row |
+| `frame_is_fresh` | true if the images were taken at this row |
 
 **Images are rendered at every {render_every}. control step only** (rendering is most of the cost of simulation on a
-CPU). The rows between show the last image again and have `images_fresh` = false; their state and action are their
+CPU). The rows between show the last image again and have `frame_is_fresh` = false; their state and action are their
 own. To train on matching images and actions start samples at fresh rows only; the action chunk that follows has a
 label at every step. The reader of rdvla does that by itself.
 

@@ -11,7 +11,7 @@ import numpy as np
 from rdvla.data.conventions import MEANING, describe_gripper, fitting_conventions
 from rdvla.data.findings import Finding, Severity, about_episodes, about_numbers, about_sentences, about_timestamps
 from rdvla.data.hub import resolve
-from rdvla.data.lerobot_meta import FRESH_KEY, INDEX_FEATURES, STATS_PATH, DatasetInfo, Feature
+from rdvla.data.lerobot_meta import INDEX_FEATURES, STATS_PATH, DatasetInfo, Feature
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.stats import NormStats, rarely_changing
 from rdvla.errors import DatasetError
@@ -65,7 +65,7 @@ def check_dataset(root: Path | str, *, decode: bool = True, progress: Progress |
 
 def vector_keys(root: Path, info: DatasetInfo) -> tuple[list[str], list[Finding]]:
     """Return the numeric features of up to `WIDEST` entries, without index columns, and what is declared but absent."""
-    known = {*INDEX_FEATURES, FRESH_KEY}
+    known = {*INDEX_FEATURES, info.fresh_key}
     keys = [key for key, feature in info.features.items() if is_vector(feature) and key not in known]
     there = LeRobotSource.column_names(root, info)
     absent = [

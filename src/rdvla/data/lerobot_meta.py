@@ -21,9 +21,13 @@ CHUNKS_SIZE = 1000
 DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
 
-FRESH_KEY = "images_fresh"
-"""Boolean feature: the images of this row were rendered at this row, not repeated from an earlier one. The name does
-not begin with `observation.`, or LeRobot would feed it to policies as a state."""
+FRESH_KEY = "frame_is_fresh"
+"""Boolean feature: the images of this row were rendered at this row, not repeated from an earlier one. The name neither
+begins with `observation.`, or LeRobot would feed it to policies as a state, nor holds `image`, or LeRobot's editing
+commands would take it for a picture."""
+
+OLD_FRESH_KEY = "images_fresh"
+"""What earlier versions called it; still read."""
 
 INDEX_FEATURES: dict[str, str] = {
     "timestamp": "float32",
@@ -123,6 +127,11 @@ class DatasetInfo:
     def cameras(self) -> list[str]:
         """Keys of the image and video features that show colours, in declared order."""
         return [key for key, feature in self.features.items() if feature.is_camera and not feature.is_depth]
+
+    @property
+    def fresh_key(self) -> str | None:
+        """The feature that says which rows have images of their own, if there is one."""
+        return next((key for key in (FRESH_KEY, OLD_FRESH_KEY) if key in self.features), None)
 
     @property
     def depth_maps(self) -> list[str]:

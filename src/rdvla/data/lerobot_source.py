@@ -65,8 +65,10 @@ class LeRobotSource:
         """
         info = DatasetInfo.load(root)
         episodes = _load_episodes(root, info)
-        wanted = [*INDEX_FEATURES, *keys, *([FRESH_KEY] if FRESH_KEY in info.features else [])]
-        columns = _load_columns(root, info, episodes, wanted)
+        fresh = [info.fresh_key] if info.fresh_key is not None else []
+        columns = _load_columns(root, info, episodes, [*INDEX_FEATURES, *keys, *fresh])
+        for key in fresh:
+            columns[FRESH_KEY] = columns.pop(key)
         starts = np.concatenate([[0], np.cumsum([row["length"] for row in episodes])]).astype(np.int64)
         source = cls(root, info, episodes, columns, starts, tables.read_tasks(root / TASKS_PATH))
         source._check()

@@ -1,7 +1,7 @@
 """Reads a LeRobotDataset v3.0, ours or anyone's, as chunks of actions.
 
 Columns live in memory; images are decoded once into a cache (`frame_cache`), so random access costs a copy.
-Where a dataset says that images were rendered at some rows only (`images_fresh`), only those rows start a chunk.
+Where a dataset says that images were rendered at some rows only (`frame_is_fresh`), only those rows start a chunk.
 """
 
 from collections.abc import Mapping, Sequence

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rdvla.data.checks import check_dataset, vector_keys
 from rdvla.data.hub import resolve
-from rdvla.data.lerobot_meta import FRESH_KEY, INDEX_FEATURES, DatasetInfo, Feature
+from rdvla.data.lerobot_meta import INDEX_FEATURES, DatasetInfo, Feature
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.stats import NormStats
 
@@ -146,7 +146,7 @@ def _tasks(source: LeRobotSource) -> tuple[TaskSummary, ...]:
 
 
 def _about_arrays(info: DatasetInfo, keys: Sequence[str]) -> list[str]:
-    known = {*INDEX_FEATURES, FRESH_KEY, *keys, *info.cameras, *info.depth_maps}
+    known = {*INDEX_FEATURES, info.fresh_key, *keys, *info.cameras, *info.depth_maps}
     return [
         f"{key}: {feature.dtype} {list(feature.shape)}, not looked into"
         for key, feature in info.features.items()
