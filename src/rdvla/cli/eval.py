@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -180,7 +180,7 @@ def _describe(record: AnyRecord) -> str:
 
 
 def format_tables(records: Sequence[AnyRecord]) -> str:
-    """Return two plain-text tables: every rule in one line, and successes per task and rule."""
+    """Return plain-text tables: every rule in one line, scores of chains if there are any, successes per task."""
     several = len({record.execution for record in records}) > 1
 
     def name(record: AnyRecord) -> str:
@@ -194,7 +194,26 @@ def format_tables(records: Sequence[AnyRecord]) -> str:
     for (suite, task_id), group in tasks.items():
         summaries = [summarise_group(record for record in group if name(record) == rule) for rule in rules]
         by_task.append([f"{suite} {task_id}", *(f"{s.rate.successes}/{s.rate.n}" for s in summaries)])
-    return _align(rows) + "\n\n" + _align(by_task)
+    return "\n\n".join(_align(table) for table in (rows, *_chain_tables(rules), by_task) if table)
+
+
+def _chain_tables(rules: Mapping[str, Sequence[AnyRecord]]) -> list[list[list[str]]]:
+    """Return, for episodes of several stages, how many were solved in a row, and how often each goal was."""
+    found = {rule: summarise_group(group).chain for rule, group in rules.items()}
+    scores = {rule: score for rule, score in found.items() if score is not None}
+    if not scores:
+        return []
+    longest = max(len(score.at_least) for score in scores.values())
+    in_a_row = [["rule", *(f"{count} in a row" for count in range(1, longest + 1)), "average", "95 % interval", "n"]]
+    for rule, score in scores.items():
+        rates = [f"{rate.value:.1%}" for rate in score.at_least]
+        average = [f"{score.average.value:.2f}", f"{score.average.low:.2f} - {score.average.high:.2f}"]
+        in_a_row.append([rule, *rates, *[""] * (longest - len(rates)), *average, str(score.average.n)])
+    by_goal = [["goal", *scores]]
+    for goal in sorted({goal for score in scores.values() for goal in score.goals}):
+        rates = [f"{rate.successes}/{rate.n}" if rate else "-" for rate in (s.goals.get(goal) for s in scores.values())]
+        by_goal.append([goal, *rates])
+    return [in_a_row, by_goal]
 
 
 def _cells(summary: Summary) -> list[str]:

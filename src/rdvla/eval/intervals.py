@@ -1,7 +1,10 @@
-"""Confidence intervals of success rates."""
+"""Confidence intervals of success rates and of means."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from rdvla.errors import ConfigError
 
@@ -53,3 +56,34 @@ def wilson(successes: int, n: int, z: float = Z_95) -> Rate:
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return Rate(successes, n, low, high)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its interval.
+
+    Attributes:
+        value: the mean.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        n: how many values.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def bootstrap_mean(counts: Sequence[int], resamples: int = 10_000) -> Mean:
+    """Return the mean of whole numbers with its 95 % percentile bootstrap interval, the same at every call.
+
+    Args:
+        counts: at least one, each at least 0.
+        resamples: how often they are drawn again.
+    """
+    values, frequencies = np.unique(counts, return_counts=True)
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(len(counts), frequencies / len(counts), size=resamples) @ values / len(counts)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Mean(float(np.mean(counts)), float(low), float(high), len(counts))

@@ -119,6 +119,7 @@ class EpisodeRecord(_Identity):
 
     Attributes:
         success: whether the task, in all its stages, was solved within the allowed steps.
+        num_stages: how many stages the episode had.
         stages: the stages that were begun, of an episode that has several; else empty.
         steps: control steps executed, settling excluded.
         iterations: iterations of the recurrent core, per decision.
@@ -133,6 +134,7 @@ class EpisodeRecord(_Identity):
 
     kind: Literal["episode"] = "episode"
     success: bool
+    num_stages: int = Field(default=1, ge=1)
     stages: tuple[StageRecord, ...] = ()
     steps: int = Field(ge=1)
     iterations: tuple[int, ...]
@@ -166,8 +168,8 @@ _ADAPTER: TypeAdapter[EpisodeRecord | ErrorRecord] = TypeAdapter(Record)
 
 
 _UNUSUAL: Mapping[str, object] = {
-    "init_state": None, "placement_seed": None, "protocol": "", "stages": [], "strategy": SYNCHRONOUS, "delay": 0,
-    "budget_ms": None, "signals": {},
+    "init_state": None, "placement_seed": None, "protocol": "", "num_stages": 1, "stages": [],
+    "strategy": SYNCHRONOUS, "delay": 0, "budget_ms": None, "signals": {},
 }  # fmt: skip
 
 

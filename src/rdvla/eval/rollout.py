@@ -43,6 +43,7 @@ class Outcome:
     """What happened in an episode; the fields are those of `rdvla.eval.records.EpisodeRecord`."""
 
     success: bool
+    num_stages: int
     stages: tuple[StageRecord, ...]
     steps: int
     iterations: tuple[int, ...]
@@ -115,6 +116,7 @@ def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = Non
         _film(film, env, executor)
     return Outcome(
         success=turn.stages_solved == len(env.stages),
+        num_stages=len(env.stages),
         stages=_stages(list(ends.values())) if len(env.stages) > 1 else (),
         steps=turn.step + 1,
         iterations=tuple(chunk.num_recurrences for chunk in executor.decisions),

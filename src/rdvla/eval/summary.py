@@ -1,4 +1,8 @@
-"""Success rates with intervals, iterations and latencies of groups of episodes."""
+"""Scores with intervals, iterations and latencies of groups of episodes.
+
+The score of episodes with one stage is their success rate. Of episodes with several it is how many stages are solved in
+a row: the rate of at least 1, 2, ..., and the average.
+"""
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -7,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rdvla.eval.intervals import Rate, wilson
+from rdvla.eval.intervals import Mean, Rate, bootstrap_mean, wilson
 from rdvla.eval.records import EpisodeRecord, ErrorRecord
 
 RULE = ("rule", "horizon", "strategy", "delay")
@@ -16,6 +20,30 @@ RULE = ("rule", "horizon", "strategy", "delay")
 AnyRecord = EpisodeRecord | ErrorRecord
 
 K = TypeVar("K")
+
+
+@dataclass(frozen=True)
+class ChainScore:
+    """How many stages episodes solved in a row.
+
+    Attributes:
+        at_least: the rate of episodes that solved at least 1, 2, ... stages.
+        average: how many they solved on average.
+        goals: name of a stage's goal -> how often it was solved when it was begun.
+    """
+
+    at_least: tuple[Rate, ...]
+    average: Mean
+    goals: dict[str, Rate]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers under plain names."""
+        return {
+            "at_least": [_rate_json(rate) for rate in self.at_least],
+            "average": self.average.value,
+            "bootstrap_95": [self.average.low, self.average.high],
+            "goals": {name: _rate_json(rate) for name, rate in self.goals.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -29,6 +57,7 @@ class Summary:
         mean_steps: mean length of the successful episodes in control steps; None without any.
         signals: name -> mean over all decisions that have it.
         latency_ms: stage -> (median, 95th percentile) over all decisions, in milliseconds.
+        chain: the score of episodes with several stages; None where every episode has one.
     """
 
     rate: Rate
@@ -37,14 +66,13 @@ class Summary:
     mean_steps: float | None
     signals: dict[str, float]
     latency_ms: dict[str, tuple[float, float]]
+    chain: ChainScore | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the numbers under plain names."""
         return {
-            "n": self.rate.n,
-            "successes": self.rate.successes,
-            "success_rate": self.rate.value if self.rate.n else None,
-            "wilson_95": [self.rate.low, self.rate.high],
+            **_rate_json(self.rate),
+            **({"chain": self.chain.as_json()} if self.chain else {}),
             "errors": self.errors,
             "mean_iterations": self.mean_iterations,
             "mean_steps_of_successes": self.mean_steps,
@@ -66,6 +94,7 @@ def summarise_group(records: Iterable[AnyRecord]) -> Summary:
         mean_steps=statistics.fmean(steps) if steps else None,
         signals=_signals(played),
         latency_ms=latencies(played),
+        chain=score_chains(played),
     )
 
 
@@ -75,6 +104,32 @@ def _signals(played: Sequence[EpisodeRecord]) -> dict[str, float]:
         for name, column in record.signals.items():
             values.setdefault(name, []).extend(value for value in column if value is not None)
     return {name: statistics.fmean(found) for name, found in values.items() if found}
+
+
+def score_chains(played: Sequence[EpisodeRecord]) -> ChainScore | None:
+    """Return the score of episodes with several stages; None if every episode has one."""
+    length = max((record.num_stages for record in played), default=1)
+    if length == 1:
+        return None
+    solved = [record.stages_solved for record in played]
+    goals: dict[str, list[bool]] = {}
+    for record in played:
+        for stage in record.stages:
+            goals.setdefault(stage.name, []).append(stage.solved)
+    return ChainScore(
+        at_least=tuple(wilson(sum(each >= count for each in solved), len(solved)) for count in range(1, length + 1)),
+        average=bootstrap_mean(solved),
+        goals={name: wilson(sum(found), len(found)) for name, found in sorted(goals.items())},
+    )
+
+
+def _rate_json(rate: Rate) -> dict[str, Any]:
+    return {
+        "n": rate.n,
+        "successes": rate.successes,
+        "success_rate": rate.value if rate.n else None,
+        "wilson_95": [rate.low, rate.high],
+    }
 
 
 def latencies(played: Sequence[EpisodeRecord]) -> dict[str, tuple[float, float]]:
