@@ -315,3 +315,21 @@ def test_any_values_are_read_right_or_refused(tmp_path_factory, data):
         number = int(np.searchsorted(starts, row, side="right")) - 1
         with pytest.raises(DatasetError, match=rf"episode {number}, frame {row - starts[number]}"):
             open_dataset(folder / "d")
+
+
+def test_a_feature_of_two_axes_is_looked_through_entry_by_entry(root):
+    """LeRobot writes nested lists, and statistics of the last axis only."""
+    info = json.loads((root / INFO_PATH).read_text())
+    info["features"]["observation.forces"] = {"dtype": "float32", "shape": [2, 3], "names": None}
+    (root / INFO_PATH).write_text(json.dumps(info))
+    table = pq.read_table(root / DATA)
+    cells = np.random.default_rng(0).normal(size=(len(table), 2, 3)).astype(np.float32)
+    kind = pa.list_(pa.list_(pa.float32()))
+    pq.write_table(table.append_column("observation.forces", pa.array(cells.tolist(), kind)), root / DATA)
+    stats = json.loads((root / STATS_PATH).read_text())
+    stats["observation.forces"] = {name: values[:3] for name, values in stats[STATE].items()}
+    (root / STATS_PATH).write_text(json.dumps(stats))
+    (vector,) = [vector for vector in summarise(root).vectors if vector.key == "observation.forces"]
+    np.testing.assert_array_equal(vector.stats.max, cells.reshape(-1, 6).max(axis=0))
+    assert errors(root) == []
+    assert verdict(check_dataset(root)) == "1 note"

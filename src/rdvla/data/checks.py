@@ -119,7 +119,7 @@ def about_statistics(root: Path, key: str, source: LeRobotSource) -> list[Findin
         )
         findings.append(Finding("warning", what, feature=key))
     stored, problem = stored_statistics(root)
-    if problem:
+    if problem or len(source.info.features[key].shape) > 1:  # LeRobot pools statistics over all axes but the last
         return findings
     span = np.maximum(stats.max - stats.min, 1e-9)
     given = stored.get(key)
