@@ -7,8 +7,10 @@ import pytest
 
 from rdvla.experts.articulated import MoveJoint, Phase
 from rdvla.experts.boxes import Boxes
-from rdvla.experts.control import downward_rotation
+from rdvla.experts.control import CLOSED, downward_rotation
+from rdvla.experts.grasps import TIP_BELOW
 from rdvla.experts.joints import Joint
+from rdvla.experts.pressing import PressShut
 from rdvla.experts.scene import Goal
 
 SLIDE, HINGE = 2, 3
@@ -120,3 +122,31 @@ def test_a_hand_that_slips_lets_go() -> None:
         scene.gripper_position = target + (np.array([0.0, 0.1, 0.0]) if skill.phase is Phase.MOVE else 0.0)
     assert skill.phase is Phase.RETREAT
     assert scene._joint.value == 0.0
+
+
+def test_a_drawer_is_shut_by_pressing_its_bar_from_the_front() -> None:
+    scene = drawer()
+    scene._joint = joint(SLIDE, (0.0, -1.0, 0.0), goal=0.002, value=-0.14)
+    skill = PressShut(scene, Goal("close", ("region",)))  # type: ignore[arg-type]
+    skill.start()
+    tips = skill._grip + TIP_BELOW * skill._rotation[:, 2]
+    assert tips[1] > -0.1575  # before the bar, whose front this is
+    assert tips[[0, 2]] == pytest.approx([0.0, 1.0])
+    assert skill._rotation[1, 2] < -0.5  # towards the drawer
+    assert skill._rotation[2, 2] < -0.5  # and down, so that the arm has room
+    assert skill._target()[1] == CLOSED
+
+
+def test_a_door_is_shut_from_outside_near_its_free_edge_with_the_hand_above() -> None:
+    """The door stands open along -y; it turns about a hinge at its end and shuts towards +x."""
+    panel = upright(((1.0, -0.13, 1.0), (0.02, 0.26, 0.2)))
+    scene = FakeScene(joint(HINGE, (0.0, 0.0, 1.0), goal=0.0, value=-1.5), panel)
+    skill = PressShut(scene, Goal("close", ("oven",)))  # type: ignore[arg-type]
+    skill.start()
+    assert skill._grip[0] < 0.99 - 0.01
+    assert skill._grip[1] == pytest.approx(-0.26 + 0.035, abs=0.005)
+    assert 1.1 - 0.04 < skill._grip[2] - TIP_BELOW < 1.1
+    skill._hold, skill._held_value = (skill._grip, skill._rotation), -1.5
+    way = np.array([0.1, 0.0, 0.0])
+    assert skill._slipped(skill._grip + way)
+    assert not skill._slipped(skill._grip - way)  # the door swings by itself

@@ -132,3 +132,11 @@ def test_heights_along_a_path() -> None:
     assert corridor_height(points, start, end, 0.25, 0.0) == pytest.approx(0.9)
     assert corridor_height(points, start, start, 0.1, -1.0) == pytest.approx(-1.0)
     assert top_height(points, np.array([0.5, 0.0]), 0.1, 0.0) == pytest.approx(0.3)
+
+
+def test_a_pot_that_is_too_wide_is_taken_by_its_handle() -> None:
+    pot, handle = box((0.0, 0.0, 0.07), (0.09, 0.09, 0.14)), box((0.0, -0.07, 0.11), (0.015, 0.06, 0.03))
+    both = Boxes(*(np.concatenate([getattr(b, f) for b in (pot, handle)]) for f in ("centers", "rotations", "halves")))
+    grasp = best(both)
+    assert grasp.position[1] < -0.04
+    assert abs(closing_axis(grasp.yaw)[0]) > 0.7

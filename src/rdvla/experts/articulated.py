@@ -1,4 +1,4 @@
-"""The skill for `open` and `turnon`: take a fixture's handle and move it along its joint."""
+"""The skill for `open`, `turnon` and `turnoff`: take a fixture's handle and move it along its joint."""
 
 from enum import Enum, auto
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.experts.base import NoPlanError
-from rdvla.experts.boxes import Array, Boxes
+from rdvla.experts.boxes import Array
 from rdvla.experts.control import CLOSED, OPEN, action_towards, downward_rotation, rotation_vector
 from rdvla.experts.grasps import plan_grasps
 from rdvla.experts.joints import Joint
@@ -47,6 +47,9 @@ class MoveJoint:
         phase: what the gripper is doing.
     """
 
+    close_steps = CLOSE_STEPS
+    waiting_gripper = OPEN
+
     _hold: tuple[Array, Array]
     _held_value: float
 
@@ -71,8 +74,7 @@ class MoveJoint:
         Raises:
             NoPlanError: the handle cannot be taken.
         """
-        plan = _knob_grip if self._joint.hinge else _bar_grip
-        self._grip, self._rotation = plan(self._scene, self._joint)
+        self._grip, self._rotation = self._plan()
         self._sign = float(np.sign(self._joint.goal - self._joint.value))
         self._standoff = self._grip - STANDOFF * self._rotation[:, 2]
         self._turning_point = self._scene.gripper_position
@@ -87,6 +89,11 @@ class MoveJoint:
         (target, target_rotation), gripper = self._target()
         climb_first = self.phase is Phase.APPROACH
         return action_towards(position, rotation, target, target_rotation, gripper, climb_first=climb_first)
+
+    def _plan(self) -> tuple[Array, Array]:
+        """Return the pose in which the handle is taken."""
+        plan = _knob_grip if self._joint.hinge else _bar_grip
+        return plan(self._scene, self._joint)
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
@@ -109,13 +116,11 @@ class MoveJoint:
                 elif late:
                     self._enter(Phase.RELEASE)
             case Phase.CLOSE:
-                if self._steps >= CLOSE_STEPS:
+                if self._steps >= self.close_steps:
                     self._hold, self._held_value = (position, rotation), self._joint.value
                     self._enter(Phase.MOVE)
             case Phase.MOVE:
-                expected, _ = self._joint.moved(*self._hold, self._joint.value - self._held_value)
-                slipped = np.linalg.norm(position - expected) > SLIPPED
-                if late or slipped or self._sign * (self._joint.goal - self._joint.value) <= 0:
+                if late or self._slipped(position) or self._sign * (self._joint.goal - self._joint.value) <= 0:
                     self._enter(Phase.RELEASE)
             case Phase.RELEASE:
                 if self._steps >= RELEASE_STEPS:
@@ -124,6 +129,14 @@ class MoveJoint:
             case Phase.RETREAT:
                 return not late and bool(np.linalg.norm(position - self._standoff) > 0.015)
         return True
+
+    def _slipped(self, position: Array) -> bool:
+        return float(np.linalg.norm(position - self._expected)) > SLIPPED
+
+    @property
+    def _expected(self) -> Array:
+        """Where the hand would be now if it had moved with the joint: `[3]`."""
+        return self._joint.moved(*self._hold, self._joint.value - self._held_value)[0]
 
     def _to_go(self, position: Array) -> tuple[float, float]:
         """Return how far (m) the handle is ahead of the hand, and how far to its side."""
@@ -142,24 +155,24 @@ class MoveJoint:
         """Return the pose to go to now, and the gripper command."""
         match self.phase:
             case Phase.TURN:
-                return (self._turning_point, self._rotation), OPEN
+                return (self._turning_point, self._rotation), self.waiting_gripper
             case Phase.APPROACH:
                 away = float(np.linalg.norm((self._standoff - self._scene.gripper_position)[:2]))
                 above = np.array([*self._standoff[:2], self._standoff[2] + min(away, GLIDE)])
-                return (above, self._rotation), OPEN
+                return (above, self._rotation), self.waiting_gripper
             case Phase.REACH:
                 _, aside = self._to_go(self._scene.gripper_position)
                 wait = min(STANDOFF, FUNNEL * max(0.0, aside - CENTRED))
-                return (self._grip - wait * self._rotation[:, 2], self._rotation), OPEN
+                return (self._grip - wait * self._rotation[:, 2], self._rotation), self.waiting_gripper
             case Phase.CLOSE:
                 return (self._grip, self._rotation), CLOSED
             case Phase.MOVE:
                 ahead = self._joint.value + self._sign * self._lead
                 return self._joint.moved(*self._hold, ahead - self._held_value), CLOSED
             case Phase.RELEASE:
-                return (self._scene.gripper_position, self._rotation), OPEN
+                return (self._scene.gripper_position, self._rotation), self.waiting_gripper
             case Phase.RETREAT:
-                return (self._standoff, self._rotation), OPEN
+                return (self._standoff, self._rotation), self.waiting_gripper
 
 
 def _bar_grip(scene: LiberoScene, joint: Joint) -> tuple[Array, Array]:
@@ -168,29 +181,25 @@ def _bar_grip(scene: LiberoScene, joint: Joint) -> tuple[Array, Array]:
     The hand comes horizontally and straight on: so it stays clear of what stands beside, above and below.
     """
     boxes, outward = scene.body_boxes(joint.body), joint.direction
-    reach = [float((Boxes(*_one(boxes, i)).points() @ outward).max()) for i in range(len(boxes.centers))]
+    reach = [float((boxes.only(i).points() @ outward).max()) for i in range(len(boxes.centers))]
     bar = int(np.argmax(reach))
-    center = boxes.centers[bar]
     along = boxes.rotations[bar][:, int(np.argmax(boxes.halves[bar]))]
-    approach = -outward
-    closing = np.cross(approach, along)
-    closing /= np.linalg.norm(closing)
+    return boxes.centers[bar], facing(scene, -outward, np.cross(-outward, along))
+
+
+def facing(scene: LiberoScene, approach: Array, closing: Array) -> Array:
+    """Return the rotation `[3, 3]` with that approach and closing axis, of the two the one with less turning."""
+    closing = closing / np.linalg.norm(closing)
     options = [np.stack([c, np.cross(approach, c), approach], axis=1) for c in (closing, -closing)]
-    return center, max(options, key=lambda option: float(np.trace(option @ scene.gripper_rotation.T)))
+    return max(options, key=lambda option: float(np.trace(option @ scene.gripper_rotation.T)))
 
 
 def _knob_grip(scene: LiberoScene, joint: Joint) -> tuple[Array, Array]:
     """Return position `[3]` and rotation `[3, 3]` of a gripper around the upper part of a knob, from above."""
     boxes = scene.body_boxes(joint.body)
-    tops = np.array([float(Boxes(*_one(boxes, i)).points()[:, 2].max()) for i in range(len(boxes.centers))])
+    tops = np.array([float(boxes.only(i).points()[:, 2].max()) for i in range(len(boxes.centers))])
     upper = tops > tops.max() - KNOB_DEPTH
-    ridge = Boxes(boxes.centers[upper], boxes.rotations[upper], boxes.halves[upper])
-    grasps = plan_grasps(ridge, scene.obstacle_points(), scene.base)
+    grasps = plan_grasps(boxes.only(upper), scene.obstacle_points(), scene.base)
     if not grasps:
         raise NoPlanError("the knob is too wide for the gripper.")
     return grasps[0].position, downward_rotation(grasps[0].yaw)
-
-
-def _one(boxes: Boxes, index: int) -> tuple[Array, Array, Array]:
-    part = slice(index, index + 1)
-    return boxes.centers[part], boxes.rotations[part], boxes.halves[part]

@@ -1,6 +1,7 @@
 """Oriented boxes and the points that stand for them in planning."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,11 @@ class Boxes:
     centers: Array
     rotations: Array
     halves: Array
+
+    def only(self, which: int | NDArray[Any]) -> "Boxes":
+        """Return some of the boxes: one by its index, or several by a mask or indices."""
+        index = np.atleast_1d(which)
+        return Boxes(self.centers[index], self.rotations[index], self.halves[index])
 
     def points(self, spacing: float = 0.01) -> Array:
         """Return a grid of points `[M, 3]` over every box, corners included, at most `spacing` metres apart."""

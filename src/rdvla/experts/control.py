@@ -12,14 +12,19 @@ ROTATION_STEP = 0.5  # rad of commanded rotation per unit of action
 POSITION_GAIN = 2.5
 ROTATION_GAIN = 2.0
 MAX_SPEED = 0.9  # longest horizontal and vertical translation, in units of action: full speed saturates no axis
-MAX_TURN = 0.5
+MAX_TURN = 0.9
 CLIMB_SLACK = 0.03  # m below the target: the horizontal speed falls from here, to nothing at twice as much
 
 
-def downward_rotation(yaw: float) -> Array:
-    """Return the rotation `[3, 3]` of a gripper that points down and closes along `closing_axis(yaw)`."""
+def downward_rotation(yaw: float, tilt: float = 0.0) -> Array:
+    """Return the rotation `[3, 3]` of a gripper that points down and closes along `closing_axis(yaw)`.
+
+    Args:
+        yaw: radians.
+        tilt: radians by which it then leans, about its closing axis, to point towards (cos(yaw), sin(yaw)).
+    """
     closing = np.array([*closing_axis(yaw), 0.0])
-    approach = np.array([0.0, 0.0, -1.0])
+    approach = np.array([np.cos(yaw) * np.sin(tilt), np.sin(yaw) * np.sin(tilt), -np.cos(tilt)])
     return np.stack([closing, np.cross(approach, closing), approach], axis=1)
 
 

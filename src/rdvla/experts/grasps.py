@@ -1,9 +1,9 @@
 """Choosing where a parallel gripper takes an object, from box geometry alone.
 
-Two families of candidates: around the whole object (fingers on two opposite sides) and, for what is too wide,
-across its rim (one finger inside, one outside). What stands in the way of fingers or hand lifts the grasp;
-a grasp that would be lifted off the object is the last resort. Preferences are smooth in the object's pose, with one
-side preferred among equals, so similar scenes get the same grasp.
+Three families of candidates: around the whole object (fingers on two opposite sides) and, for what is too wide,
+across its rim (one finger inside, one outside) or around a part of it that is narrower. What stands in the way of
+fingers or hand lifts the grasp; a grasp that would be lifted off the object is the last resort. Preferences are smooth
+in the object's pose, with one side preferred among equals, so similar scenes get the same grasp.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,6 +18,7 @@ TIP_BELOW = 0.0125  # m from the grip site down to the finger tips
 HAND_ABOVE = 0.030  # m from the grip site up to the hand
 FINGER_SPAN = (0.037, 0.062)  # m from the grip site to the open finger's inner and outer side, closing direction
 FINGER_HALF_DEPTH = 0.011
+GRIPPED_HALF_SPAN = 0.012  # m beside the grip site, closing direction: what is there is between the fingers
 HAND_HALF_SPAN = (0.105, 0.032)
 SHOULDER = 0.333  # m above the base
 ARM_REACH = 0.66  # m from the shoulder to the wrist, short of a stretched elbow
@@ -34,6 +35,10 @@ STRADDLE_COST = 1.0  # for having something else between the fingers
 BLOCKED_COST = 5.0
 KEEP_BONUS = 0.5
 FAILED_COST = 1.2  # per failure: noise can spoil the only good grasp, which deserves another try
+PART_COST = 1.0  # for holding an object by a part of it
+PART_DISTANCE_COST = 10.0  # per metre from the object's middle
+WEDGE_COST = 200.0  # per metre that the part gets wider across the fingers: it would slip out
+PART_STEP = 0.01  # m
 END_SHIFT = 0.02  # m from the middle of a long object to the grasps beside it
 END_MARGIN = 0.012  # m of object that must remain beyond such a grasp
 MIN_OVERLAP = 0.003  # m of object that must remain above the grip site
@@ -51,12 +56,14 @@ class Grasp:
         yaw: radians in (-pi/2, pi/2]; 0 closes the fingers along the world's y axis.
         cost: lower is better; only differences within one plan mean anything.
         label: names the candidate across plans of the same object (family and angle in degrees).
+        tilt: radians by which the hand leans out of the vertical, to point towards (cos(yaw), sin(yaw)).
     """
 
     position: Array
     yaw: float
     cost: float
     label: str
+    tilt: float = 0.0
 
 
 def closing_axis(yaw: float) -> Array:
@@ -95,11 +102,13 @@ def plan_grasps(
         failures: how often each grasp failed, by label.
     """
     points = boxes.points(0.006)
-    candidates = list(_around(points, boxes.heading())) or list(_across_rim(points, float(base[1])))
+    candidates = list(_around(points, boxes.heading()))
+    if not candidates:
+        candidates = [*_across_rim(points, float(base[1])), *around_parts(points)]
     grasps = []
     for candidate in candidates:
         raised, margin, straddles = _clearance(candidate, points, obstacles)
-        room = float(points[:, 2].max()) - MIN_OVERLAP - float(candidate.position[2])
+        room = _top_between(candidate, points) - MIN_OVERLAP - float(candidate.position[2])
         blocked = max(0.0, raised - room)
         position = candidate.position + np.array([0.0, 0.0, min(raised, room)])
         cost = candidate.cost + 60.0 * min(raised, room) + 12.0 * margin
@@ -136,6 +145,32 @@ def _around(points: Array, box_yaw: float) -> Iterator[Grasp]:
             label = f"around {round(np.rad2deg(yaw) / 15) * 15} at {round(100 * shift):+d} cm"
             position = np.array([*(middle + shift * across), height])
             yield Grasp(position, yaw, cost + 10.0 * abs(shift) + (0.05 if shift > 0 else 0.0), label)
+
+
+def around_parts(points: Array) -> Iterator[Grasp]:
+    """Yield grasps around what is narrow enough of a wide object: a handle, a waist."""
+    bottom, center = points[:, 2].min(), (points[:, :2].max(0) + points[:, :2].min(0)) / 2
+    for yaw in np.arange(-np.pi / 2 + ANGLE_STEP, np.pi / 2 + 1e-6, ANGLE_STEP):
+        axis = closing_axis(yaw)
+        across = np.array([axis[1], -axis[0]])
+        closing, other = (points[:, :2] - center) @ axis, (points[:, :2] - center) @ across
+        for shift in np.arange(other.min() + PART_STEP, other.max(), PART_STEP):
+            swath = np.abs(other - shift) < FINGER_HALF_DEPTH
+            if not swath.any():
+                continue
+            height = max(points[swath, 2].max() - SOLID_DEPTH, bottom + MIN_HEIGHT)
+            part = swath & (points[:, 2] >= height - TIP_BELOW)
+            width = float(np.ptp(closing[part]))
+            halves = [closing[part & (side * (other - shift) > 0)] for side in (-1, 1)]
+            if width > MAX_WIDTH or min(map(len, halves)) == 0:
+                continue
+            wedge = abs(float(np.ptp(halves[0]) - np.ptp(halves[1])))
+            beside = (closing[part].max() + closing[part].min()) / 2
+            position = center + axis * beside + across * shift
+            cost = PART_COST + PART_DISTANCE_COST * float(np.hypot(beside, shift))
+            cost += WEDGE_COST * wedge + 0.5 * (yaw / (np.pi / 2)) ** 2 + 40.0 * max(0.0, width - 0.066)
+            label = f"part {round(np.rad2deg(yaw))} at {round(100 * shift):+d} cm"
+            yield Grasp(np.array([*position, height]), yaw, cost, label)
 
 
 def _across_rim(points: Array, base_y: float) -> Iterator[Grasp]:
@@ -180,6 +215,15 @@ def _clearance(grasp: Grasp, own: Array, others: Array) -> tuple[float, float, b
     height = float(grasp.position[2])
     straddles = _required_height(grasp, others, 0.0, 0.0) > max(free, height)
     return max(0.0, free - height), min(0.05, max(0.0, roomy - max(free, height))), straddles
+
+
+def _top_between(grasp: Grasp, own: Array) -> float:
+    """Return the highest z of what the fingers close on."""
+    axis = closing_axis(grasp.yaw)
+    offset = own[:, :2] - grasp.position[:2]
+    between = np.abs(offset @ axis) < GRIPPED_HALF_SPAN
+    between &= np.abs(offset @ np.array([axis[1], -axis[0]])) < FINGER_HALF_DEPTH
+    return float(own[between, 2].max(initial=grasp.position[2]))
 
 
 def _required_height(grasp: Grasp, points: Array, inner: float, margin: float) -> float:

@@ -38,6 +38,11 @@ class Joint:
         return np.array(self._data.xaxis[self._index])
 
     @property
+    def anchor(self) -> Array:
+        """A point `[3]` on the axis of rotation, world frame."""
+        return np.array(self._data.xanchor[self._index])
+
+    @property
     def direction(self) -> Array:
         """The same with the sign that leads to the goal."""
         return np.asarray(self.axis * np.sign(self.goal - self.value))
@@ -46,7 +51,7 @@ class Joint:
         """Return where a pose (`[3]`, `[3, 3]`) that is fixed to the body goes when the joint moves by `amount`."""
         if not self.hinge:
             return position + amount * self.axis, rotation
-        anchor, x = np.array(self._data.xanchor[self._index]), self.axis
+        anchor, x = self.anchor, self.axis
         cross = np.array([[0, -x[2], x[1]], [x[2], 0, -x[0]], [-x[1], x[0], 0]])
         turn = np.eye(3) + np.sin(amount) * cross + (1 - np.cos(amount)) * cross @ cross
         return anchor + turn @ (position - anchor), turn @ rotation

@@ -12,7 +12,10 @@ from rdvla.errors import ConfigError
 from rdvla.experts.articulated import MoveJoint
 from rdvla.experts.base import NoPlanError, Skill
 from rdvla.experts.control import OPEN
+from rdvla.experts.goals import next_goal
+from rdvla.experts.inserting import Insert
 from rdvla.experts.pick_and_place import PickAndPlace
+from rdvla.experts.pressing import PressShut
 from rdvla.experts.push import Slide
 from rdvla.experts.scene import Goal, LiberoScene
 
@@ -22,7 +25,9 @@ SKILLS: Mapping[str, Callable[[LiberoScene, Goal], Skill]] = {
     "in": PickAndPlace,
     "on": PickAndPlace,
     "open": MoveJoint,
+    "close": PressShut,
     "turnon": MoveJoint,
+    "turnoff": MoveJoint,
 }
 """Predicate -> the skill that makes it true."""
 
@@ -30,6 +35,7 @@ TASK_IDS: Mapping[str, tuple[int, ...] | None] = {
     "libero_object": None,
     "libero_spatial": None,
     "libero_goal": (0, 1, 2, 4, 5, 6, 7, 8, 9),
+    "libero_10": None,
 }
 """Suite -> the tasks that the expert solves; None stands for all."""
 
@@ -96,8 +102,9 @@ class LiberoExpert:
 
     def _next(self) -> None:
         """Start the skill for the first unmet predicate (the last one if all are met)."""
-        goals = list(self._skills)
-        goal = next((goal for goal in goals if not self._scene.holds(goal)), goals[-1])
+        goal = next_goal(self._scene, self._scene.goals)
+        if goal not in self._skills:
+            self._skills[goal] = _skill(self._scene, goal)
         self.skill = self._skills[goal]
         try:
             self.skill.start()
@@ -114,4 +121,6 @@ def _skill(scene: LiberoScene, goal: Goal) -> Skill:
         raise ConfigError(f"no skill for a goal of kind '{goal.predicate}'; there are skills for {', '.join(SKILLS)}.")
     if goal.predicate == "on" and Slide.suits(scene, goal):
         return Slide(scene, goal)
+    if goal.predicate == "in" and Insert.suits(scene, goal):
+        return Insert(scene, goal)
     return SKILLS[goal.predicate](scene, goal)

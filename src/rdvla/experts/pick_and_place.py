@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from rdvla.experts.base import NoPlanError
 from rdvla.experts.boxes import Array, corridor_height
-from rdvla.experts.control import CLOSED, OPEN, action_towards, downward_rotation
+from rdvla.experts.control import CLOSED, OPEN, action_towards, downward_rotation, rotation_vector
 from rdvla.experts.grasps import TIP_BELOW, Grasp, plan_grasps, wrap_half_turn
-from rdvla.experts.placing import find_place
+from rdvla.experts.placing import Place, find_place
 from rdvla.experts.scene import Goal, LiberoScene
 
 HOVER_HEIGHT = 0.10  # m above the grasp
@@ -20,6 +20,7 @@ CARRY_CLEARANCE = 0.03  # m between what is carried and what it passes over
 CORRIDOR_RADIUS = 0.07  # m beside the straight path that counts as on it
 REPLAN_SHIFT = 0.008  # m that an object may move before the approach is planned anew
 DESCENT_SHIFT = 0.02  # the same while descending, when the fingers may touch it
+DESCENT_LEAD = 0.04  # m along the approach that the commanded position is ahead
 CLOSE_STEPS = 10
 OPEN_STEPS = 20  # at most; the gripper needs about 6 to begin
 OPEN_ENOUGH = 0.012  # m between the fingers more than while holding
@@ -28,6 +29,7 @@ PICKED_RISE = 0.02  # m that a held object must have risen
 LOST_SHIFT = 0.06  # m that an object may shift in the hand
 STUCK_MOVE = 0.0012  # m per step below which a lowered gripper counts as standing still
 STUCK_STEPS = 4
+MAX_YAW = np.deg2rad(120.0)  # beyond this the hand turns the other way round, which looks the same
 PATIENCE = 100  # steps after which a phase ends whatever the error
 
 
@@ -58,6 +60,8 @@ class PickAndPlace:
     _above_place: Array
     _release: Array
     _offset: Array
+    _offset_in_hand: Array
+    _turn: float
     _hang: float
 
     def __init__(self, scene: LiberoScene, goal: Goal) -> None:
@@ -105,7 +109,7 @@ class PickAndPlace:
             position,
             rotation,
             target,
-            downward_rotation(self._planned.yaw),
+            self._rotation,
             gripper,
             climb_first=self.phase in (Phase.HOVER, Phase.CARRY),
         )
@@ -115,10 +119,19 @@ class PickAndPlace:
         assert self.grasp is not None
         return self.grasp
 
+    @property
+    def _rotation(self) -> Array:
+        """How the hand should be now: as for the grasp, and turned to how the object is to be while it is carried."""
+        turned = self.phase in (Phase.CARRY, Phase.LOWER, Phase.OPEN, Phase.RETREAT)
+        return downward_rotation(self._planned.yaw + (self._turn if turned else 0.0), self._planned.tilt)
+
+    def _find_place(self) -> Place:
+        return find_place(self._scene, self._goal)
+
     def _plan(self) -> list[Grasp]:
         """Plan for the scene as it is, choose the best grasp and return all of them."""
         scene = self._scene
-        self._place = find_place(scene, self._goal)
+        self._place = self._find_place()
         self._obstacles: Array = scene.obstacle_points(self._object)
         self._origin = scene.position(self._object)
         boxes = scene.boxes(self._object)
@@ -138,13 +151,13 @@ class PickAndPlace:
 
     def _choose(self, grasp: Grasp) -> None:
         self.grasp = grasp
-        self._hover = grasp.position + np.array([0.0, 0.0, HOVER_HEIGHT])
+        self._hover = grasp.position - HOVER_HEIGHT * downward_rotation(grasp.yaw, grasp.tilt)[:, 2]
 
     def _is_descending_to(self, grasp: Grasp) -> bool:
         position = self._scene.gripper_position
         low = abs(float(position[2] - grasp.position[2])) < HOVER_HEIGHT / 2
         aligned = float(np.linalg.norm(position[:2] - grasp.position[:2])) < ALIGNED
-        return low and aligned and self._yaw_error(grasp) < TURNED
+        return low and aligned and self._turn_left(downward_rotation(grasp.yaw, grasp.tilt)) < TURNED
 
     def _hold_on(self) -> None:
         position, closing = self._scene.gripper_position, self._scene.gripper_rotation[:, 0]
@@ -168,12 +181,12 @@ class PickAndPlace:
             case Phase.HOVER:
                 self._replan_if_moved(REPLAN_SHIFT)
                 above = self._over_obstacles(position, self._hover, TIP_BELOW)
-                if late or (_near(position, above, ALIGNED, 0.02) and self._yaw_error(self._planned) < TURNED):
+                if late or (_near(position, above, ALIGNED, 0.02) and self._is_turned):
                     self._enter(Phase.DESCEND)
             case Phase.DESCEND:
                 if self._replan_if_moved(DESCENT_SHIFT):
                     self._enter(Phase.HOVER)
-                elif late or position[2] < self._planned.position[2] + 0.006 or self._stuck(position):
+                elif late or self._descent_left(position) < 0.006 or self._stuck(position):
                     self._hold = np.array([*self._planned.position[:2], position[2]])
                     self._enter(Phase.CLOSE)
             case Phase.CLOSE:
@@ -184,7 +197,7 @@ class PickAndPlace:
             case Phase.CARRY:
                 if self._lost(position):
                     self._back_off(position)
-                elif late or _near(position, self._carried(position), 0.01, 0.03):
+                elif late or (_near(position, self._carried(position), 0.01, 0.03) and self._is_turned):
                     self._enter(Phase.LOWER)
             case Phase.LOWER:
                 if self._lost(position):
@@ -208,7 +221,8 @@ class PickAndPlace:
             case Phase.RETREAT:
                 return self._hover, OPEN
             case Phase.DESCEND:
-                return self._planned.position, OPEN
+                ahead = max(0.0, self._descent_left(position) - DESCENT_LEAD)
+                return self._planned.position - ahead * self._rotation[:, 2], OPEN
             case Phase.CLOSE:
                 return self._hold, CLOSED
             case Phase.LIFT:
@@ -239,22 +253,27 @@ class PickAndPlace:
     def _aim(self, position: Array) -> None:
         """Latch how the object sits in the hand, and from that where the gripper must be to release it."""
         scene = self._scene
-        self._place = find_place(scene, self._goal)
+        self._place = self._find_place()
         self._offset = position - scene.position(self._object)
+        self._offset_in_hand = scene.gripper_rotation.T @ self._offset
+        self._turn = self._place.turn
+        if abs(self._planned.yaw + self._turn) > MAX_YAW:
+            self._turn -= np.pi * float(np.sign(self._turn))
         self._hang = float(position[2] - scene.boxes(self._object).points()[:, 2].min())
-        release_xy = self._place.xy + self._offset[:2]
+        release_xy = self._place.xy + _turned(self._offset[:2], self._turn)
         release = self._place.release_height(self._hang)
         self._release = np.array([*release_xy, release])
         self._above_place = np.array([*release_xy, max(self._place.rim + CARRY_CLEARANCE + self._hang, release)])
 
     def _back_off(self, position: Array) -> None:
         """Let go and rise, so that the next attempt plans for a scene at rest."""
-        self._hover = position + np.array([0.0, 0.0, HOVER_HEIGHT])
+        self._hover = position - HOVER_HEIGHT * self._rotation[:, 2]
         self._enter(Phase.RETREAT)
 
     def _check_lift(self, position: Array, late: bool) -> None:
         if self._lost(position):
             self._failures[self._planned.label] += 1
+            self._turn = 0.0
             self._back_off(position)
         elif late or position[2] > self._lifted[2] - 0.02:
             self._aim(position)
@@ -267,7 +286,11 @@ class PickAndPlace:
         return moved > shift
 
     def _lost(self, position: Array) -> bool:
-        return float(np.linalg.norm(position - self._scene.position(self._object) - self._offset)) > LOST_SHIFT
+        expected = position - self._scene.gripper_rotation @ self._offset_in_hand
+        return float(np.linalg.norm(expected - self._scene.position(self._object))) > LOST_SHIFT
+
+    def _descent_left(self, position: Array) -> float:
+        return float((self._planned.position - position) @ self._rotation[:, 2])
 
     def _stuck(self, position: Array) -> bool:
         """Say whether a descent has come to rest on something."""
@@ -275,11 +298,18 @@ class PickAndPlace:
         self._still = self._still + 1 if resting else 0
         return self._still >= STUCK_STEPS
 
-    def _yaw_error(self, grasp: Grasp) -> float:
-        closing = self._scene.gripper_rotation[:, 0]
-        wanted = downward_rotation(grasp.yaw)[:, 0]
-        return float(np.arccos(np.clip(closing @ wanted, -1.0, 1.0)))
+    @property
+    def _is_turned(self) -> bool:
+        return self._turn_left(self._rotation) < TURNED
+
+    def _turn_left(self, rotation: Array) -> float:
+        return float(np.linalg.norm(rotation_vector(rotation @ self._scene.gripper_rotation.T)))
 
 
 def _near(position: Array, target: Array, xy: float, z: float) -> bool:
     return float(np.linalg.norm(position[:2] - target[:2])) < xy and abs(float(position[2] - target[2])) < z
+
+
+def _turned(offset: Array, angle: float) -> Array:
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.array([cosine * offset[0] - sine * offset[1], sine * offset[0] + cosine * offset[1]])

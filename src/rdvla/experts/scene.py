@@ -104,6 +104,19 @@ class LiberoScene:
         rotation = np.asarray(self.problem.sim.data.get_site_xmat(region)).reshape(3, 3)
         return np.asarray(np.abs(rotation) @ np.asarray(self.problem.object_sites_dict[region].size, dtype=float))
 
+    def walls(self, region: str) -> Boxes | None:
+        """Return what a region's bottom and walls are made of: a drawer's own boxes, or those of the whole object.
+
+        A place of the table or floor has none.
+        """
+        parent = self.parent(region)
+        if parent is None:
+            return None
+        joints = self.problem.object_sites_dict[region].joints
+        if not joints:
+            return self.boxes(parent)
+        return self.body_boxes(int(self._model.jnt_bodyid[self.problem.sim.model.joint_name2id(joints[0])]))
+
     def boxes(self, name: str) -> Boxes:
         """Return an object's collision geometry as it lies now (other shapes as their bounding boxes)."""
         return self.body_boxes(self.problem.obj_body_id[name])
@@ -123,20 +136,30 @@ class LiberoScene:
         clouds = [self.boxes(name).points(0.015) for name in self.names if name != target]
         return np.concatenate([np.empty((0, 3)), *clouds])
 
+    def door(self, place: str) -> str | None:
+        """Return what must be open for something to get to `place`: a drawer's region or a fixture."""
+        parent = self.parent(place) if self.is_region(place) else None
+        if parent is None or not self._articulation(parent).get("default_open_ranges"):
+            return None
+        return place if self.problem.object_sites_dict[place].joints else parent
+
     def joint(self, goal: Goal) -> Joint:
-        """Return the joint that decides an `open` or `turnon` predicate.
+        """Return the joint that decides an `open`, `close`, `turnon` or `turnoff` predicate.
 
         Raises:
             ConfigError: the predicate's argument has no joint.
         """
         name = goal.arguments[0]
         holder = self.problem.object_sites_dict[name] if self.is_region(name) else self.problem.get_object(name)
-        owner = self.problem.get_object(self.parent(name) if self.is_region(name) else name)
-        satisfied = owner.object_properties["articulation"].get(f"default_{goal.predicate}_ranges")
+        owner = self.parent(name) if self.is_region(name) else name
+        satisfied = None if owner is None else self._articulation(owner).get(f"default_{goal.predicate}_ranges")
         if not holder.joints or not satisfied:
             raise ConfigError(f"the goal wants '{goal.predicate}' of '{name}', which has no joint for that.")
         index = self.problem.sim.model.joint_name2id(holder.joints[0])
         return Joint(self._model, self._data, index, (min(satisfied) + max(satisfied)) / 2)
+
+    def _articulation(self, name: str) -> dict[str, list[float]]:
+        return dict(self.problem.get_object(name).object_properties.get("articulation", {}))
 
     def _collision_geoms(self, root: int) -> NDArray[np.intp]:
         bodies = {root}

@@ -1,0 +1,37 @@
+"""Goals made of several predicates: which comes next, and what has to be done before it."""
+
+from collections.abc import Sequence
+
+from rdvla.experts.scene import Goal, LiberoScene
+
+PASSABLE = 0.7  # of the way from closed to open: from here on things go in and out
+
+
+def next_goal(scene: LiberoScene, goals: Sequence[Goal]) -> Goal:
+    """Return what to work on now: an unmet predicate that waits for no other, or what it needs first.
+
+    With every predicate met it is the last one.
+    """
+    unmet = [goal for goal in goals if not scene.holds(goal)]
+    if not unmet:
+        return goals[-1]
+    free = [goal for goal in unmet if not any(_waits(scene, goal, other) for other in unmet if other != goal)]
+    goal = (free or unmet)[0]
+    door = scene.door(goal.arguments[1]) if goal.predicate == "in" else None
+    return goal if door is None or _is_passable(scene, door) else Goal("open", (door,))
+
+
+def _waits(scene: LiberoScene, goal: Goal, other: Goal) -> bool:
+    """Say whether `other` must be reached before `goal`."""
+    if goal.predicate == "open":
+        return other.predicate == "close"  # an open drawer hangs over those below
+    if other.predicate not in ("in", "on"):
+        return False
+    if goal.predicate == "close":
+        return scene.door(other.arguments[1]) == goal.arguments[0]
+    return goal.arguments[1:] == other.arguments[:1]  # what something is put on is brought first
+
+
+def _is_passable(scene: LiberoScene, door: str) -> bool:
+    joint = scene.joint(Goal("open", (door,)))
+    return joint.value / joint.goal > PASSABLE
