@@ -22,6 +22,9 @@ class Step(NamedTuple):
 class ToyDemonstrator:
     """Solves the toy tasks with a little noise. Every fifth placement it fails on purpose."""
 
+    def prepare(self, suite):
+        pass
+
     def reset(self, env, *, seed):
         self.rng = np.random.default_rng(seed)
         self.lazy = seed % 5 == 0

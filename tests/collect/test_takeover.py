@@ -1,13 +1,17 @@
 """Demonstrations from where a policy gets to, in the toy."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from rdvla.collect.demonstrators import make_demonstrator, make_takeover
 from rdvla.collect.recording import Attempt, play
+from rdvla.collect.takeover import Takeover
 from rdvla.envs import Seed
-from rdvla.envs.toy import ToyEnv
+from rdvla.envs.toy import ToyEnv, ToySuite
+from rdvla.errors import ConfigError
 from rdvla.experts.toy import ToyExpert
 from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.types import ActionChunk, Observation
@@ -18,7 +22,7 @@ ATTEMPT = Attempt("toy", 4, 2, 0)
 class RisingPolicy(Policy):
     """Moves the hand up, whatever it sees."""
 
-    metadata = PolicyMetadata("rising", ("primary",), 1, 1, 8, {})
+    metadata = PolicyMetadata("rising", ("primary",), 8, 7, 8, {})
 
     def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
         return ActionChunk(np.tile(np.float32([0, 0, 0.1, 0, 0, 0, -1]), (8, 1)), 1, (), None, {})
@@ -38,12 +42,18 @@ class CheatingPolicy(RisingPolicy):
         return ActionChunk(self.expert.act(self.env)[None], 1, (), None, {})
 
 
+def takeover(make_policy: Callable[[], Policy], max_policy_steps: int) -> Takeover:
+    demonstrator = make_takeover(ToyEnv(4).task, make_policy=make_policy, max_policy_steps=max_policy_steps)
+    demonstrator.prepare(ToySuite("toy"))
+    return demonstrator
+
+
 def test_it_begins_where_the_policy_got_to() -> None:
     env = ToyEnv(4)
     starts = set()
     for number in range(6):
         attempt = replace(ATTEMPT, number=number)
-        played = play(env, make_takeover(env.task, make_policy=RisingPolicy, max_policy_steps=9), attempt, 4)
+        played = play(env, takeover(RisingPolicy, 9), attempt, 4)
         recorded = played.demonstration
         assert recorded is not None
         placement, noise = attempt.seeds()
@@ -63,7 +73,7 @@ def test_it_begins_where_the_policy_got_to() -> None:
 
 def test_an_attempt_gives_the_same_demonstration_again() -> None:
     env = ToyEnv(4)
-    demonstrator = make_takeover(env.task, make_policy=RisingPolicy, max_policy_steps=9)
+    demonstrator = takeover(RisingPolicy, 9)
     first, _, again = [play(env, demonstrator, replace(ATTEMPT, number=n), 4).demonstration for n in (0, 1, 0)]
     assert first is not None
     assert again is not None
@@ -73,7 +83,15 @@ def test_an_attempt_gives_the_same_demonstration_again() -> None:
 
 def test_what_the_policy_solves_is_not_demonstrated() -> None:
     env = ToyEnv(4)
-    demonstrator = make_takeover(env.task, make_policy=lambda: CheatingPolicy(env), max_policy_steps=10_000)
-    played = play(env, demonstrator, ATTEMPT, 4)
+    played = play(env, takeover(lambda: CheatingPolicy(env), 10_000), ATTEMPT, 4)
     assert played.demonstration is None
     assert played.num_steps == 0
+
+
+class OneEyed(RisingPolicy):
+    metadata = PolicyMetadata("one-eyed", ("left",), 8, 7, 8, {})
+
+
+def test_a_policy_that_does_not_fit_is_refused_before_an_environment_starts() -> None:
+    with pytest.raises(ConfigError, match="'one-eyed' does not fit suite 'toy': there is no camera 'left'"):
+        takeover(OneEyed, 9)

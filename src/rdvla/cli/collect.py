@@ -61,7 +61,7 @@ def collect(
     from rdvla.collect.collection import CollectConfig
     from rdvla.collect.collection import collect as run_collection
 
-    make_expert, takeover = _choose_expert(take_over_from, policy_steps, loading)
+    make_expert, takeover = _choose_expert(take_over_from, policy_steps, loading, elsewhere=where.on_other_machines)
     suites = {name: find_suite(name) for name in parse_names(suite, field="suite")}
     config = CollectConfig(
         output=output,
@@ -97,7 +97,7 @@ def collect(
 
 
 def _choose_expert(
-    checkpoint: str | None, policy_steps: int | None, loading: LoadOptions
+    checkpoint: str | None, policy_steps: int | None, loading: LoadOptions, *, elsewhere: bool = False
 ) -> "tuple[ExpertFactory, str]":
     """Return what makes the demonstrator of a task, and in words from which policy it takes over, if from any.
 
@@ -115,7 +115,7 @@ def _choose_expert(
             raise ConfigError(f"{loading.label('').strip(' ()')} belongs to a checkpoint; add --take-over-from.")
         return make_demonstrator, ""
     steps = policy_steps or MAX_POLICY_STEPS
-    _, digest, make_policy = choose_policy(checkpoint, None, loading)
+    _, digest, make_policy = choose_policy(checkpoint, None, loading, elsewhere=elsewhere)
     factory = partial(make_takeover, make_policy=make_policy, max_policy_steps=steps)
     return factory, f"{loading.label(f'checkpoint {digest}')}, after 0 to {steps} steps"
 

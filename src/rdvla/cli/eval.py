@@ -77,7 +77,7 @@ def eval_command(
     rule plays the same initial states with the same seeds.
     """
     disturbed = _disturb(policy) if noise else None
-    name, digest, policy_factory = choose_policy(checkpoint, policy, loading)
+    name, digest, policy_factory = choose_policy(checkpoint, policy, loading, elsewhere=where.on_other_machines)
     stops, budgets = stopping.rules(), parse_budgets(budget_ms)
     if policy == EXPERT and (stops, budgets) != ((None,), (None,)):
         raise ConfigError("the expert does not iterate; drop --depth, --stop and --budget-ms.")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.envs.base import Suite
 from rdvla.errors import ConfigError
 from rdvla.experts.base import Expert
 
@@ -64,6 +65,9 @@ class NoisyExpert:
         self._noise: NDArray[np.float64] | None = None
         self._push: NDArray[np.float64] | None = None
         self._push_steps = 0
+
+    def prepare(self, suite: Suite) -> None:
+        """Nothing: whoever makes the expert has asked whether there is one."""
 
     def reset(self, env: Any, *, seed: int) -> None:
         """Start an episode whose noise is drawn from `seed`."""

@@ -57,7 +57,9 @@ class AttemptPlayer:
         if self._env is None or self._expert is None or self._task != attempt.task:
             self.close()
             suite = self._recipe.suites[attempt.suite]
+            (spec,) = (task for task in suite.tasks() if task.task_id == attempt.task_id)
+            self._expert = self._recipe.make_expert(spec)
+            self._expert.prepare(suite)
             self._env = suite.make_env(attempt.task_id, camera_size=self._recipe.camera_size)
-            self._expert = self._recipe.make_expert(self._env.task)
             self._task = attempt.task
         return self._env, self._expert

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rdvla.envs import episode
-from rdvla.envs.base import Env, Seed
+from rdvla.envs.base import Env, Seed, Suite
 from rdvla.errors import DatasetError
 from rdvla.jobs.pool import TaskKey
 
@@ -24,6 +24,14 @@ class AlreadySolvedError(Exception):
 
 class Demonstrator(Protocol):
     """What is recorded: an expert that says both what it wants and what it does (`NoisyExpert`)."""
+
+    def prepare(self, suite: Suite) -> None:
+        """Get ready for a task of `suite`, before its environment starts.
+
+        Raises:
+            ConfigError: that is not possible there.
+        """
+        ...
 
     def reset(self, env: Any, *, seed: int) -> None:
         """Start an episode; everything random comes from `seed`.

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from rdvla.collect.recording import AlreadySolvedError, Demonstrator
+from rdvla.envs.base import Suite
 from rdvla.envs.episode import turns
+from rdvla.envs.fit import require_fit
 from rdvla.execution import Executor, Synchronous
 from rdvla.policy import Policy
 
@@ -26,11 +28,22 @@ class Takeover:
     def __init__(
         self, demonstrator: Demonstrator, make_policy: Callable[[], Policy], max_policy_steps: int = MAX_POLICY_STEPS
     ) -> None:
-        """Let the policy that `make_policy` builds (at the first episode, once per process) act before."""
+        """Let the policy that `make_policy` builds (in `prepare`, once per process) act before."""
         self.max_policy_steps = max_policy_steps
         self._demonstrator = demonstrator
         self._make_policy = make_policy
         self._executor: Executor | None = None
+
+    def prepare(self, suite: Suite) -> None:
+        """Build the policy, which must fit `suite`.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        policy = _build(self._make_policy)
+        require_fit(policy.metadata, suite)
+        self._executor = Executor(policy, Synchronous(REPLAN_STEPS))
+        self._demonstrator.prepare(suite)
 
     def reset(self, env: Any, *, seed: int) -> None:
         """Let the policy act in `env`, then start the demonstrator; everything random comes from `seed`.
@@ -38,8 +51,7 @@ class Takeover:
         Raises:
             AlreadySolvedError: the policy solved the task by itself.
         """
-        if self._executor is None:
-            self._executor = Executor(_build(self._make_policy), Synchronous(REPLAN_STEPS))
+        assert self._executor is not None, "prepare comes first"
         self._executor.reset(seed)
         steps = np.random.default_rng([seed, 1]).integers(0, self.max_policy_steps + 1)
         for turn in islice(turns(env), int(steps)):

@@ -202,6 +202,8 @@ def _claim_folder(
         found = EvalConfig.model_validate(found).model_dump(mode="json")  # an older one knew fewer settings
     except (OSError, ValueError, KeyError, TypeError):
         raise RecordError(f"'{path}' is missing or damaged; choose another folder, or remove this one.") from None
+    if not found["policy_digest"]:  # older ones did not know what an address served
+        found["policy_digest"] = values["policy_digest"]
     changed = [name for name in values if found.get(name) != values[name]]
     if changed:
         details = "; ".join(f"{name} was {found.get(name)!r}, now {values[name]!r}" for name in changed)

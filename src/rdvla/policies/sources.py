@@ -1,6 +1,7 @@
 """Policies by name for the evaluator: functions that worker processes can import."""
 
 import hashlib
+import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -41,10 +42,22 @@ class LoadOptions:
         return f"{source} ({', '.join(given)})" if given else source
 
 
-def load_checkpoint(source: str, options: LoadOptions) -> Policy:
-    """Return the policy of a checkpoint."""
+def load_checkpoint(source: str, options: LoadOptions, expected: str | None = None) -> Policy:
+    """Return the policy of a checkpoint, whose fingerprint must be `expected` (None: any).
+
+    Raises:
+        CheckpointError: this machine has another one at `source`, or none.
+    """
+    from rdvla.checkpoints.hub import resolve
     from rdvla.policies.network import load_policy
 
+    if expected is not None:
+        found = fingerprint(resolve(source, revision=options.revision))
+        if found != expected:
+            raise CheckpointError(
+                f"'{source}' on {platform.node()} is another checkpoint ({found}) than where the command was given "
+                f"({expected}); copy it to every machine, or keep it on a shared disk."
+            )
     return load_policy(source, **asdict(options))
 
 
@@ -65,7 +78,7 @@ def connect(url: str, served: str | None = None) -> "RemotePolicy":
 
 
 def choose_policy(
-    checkpoint: str | Path | None, policy: str | None, options: LoadOptions | None = None
+    checkpoint: str | Path | None, policy: str | None, options: LoadOptions | None = None, *, elsewhere: bool = False
 ) -> tuple[str, str, Callable[[], Policy]]:
     """Return a policy's name, a fingerprint and a function that builds it.
 
@@ -75,6 +88,7 @@ def choose_policy(
         checkpoint: a checkpoint folder or a hub id, which is downloaded here.
         policy: `expert` or `ws://host:port`; exactly one of both is given.
         options: of a checkpoint; what is not default becomes part of the name.
+        elsewhere: it will be built on other machines, which must find the same checkpoint.
 
     Raises:
         ConfigError: both, neither, an unknown policy, or options for something that is no checkpoint.
@@ -88,7 +102,10 @@ def choose_policy(
         from rdvla.checkpoints.hub import resolve
 
         digest = fingerprint(resolve(checkpoint, revision=options.revision))
-        return options.label(str(Path(checkpoint))), digest, partial(load_checkpoint, str(checkpoint), options)
+        factory = partial(load_checkpoint, str(checkpoint), options)
+        if elsewhere:
+            factory = partial(factory, expected=digest)
+        return options.label(str(Path(checkpoint))), digest, factory
     assert policy is not None
     if options != LoadOptions():
         raise ConfigError(f"'{policy}' is no checkpoint; drop {options.label('').strip(' ()')}.")
