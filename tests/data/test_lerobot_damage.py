@@ -121,7 +121,7 @@ def test_damaged_image(originals, tmp_path):
 @pytest.mark.parametrize("version", ["v2.1", "v2.0", None])
 def test_other_versions_say_how_to_convert(root, version):
     edit_info(root, lambda info: info.update(codebase_version=version))
-    with pytest.raises(DatasetError, match="convert_dataset_v21_to_v30"):
+    with pytest.raises(DatasetError, match="rdvla dataset convert"):
         open_dataset(root)
 
 

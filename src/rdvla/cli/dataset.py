@@ -28,7 +28,7 @@ dataset_app = typer.Typer(help="Convert and inspect datasets.", no_args_is_help=
 
 @dataset_app.command("convert")
 def convert_dataset(
-    source: Annotated[Path, typer.Argument(help="RLDS folder, or folder of LIBERO's *_demo.hdf5 files.")],
+    source: Annotated[Path, typer.Argument(help="LeRobotDataset v2.1, RLDS, or LIBERO's *_demo.hdf5 files.")],
     output: Annotated[Path, typer.Argument(help="Folder of the new LeRobotDataset v3.0.")],
     storage: Annotated[
         Literal["image", "video"], typer.Option(help="Encoded images kept bit for bit, or small videos.")
@@ -40,7 +40,7 @@ def convert_dataset(
     ] = False,
     camera_size: Annotated[int, typer.Option(help="With --regenerate: height and width in pixels.")] = 256,
 ) -> None:
-    """Write an RLDS dataset, or the original LIBERO demonstrations without no-ops, as LeRobotDataset v3.0."""
+    """Write LeRobotDataset v2.1, RLDS, or the original LIBERO demonstrations without no-ops, as LeRobotDataset v3.0."""
     from rdvla.data.convert import convert
 
     if fps is not None and not 0 < fps < MAX_FPS:
@@ -113,8 +113,11 @@ def _open_source(root: Path, split: str, fps: float | None, camera_size: int | N
         raise ConfigError("--regenerate repeats LIBERO's HDF5 demonstrations; the source has no *_demo.hdf5 files.")
     if not root.is_dir():
         raise DatasetError(f"there is no folder '{root}'.")
+    from rdvla.data.lerobot_v21 import LeRobotV21, is_v21
     from rdvla.data.rlds import RldsDataset
 
+    if is_v21(root):
+        return LeRobotV21.open(root)
     return RldsDataset.open(root, split=split, fps=fps)
 
 

@@ -41,7 +41,7 @@ STANDARD_CAMERAS = {"primary": "observation.images.image", "wrist": "observation
 """Our camera names and the keys LIBERO datasets store them under."""
 
 _CHANNELS = (1, 3, 4)
-_CONVERT = "convert it with LeRobot's `convert_dataset_v21_to_v30` script first"
+_CONVERT = "`rdvla dataset convert` takes v2.0 and v2.1"
 
 
 @dataclass(frozen=True)

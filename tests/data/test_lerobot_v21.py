@@ -1,0 +1,90 @@
+"""LeRobotDataset v2.1 becomes v3.0: every number and every image."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from data_recordings import PRIMARY, STATE, WRIST, episode, record
+from typer.testing import CliRunner
+
+from rdvla.cli.main import app
+from rdvla.data.lerobot_v3 import LeRobotDataset
+from rdvla.errors import DatasetError
+
+
+def write_v21(root, dtype):
+    """Two episodes of 5 and 6 frames: what v3.0 holds, one file per episode and JSON lines, as v2.1 has it."""
+    for number in range(2):
+        part = root.parent / f"part{number}"
+        record(part, [episode(number, length=5 + number, size=(64, 64))], dtype=dtype, size=(64, 64))
+        table = pq.read_table(part / "data/chunk-000/file-000.parquet")
+        path = root / f"data/chunk-000/episode_{number:06d}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+        for key in (PRIMARY, WRIST) if dtype == "video" else ():
+            video = root / f"videos/chunk-000/{key}/episode_{number:06d}.mp4"
+            video.parent.mkdir(parents=True, exist_ok=True)
+            video.write_bytes((part / f"videos/{key}/chunk-000/file-000.mp4").read_bytes())
+    info = json.loads((part / "meta/info.json").read_text()) | {
+        "codebase_version": "v2.1",
+        "total_episodes": 2,
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+    }
+    (root / "meta").mkdir()
+    (root / "meta/info.json").write_text(json.dumps(info))
+    rows = [{"episode_index": n, "tasks": ["pick up the cup"], "length": 5 + n} for n in range(2)]
+    (root / "meta/episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "meta/tasks.jsonl").write_text('{"task_index": 0, "task": "pick up the cup"}\n')
+    return root
+
+
+def convert(*arguments):
+    return CliRunner().invoke(app, ["dataset", "convert", *map(str, arguments)])
+
+
+def parts(root):
+    return [LeRobotDataset.open(root.parent / f"part{n}", chunk_size=2, cache_dir=root.parent / "c") for n in range(2)]
+
+
+@pytest.mark.parametrize("dtype", ["image", "video"])
+def test_every_number_and_image_comes_over(tmp_path, dtype):
+    root = write_v21(tmp_path / "old", dtype)
+    result = convert(root, tmp_path / "new")
+    assert result.exit_code == 0, result.output
+    new = LeRobotDataset.open(tmp_path / "new", chunk_size=2, cache_dir=tmp_path / "c").batch(range(11))
+    for name in ("state", "actions"):
+        expected = np.concatenate([getattr(part.batch(range(len(part))), name) for part in parts(root)])
+        np.testing.assert_array_equal(getattr(new, name), expected)
+    for camera, images in new.images.items():
+        expected = np.concatenate([part.batch(range(len(part))).images[camera] for part in parts(root)])
+        np.testing.assert_array_equal(images, expected)
+    assert set(new.instructions) == {"pick up the cup"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "data/chunk-000/episode_000001.parquet").unlink(), "is missing"),
+        (lambda root: (root / "meta/episodes.jsonl").write_text("{"), "cannot be read"),
+        (lambda root: (root / "meta/tasks.jsonl").write_text('{"task_index": 3, "task": "x"}\n'), "exactly one"),
+        (lambda root: (root / "meta/episodes.jsonl").write_text('{"episode_index": 0, "length": 9}\n'), "has 5 rows"),
+        (lambda root: (root / "meta/tasks.jsonl").write_text("version https://git-lfs.github.com/spec/v1\n"), "lfs"),
+    ],
+)
+def test_what_cannot_be_converted_leaves_nothing(tmp_path, spoil, message):
+    root = write_v21(tmp_path / "old", "image")
+    spoil(root)
+    result = convert(root, tmp_path / "new")
+    assert isinstance(result.exception, DatasetError)
+    assert message in str(result.exception)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_feature_that_is_no_row_of_numbers_is_refused(tmp_path):
+    root = write_v21(tmp_path / "old", "image")
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"][STATE]["shape"] = [2, 4]
+    (root / "meta/info.json").write_text(json.dumps(info))
+    assert f"feature '{STATE}' is float32 [2, 4]" in str(convert(root, tmp_path / "new").exception)
