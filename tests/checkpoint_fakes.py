@@ -12,6 +12,7 @@ from rdvla.model.config import HeadConfig, RDVLAConfig
 from rdvla.model.language import LanguageConfig
 from rdvla.model.prompt import train_tokenizer
 from rdvla.model.rdvla import RDVLA, Inputs
+from rdvla.types import ActionConvention
 
 TOWER = {"num_heads": 2, "mean": (0.484375, 0.455078125, 0.40625), "std": (0.228515625, 0.2236328125, 0.224609375)}
 INSTRUCTIONS = ["put the milk in the basket", "pick up the black bowl and place it on the plate"]
@@ -70,7 +71,7 @@ def statistics(action_dim=7, state_dim=8):
     )
 
 
-def make(kind="laptop", *, dtype=torch.float32, seed=0, step=12):
+def make(kind="laptop", *, dtype=torch.float32, seed=0, step=12, gripper="open_is_negative"):
     tokenizer = train_tokenizer(INSTRUCTIONS)
     vocabulary = tokenizer.get_vocab_size()
     config = laptop_config(vocabulary) if kind == "laptop" else released_config(vocabulary)
@@ -80,8 +81,9 @@ def make(kind="laptop", *, dtype=torch.float32, seed=0, step=12):
         path = ImagePath(size=32, resize="box")
     else:
         path = ImagePath(size=28, resize="lanczos3", jpeg=True, crop_area=0.9)
+    statistics_of = {"libero_spatial_no_noops": statistics()}
     return Checkpoint(
-        model, {"libero_spatial_no_noops": statistics()}, tokenizer, path, step=step, notes={"recipe": "test"}
+        model, statistics_of, tokenizer, ActionConvention(gripper), path, step=step, notes={"recipe": "test"}
     )
 
 

@@ -13,7 +13,7 @@ from rdvla.model.language import LanguageConfig
 from rdvla.model.prompt import train_tokenizer
 from rdvla.model.rdvla import RDVLA
 from rdvla.policy import PLAIN, Policy, PolicyMetadata
-from rdvla.types import ActionChunk
+from rdvla.types import ActionChunk, ActionConvention
 
 TOWER = {"num_heads": 2, "mean": (0.48, 0.45, 0.4), "std": (0.23, 0.22, 0.225)}
 HEAD = HeadConfig(hidden_dim=16, num_heads=2, prelude_layers=(1,), recurrent_layers=(2, 2), coda_layers=(2,))
@@ -49,7 +49,9 @@ def save_checkpoint(directory):
     config = LAPTOP_KIND.model_copy(update={"backbone": TINY.model_copy(update={"language": language})})
     model = RDVLA(config).eval()
     path = ImagePath(size=32, resize="box")
-    save_native(directory, Checkpoint(model, {"toy": statistics}, tokenizer, path, step=1))
+    save_native(
+        directory, Checkpoint(model, {"toy": statistics}, tokenizer, ActionConvention("open_is_negative"), path, step=1)
+    )
     return directory
 
 

@@ -112,6 +112,15 @@ class TestAdapter:
         with pytest.raises(CheckpointError, match=next(iter(setting))):
             load(parts[1], base=parts[0])
 
+    def test_the_file_of_older_peft(self, parts):
+        path = parts[1] / "lora_adapter" / "adapter_model.safetensors"
+        expected, older = load(parts[1], base=parts[0]), path.with_name("adapter_model.bin")
+        torch.save(load_file(path), older)
+        with pytest.raises(CheckpointError, match=r"both adapter_model\.safetensors and adapter_model\.bin"):
+            load(parts[1], base=parts[0])
+        path.unlink()
+        assert fakes.same_tensors(load(parts[1], base=parts[0]), expected)
+
     def test_an_adapter_of_other_sizes(self, parts):
         path = parts[1] / "lora_adapter" / "adapter_model.safetensors"
         adapter = load_file(path)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 import checkpoint_fakes as fakes
 from rdvla.checkpoints import load, save_native, save_official
 from rdvla.errors import CheckpointError
+from rdvla.policies.sources import choose_policy
 
 EXECUTED = []
 
@@ -190,3 +191,52 @@ def test_native(tmp_path, damage):
     edit(directory)
     with pytest.raises(CheckpointError, match=message):
         load(directory)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize("kind", ["native", "released"])
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path, kind):
+    """Whichever file of a checkpoint a clone without Git LFS has left behind."""
+    directory = tmp_path / kind
+    (save_native if kind == "native" else save_official)(directory, fakes.make("released"))
+    unread = {"generation_config.json", "processor_config.json", "special_tokens_map.json", "added_tokens.json"}
+    unread |= {"vocab.json", "merges.txt", "tokenizer_config.json"}  # of the tokenizer's older form
+    for path in sorted(directory.iterdir()):
+        if path.name in unread:
+            continue
+        content = path.read_bytes()
+        path.write_text(POINTER)
+        with pytest.raises(CheckpointError, match=rf"{path.name}' is a Git LFS pointer.*git lfs pull"):
+            load(directory)
+        path.write_bytes(content)
+    if kind == "released":
+        (directory / "tokenizer.json").unlink()
+        for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+            content = (directory / name).read_bytes()
+            (directory / name).write_text(POINTER)
+            with pytest.raises(CheckpointError, match=rf"{name}' is a Git LFS pointer"):
+                load(directory)
+            (directory / name).write_bytes(content)
+        load(directory)
+
+
+def test_what_is_around_a_checkpoint_is_told_from_it(tmp_path, monkeypatch):
+    """A training run instead of its policy; known without reading a weight."""
+    run = tmp_path / "run"
+    save_native(run / "checkpoints" / "000500" / "policy", fakes.make())
+    save_native(run / "checkpoints" / "001000" / "policy", fakes.make())
+    (run / "config.json").write_text('{"seed": 0}')
+    monkeypatch.setattr("rdvla.policies.sources.fingerprint", lambda folder: pytest.fail("hashed"))
+    for load_it in (load, lambda path: choose_policy(path, None)):
+        with pytest.raises(
+            CheckpointError, match=r"not a checkpoint: .* Did you mean '.*run/checkpoints/001000/policy'"
+        ):
+            load_it(run)
+    save_native(run / "policy", fakes.make())
+    with pytest.raises(CheckpointError, match=r"Did you mean '.*run/policy'\?"):
+        load(run)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"--\*\.json\.$"):
+        choose_policy(tmp_path / "empty", None)

@@ -184,7 +184,7 @@ def test_choice_of_the_policy(tmp_path):
             choose_policy(checkpoint, policy)
     with pytest.raises(ConfigError, match="'expert' is no checkpoint; drop precision=int8"):
         choose_policy(None, "expert", LoadOptions(precision="int8"))
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"format": "rdvla"}')
     assert choose_policy(tmp_path, None)[0] == choose_policy(f"{tmp_path}/", None)[0] == str(tmp_path)
     options = LoadOptions(device="cuda", precision="int8")
     assert choose_policy(tmp_path, None, options)[0] == f"{tmp_path} (device=cuda, precision=int8)"

@@ -85,7 +85,7 @@ def test_takes_the_place_of_a_presets(config):
 
 def test_is_saved_and_loaded(config, tmp_path):
     like = make()
-    checkpoint = type(like)(RDVLA(config).eval(), like.statistics, like.tokenizer, like.image_path)
+    checkpoint = type(like)(RDVLA(config).eval(), like.statistics, like.tokenizer, like.actions, like.image_path)
     save_native(tmp_path / "policy", checkpoint)
     again = load_native(tmp_path / "policy")
     assert same_tensors(checkpoint, again)
@@ -147,6 +147,6 @@ def test_the_released_layout_has_no_place_for_it(config, tmp_path):
     from rdvla.checkpoints import save_official
 
     like = make()
-    checkpoint = type(like)(RDVLA(config), like.statistics, like.tokenizer, like.image_path)
+    checkpoint = type(like)(RDVLA(config), like.statistics, like.tokenizer, like.actions, like.image_path)
     with pytest.raises(CheckpointError, match="the backbone is 'mean', not 'prismatic'"):
         save_official(tmp_path / "released", checkpoint)

@@ -17,7 +17,7 @@ from rdvla.model.rdvla import RDVLA, Inputs, masked_l1
 from rdvla.policies.network import RDVLAPolicy
 from rdvla.policy import Ask
 from rdvla.stops import StopRule
-from rdvla.types import Observation
+from rdvla.types import ActionConvention, Observation
 
 INSTRUCTIONS = ["pick up the red bowl", "push the plate to the front of the stove and wait"]
 
@@ -46,7 +46,9 @@ def statistics():
 
 @pytest.fixture(scope="module")
 def policy(network, tokenizer, statistics):
-    return RDVLAPolicy(Checkpoint(network, {"test": statistics}, tokenizer, image_path=TINY), name="test")
+    return RDVLAPolicy(
+        Checkpoint(network, {"test": statistics}, tokenizer, ActionConvention("open_is_negative"), TINY), name="test"
+    )
 
 
 def observation(seed=0, instruction=INSTRUCTIONS[0], size=256, **changes):
@@ -124,7 +126,7 @@ def test_a_batch_gives_each_sample_what_it_gets_alone(policy):
 )
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_tasks_prompts_and_depths_mix_in_a_batch_in_every_precision(network, tokenizer, statistics, stop, precision):
-    checkpoint = Checkpoint(network, {"test": statistics}, tokenizer, image_path=TINY)
+    checkpoint = Checkpoint(network, {"test": statistics}, tokenizer, ActionConvention("open_is_negative"), TINY)
     policy = RDVLAPolicy(checkpoint, name="test", precision=precision)
     observations = [observation(seed, INSTRUCTIONS[seed % 2]) for seed in range(4)]
     together = policy.infer_batch(observations, [Ask(stop, seed) for seed in range(4)])
@@ -152,7 +154,7 @@ def test_a_compiled_policy_decides_the_same_and_is_measured_before_it_is_asked(
     policy, network, tokenizer, statistics, monkeypatch
 ):
     monkeypatch.setattr(recorded, "BACKEND", "eager")
-    checkpoint = Checkpoint(network, {"test": statistics}, tokenizer, image_path=TINY)
+    checkpoint = Checkpoint(network, {"test": statistics}, tokenizer, ActionConvention("open_is_negative"), TINY)
     compiled = RDVLAPolicy(checkpoint, name="test", compile=True)
     compiled.warm_up(2)
     costs = compiled.costs[2]
@@ -168,7 +170,9 @@ def test_a_compiled_policy_decides_the_same_and_is_measured_before_it_is_asked(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_decides_like_a_cpu(network, tokenizer, statistics):
-    checkpoint = Checkpoint(copy.deepcopy(network), {"test": statistics}, tokenizer, image_path=TINY)
+    checkpoint = Checkpoint(
+        copy.deepcopy(network), {"test": statistics}, tokenizer, ActionConvention("open_is_negative"), TINY
+    )
     expected = RDVLAPolicy(checkpoint, name="test").infer(observation(), Ask(StopRule.fixed(4), 3))
     policy = RDVLAPolicy(checkpoint, name="test", device="cuda")
     found = policy.infer(observation(), Ask(StopRule.fixed(4), 3, budget_ms=1e6))

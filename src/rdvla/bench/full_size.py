@@ -23,6 +23,7 @@ from rdvla.checkpoints import Checkpoint, load, save_official
 from rdvla.checkpoints.names import stored_state
 from rdvla.data.images import PUBLISHED
 from rdvla.data.stats import DatasetStatistics, NormStats
+from rdvla.embodiment import LIBERO
 from rdvla.errors import CheckpointError
 from rdvla.model.config import RDVLAConfig
 from rdvla.model.prompt import train_tokenizer
@@ -30,7 +31,7 @@ from rdvla.model.rdvla import RDVLA
 from rdvla.policies.network import RDVLAPolicy
 from rdvla.policy import Ask
 from rdvla.stops import StopRule
-from rdvla.types import Observation
+from rdvla.types import ActionConvention, Observation
 
 INSTRUCTION = "pick up the black bowl between the plate and the ramekin and place it on the plate"
 RELEASED_PARAMETERS = {
@@ -107,7 +108,9 @@ def build(config: RDVLAConfig) -> Checkpoint:
     statistics = DatasetStatistics(action, NormStats.compute(values), 100, 1)
     tokenizer = train_tokenizer([INSTRUCTION])
     path = replace(PUBLISHED, size=config.backbone.image_size)
-    return Checkpoint(model, {"libero_spatial": statistics}, tokenizer, path, step=39999)
+    return Checkpoint(
+        model, {"libero_spatial": statistics}, tokenizer, ActionConvention(LIBERO.gripper), path, step=39999
+    )
 
 
 def count(model: RDVLA) -> list[tuple[Cell, ...]]:

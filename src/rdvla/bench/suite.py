@@ -167,7 +167,7 @@ def run(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Result:
         InexactError: a variant that should be exact is not; no times are reported.
         CheckpointError, MissingExtraError, SimulatorError: see `rdvla.checkpoints.load` and `rdvla.bench.simulator`.
     """
-    network = checkpoints.load(plan.checkpoint).model.float().to(plan.device).eval()
+    network = checkpoints.load(plan.checkpoint, gripper="none").model.float().to(plan.device).eval()
     network.requires_grad_(requires_grad=False)
     torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions is not float32
     if plan.threads is not None:

@@ -8,21 +8,9 @@ from tokenizers import Tokenizer
 
 from rdvla.data.images import PUBLISHED, ImagePath
 from rdvla.data.stats import DatasetStatistics
-from rdvla.errors import CheckpointError
+from rdvla.errors import CheckpointError, ConfigError
 from rdvla.model.rdvla import RDVLA
-from rdvla.types import ActionConvention
-
-LIBERO_MAX_STEPS: Mapping[str, int] = {
-    "libero_spatial": 220,
-    "libero_object": 280,
-    "libero_goal": 300,
-    "libero_10": 520,
-    "libero_90": 400,
-}
-"""Control steps per episode of the published evaluation, by suite."""
-
-
-LIBERO_ACTIONS = ActionConvention("open_is_negative")
+from rdvla.types import ActionConvention, GripperConvention
 
 
 @dataclass(frozen=True)
@@ -33,9 +21,8 @@ class Checkpoint:
         model: the network; `model.config` describes it completely.
         statistics: dataset name -> statistics of its actions and states.
         tokenizer: turns the formatted prompt into ids.
-        image_path: from a camera image to the network's pixels.
         actions: from training space to the environment's convention.
-        max_steps: suite -> control steps per episode.
+        image_path: from a camera image to the network's pixels.
         step: optimiser step at which the checkpoint was saved, if known.
         notes: anything else worth keeping (recipe, data, commit); JSON values only.
 
@@ -46,9 +33,8 @@ class Checkpoint:
     model: RDVLA
     statistics: Mapping[str, DatasetStatistics]
     tokenizer: Tokenizer
+    actions: ActionConvention
     image_path: ImagePath = PUBLISHED
-    actions: ActionConvention = LIBERO_ACTIONS
-    max_steps: Mapping[str, int] = field(default_factory=lambda: dict(LIBERO_MAX_STEPS))
     step: int | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -66,6 +52,16 @@ class Checkpoint:
                 f"the tokenizer has {vocabulary} tokens but the language model {backbone.vocab_size}; "
                 "they belong to different checkpoints."
             )
+
+
+def require_gripper(checkpoint: Checkpoint, gripper: GripperConvention | None) -> None:
+    """Make sure that a checkpoint has the gripper convention that somebody asked for (None: nobody did).
+
+    Raises:
+        ConfigError: it says another one itself.
+    """
+    if gripper not in (None, checkpoint.actions.gripper):
+        raise ConfigError(f"the checkpoint says that its gripper is '{checkpoint.actions.gripper}'; drop '{gripper}'.")
 
 
 def check_statistics(statistics: Mapping[str, DatasetStatistics], *, action_dim: int, state_dim: int) -> None:

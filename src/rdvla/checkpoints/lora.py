@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rdvla.checkpoints.tensors import read_json, read_safetensors
+from rdvla.checkpoints.tensors import only_tensors, read_json, read_pt, read_safetensors
 from rdvla.errors import CheckpointError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, OLDER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."
 _TIED = "language_model.lm_head.weight"
 # Variants of LoRA that change the formula; a released adapter uses none of them.
@@ -27,7 +27,7 @@ def merge_adapter(base: Mapping[str, Tensor], adapter: Path) -> dict[str, Tensor
 
     Args:
         base: the base VLM's tensors by published names, `action_queries.weight` included (no adapter contains it).
-        adapter: directory with `adapter_config.json` and `adapter_model.safetensors`.
+        adapter: directory with `adapter_config.json` and `adapter_model.safetensors` (or the `.bin` of older peft).
 
     Returns:
         The merged tensors; those without an adapter are the same objects.
@@ -36,7 +36,7 @@ def merge_adapter(base: Mapping[str, Tensor], adapter: Path) -> dict[str, Tensor
         CheckpointError: the adapter is damaged, of another kind, or does not fit the base.
     """
     scale, rank = _scale_and_rank(adapter / CONFIG)
-    pairs = _pairs(read_safetensors(adapter / WEIGHTS), adapter / WEIGHTS)
+    pairs = _pairs(*_weights(adapter))
     result = dict(base)
     problems = []
     for name, (down, up) in pairs.items():
@@ -69,6 +69,20 @@ def merged(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     """
     delta = (up.flatten(1).float() @ down.flatten(1).float()) * scale
     return weight + delta.reshape(weight.shape).to(weight.dtype)
+
+
+def _weights(adapter: Path) -> tuple[dict[str, Tensor], Path]:
+    """Return the tensors of an adapter and the file they are from.
+
+    Raises:
+        CheckpointError: no file, both, or a damaged one.
+    """
+    path, older = adapter / WEIGHTS, adapter / OLDER_WEIGHTS
+    if not older.is_file():
+        return read_safetensors(path), path
+    if path.is_file():
+        raise CheckpointError(f"'{adapter}' has both {WEIGHTS} and {OLDER_WEIGHTS}; remove the stale one.")
+    return only_tensors(read_pt(older), str(older)), older
 
 
 def _scale_and_rank(path: Path) -> tuple[float, int]:

@@ -42,7 +42,7 @@ class NativeConfig(Config):
         model: the network.
         images: the image path.
         gripper: the environment's gripper convention.
-        max_steps: suite -> control steps per episode.
+        max_steps: of earlier versions; for nobody, not written any more.
         step: optimiser step of the checkpoint.
         versions: what wrote it; for people, not read.
         notes: recipe, data, commit; for people, not read.
@@ -54,7 +54,7 @@ class NativeConfig(Config):
     model: RDVLAConfig
     images: ImagePath
     gripper: GripperConvention
-    max_steps: dict[str, PositiveInt]
+    max_steps: dict[str, PositiveInt] | None = Field(default=None, exclude=True)
     step: NonNegativeInt | None = None
     versions: dict[str, str]
     notes: dict[str, Any] = Field(default_factory=dict)
@@ -105,7 +105,6 @@ def write_description(directory: Path, checkpoint: Checkpoint) -> None:
             "model": checkpoint.model.config,
             "images": checkpoint.image_path,
             "gripper": checkpoint.actions.gripper,
-            "max_steps": dict(checkpoint.max_steps),
             "step": checkpoint.step,
             "versions": versions(),
             "notes": dict(checkpoint.notes),
@@ -158,7 +157,6 @@ def read_description(directory: Path, tensors: dict[str, Tensor], *, source: str
         tokenizer=tokenizer,
         image_path=config.images,
         actions=ActionConvention(config.gripper),
-        max_steps=config.max_steps,
         step=config.step,
         notes=config.notes,
     )

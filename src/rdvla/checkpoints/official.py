@@ -13,12 +13,13 @@ from torch import Tensor
 
 from rdvla.checkpoints import names
 from rdvla.checkpoints.checkpoint import Checkpoint, check_statistics
+from rdvla.checkpoints.official_beside import convention, published_images, read_beside
 from rdvla.checkpoints.official_config import head_config, read_model_config
 from rdvla.checkpoints.tensors import build_empty, check_tensors, fill, only_tensors, read_json, read_pt, read_sharded
 from rdvla.checkpoints.tokenizer_files import read_tokenizer
-from rdvla.data.images import PUBLISHED, ImagePath
 from rdvla.data.stats import load_statistics
 from rdvla.errors import CheckpointError
+from rdvla.types import GripperConvention
 
 STATISTICS = "dataset_statistics.json"
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
@@ -31,7 +32,11 @@ def is_official(directory: Path) -> bool:
 
 
 def load_official(
-    directory: Path, *, vlm: Mapping[str, Tensor] | None = None, towers: Mapping[str, Any] | None = None
+    directory: Path,
+    *,
+    vlm: Mapping[str, Tensor] | None = None,
+    towers: Mapping[str, Any] | None = None,
+    gripper: GripperConvention | None = None,
 ) -> Checkpoint:
     """Read a released directory; the network is on the CPU, in the stored dtype, in evaluation mode.
 
@@ -39,10 +44,13 @@ def load_official(
         directory: the directory.
         vlm: the merged VLM's tensors by published names, if they do not come from `model.safetensors`.
         towers: sizes of the vision towers, instead of those in `rdvla.json`.
+        gripper: what the environment expects in the last action, where `rdvla.json` does not say it; None derives it
+            (`official_beside.derived_gripper`).
 
     Raises:
         CheckpointError: anything is missing, ambiguous, damaged, or does not fit.
     """
+    said = read_beside(directory)
     head_file = find_one(directory, "action_head--*.pt")
     config_file = find_one(directory, "action_head_config--*.json")
     proprio_file = find_one(directory, "proprio_projector--*.pt")
@@ -51,13 +59,14 @@ def load_official(
     state_dim = next(iter(statistics.values())).state.size
     head = head_config(read_json(config_file), state_dim=state_dim, source=str(config_file))
     check_statistics(statistics, action_dim=head.action_dim, state_dim=state_dim)
+    actions = convention(said.gripper, gripper, statistics, source=str(directory))
 
     dtype = stored_dtype(directory)
     vlm_tensors = tied(dict(vlm) if vlm is not None else read_sharded(directory), source=str(directory))
     queries = vlm_tensors.get("action_queries.weight")
     if queries is None or queries.ndim != 2:
         raise CheckpointError(f"'{directory}': the VLM has no matrix action_queries.weight, so it is not an RD-VLA.")
-    config = read_model_config(directory, head, len(queries), towers=towers)
+    config = read_model_config(directory, head, len(queries), towers=said.vision if towers is None else towers)
     model = build_empty(config)
     expected = names.to_published(names.stored_state(model))
     published: dict[str, Tensor] = {}
@@ -74,7 +83,8 @@ def load_official(
         model=model.eval(),
         statistics=statistics,
         tokenizer=read_tokenizer(directory),
-        image_path=ImagePath(config.backbone.image_size, PUBLISHED.resize, PUBLISHED.jpeg, PUBLISHED.crop_area),
+        actions=actions,
+        image_path=said.images or published_images(config.backbone.image_size),
         step=step,
     )
 

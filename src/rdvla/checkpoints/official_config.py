@@ -1,10 +1,9 @@
 """The configuration files of the released layout: which sizes they say, which they leave to convention.
 
-A released `config.json` has no field for the sizes of the vision towers: the timm names stand for them. An optional
-`rdvla.json` beside it overrides them:
+A released `config.json` has no field for the sizes of the vision towers: the timm names stand for them. The optional
+`rdvla.json` beside it (`official_beside`) may name others in `vision`:
 
-    {"vision": {"dino": {"depth": 4, "width": 32, "num_heads": 2},
-                "siglip": {"depth": 4, "width": 24, "num_heads": 2}}}
+    {"dino": {"depth": 4, "width": 32, "num_heads": 2}, "siglip": {"depth": 4, "width": 24, "num_heads": 2}}
 
 The timm names (`vit_large_patch14_reg4_dinov2.lvd142m`, `vit_so400m_patch14_siglip_224`) and timm's `embed_dim` are
 accepted in place of `dino`, `siglip` and `width`. `mlp_width` follows from the width (and timm's `mlp_ratio`, if it is
@@ -24,7 +23,6 @@ from rdvla.model.language import LanguageConfig
 TOWER_NAMES = {"vit_large_patch14_reg4_dinov2.lvd142m": "dino", "vit_so400m_patch14_siglip_224": "siglip"}
 SIGLIP_MLP_RATIO = 3.7362
 PROJECTOR_RATIO = 4
-OVERRIDES = "rdvla.json"
 
 # Published name of a head field -> ours.
 HEAD_FIELDS = {
@@ -85,15 +83,15 @@ def head_document(config: HeadConfig) -> dict[str, Any]:
 
 
 def read_model_config(
-    directory: Path, head: HeadConfig, num_latent_tokens: int, *, towers: Mapping[str, Any] | None = None
+    directory: Path, head: HeadConfig, num_latent_tokens: int, *, towers: Mapping[str, Any]
 ) -> RDVLAConfig:
-    """Combine `config.json`, an optional `rdvla.json` and the head's configuration.
+    """Combine `config.json`, tower sizes and the head's configuration.
 
     Args:
         directory: the released directory.
         head: from `head_config`.
         num_latent_tokens: rows of the latent tokens in the file (no configuration states it).
-        towers: tower sizes to use instead of `rdvla.json`.
+        towers: tower sizes that are not the released ones.
 
     Raises:
         CheckpointError: a field is missing, or describes another kind of model.
@@ -108,11 +106,8 @@ def read_model_config(
     for name, expected in _TEXT_EXPECTED.items():
         if text.get(name, expected) != expected:
             raise CheckpointError(f"'{path}': text_config.{name} is {text[name]!r}, only {expected!r} is supported.")
-    overrides = directory / OVERRIDES
-    if towers is None and overrides.is_file():
-        towers = read_overrides(overrides)
     try:
-        vision = vision_config(_with_normalisation(directory, towers or {}), source=str(overrides))
+        vision = vision_config(_with_normalisation(directory, towers), source=f"'{directory}': tower sizes")
         language = {_TEXT_FIELDS[name]: text[name] for name in _TEXT_FIELDS if name in text}
         backbone = PrismaticConfig(
             vision=vision,
@@ -123,22 +118,6 @@ def read_model_config(
         return RDVLAConfig(backbone=backbone, head=head)
     except (ConfigError, ValueError) as error:
         raise CheckpointError(f"'{directory}': {error}") from error
-
-
-def read_overrides(path: Path) -> dict[str, Any]:
-    """Read the tower sizes of an `rdvla.json`.
-
-    Raises:
-        CheckpointError: unknown fields, or not a mapping.
-    """
-    document = read_json(path)
-    for name in document:
-        if name != "vision":
-            raise CheckpointError(f"'{path}': unknown field '{name}'.{suggest(name, ['vision'])}")
-    vision = document.get("vision", {})
-    if not isinstance(vision, dict):
-        raise CheckpointError(f"'{path}': 'vision' must map towers to sizes, found {vision!r}.")
-    return vision
 
 
 def vision_config(towers: Mapping[str, Any], *, source: str) -> DinoSiglipConfig:

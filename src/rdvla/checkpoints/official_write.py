@@ -10,7 +10,8 @@ from torch import Tensor
 from rdvla.checkpoints import names
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.official import STATISTICS
-from rdvla.checkpoints.official_config import OVERRIDES, TOWER_NAMES, head_document, tower_overrides
+from rdvla.checkpoints.official_beside import BESIDE, beside
+from rdvla.checkpoints.official_config import TOWER_NAMES, head_document
 from rdvla.checkpoints.tensors import dtype_name, write_safetensors
 from rdvla.checkpoints.tokenizer_files import write_tokenizer
 from rdvla.data.stats import save_statistics
@@ -23,7 +24,7 @@ _END_OF_TEXT = 151643
 
 
 def save_official(directory: Path, checkpoint: Checkpoint, *, replace: bool = False) -> None:
-    """Write a checkpoint in the released layout, atomically.
+    """Write a checkpoint in the released layout, atomically; what it has no place for goes into `rdvla.json`.
 
     Args:
         directory: where to; must not exist (or be empty) unless `replace`.
@@ -40,7 +41,7 @@ def save_official(directory: Path, checkpoint: Checkpoint, *, replace: bool = Fa
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if len(dtypes) != 1:
         raise CheckpointError(f"a checkpoint holds one dtype, found {sorted(map(dtype_name, dtypes))}; cast it first.")
-    label = f"{checkpoint.step or 0}_checkpoint"
+    label = f"{'latest' if checkpoint.step is None else checkpoint.step}_checkpoint"
     with replacing_folder(directory, replace=replace) as draft:
         vlm = {name: tensor.contiguous() for name, tensor in names.part(tensors, names.VLM).items()}
         write_safetensors(draft / "model.safetensors", vlm)
@@ -54,8 +55,8 @@ def save_official(directory: Path, checkpoint: Checkpoint, *, replace: bool = Fa
             draft / "generation_config.json",
             {"_from_model_config": True, "bos_token_id": _END_OF_TEXT, "eos_token_id": _END_OF_TEXT},
         )
-        if overrides := tower_overrides(backbone.vision):
-            _write(draft / OVERRIDES, {"vision": overrides})
+        if said := beside(checkpoint, backbone):
+            _write(draft / BESIDE, said)
         save_statistics(draft / STATISTICS, checkpoint.statistics)
         _drop_state_masks(draft / STATISTICS)
         write_tokenizer(draft, checkpoint.tokenizer)

@@ -91,6 +91,7 @@ def read_pt(path: Path) -> dict[str, object]:
     """
     if not path.is_file():
         raise CheckpointError(f"'{path}' is missing; copy the checkpoint again.")
+    refuse_pointer(path, CheckpointError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol; the refusal below says more
@@ -131,10 +132,11 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, not JSON, or not an object.
     """
+    if not path.is_file():
+        raise CheckpointError(f"'{path}' is missing; copy the checkpoint again.")
+    refuse_pointer(path, CheckpointError)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"'{path}' is missing; copy the checkpoint again.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"'{path}' is not valid JSON ({error}); copy the checkpoint again.") from None
     if not isinstance(content, dict):

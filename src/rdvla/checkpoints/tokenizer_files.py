@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from rdvla.checkpoints.tensors import read_json
 from rdvla.errors import CheckpointError
+from rdvla.files import refuse_pointer
 
 # How Qwen2 cuts text before merging: contractions, words, single digits, punctuation, line ends, spaces.
 _QWEN2_PIECES = (
@@ -28,6 +29,7 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     vocabulary, merges = read_json(directory / "vocab.json"), directory / "merges.txt"
     if not merges.is_file():
         raise CheckpointError(f"'{merges}' is missing; copy the checkpoint again.")
+    refuse_pointer(merges, CheckpointError)
     lines = merges.read_text(encoding="utf-8").splitlines()
     pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     damaged = next((pair for pair in pairs if len(pair) != 2), None)
@@ -57,6 +59,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """
     if not path.is_file():
         raise CheckpointError(f"'{path}' is missing; without it the instruction cannot be read.")
+    refuse_pointer(path, CheckpointError)
     try:
         return Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the tokenizers library raises nothing narrower

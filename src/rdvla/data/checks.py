@@ -10,11 +10,11 @@ import numpy as np
 
 from rdvla.data.conventions import MEANING, describe_gripper, fitting_conventions
 from rdvla.data.findings import Finding, Severity, about_episodes, about_numbers, about_sentences, about_timestamps
-from rdvla.data.hub import resolve
 from rdvla.data.lerobot_meta import INDEX_FEATURES, STATS_PATH, DatasetInfo, Feature
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.stats import NormStats, rarely_changing
 from rdvla.errors import DatasetError
+from rdvla.hub import DATASET, resolve
 
 LEVELS = {"q01": 0.01, "q99": 0.99}
 TOLERANCE = 0.01
@@ -39,7 +39,7 @@ def check_dataset(root: Path | str, *, decode: bool = True, progress: Progress |
         Errors first, then warnings, then notes.
     """
     try:
-        folder = resolve(root)
+        folder = resolve(root, DATASET)
         info = DatasetInfo.load(folder)
         keys, absent = vector_keys(folder, info)
         source = LeRobotSource.read(folder, keys)

@@ -26,11 +26,11 @@ from rdvla.data.frame_cache import (
     join_frames,
     open_cache,
 )
-from rdvla.data.hub import resolve
 from rdvla.data.lerobot_meta import DatasetInfo, name_cameras
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.stats import DatasetStatistics
 from rdvla.errors import ConfigError, DatasetError, suggest
+from rdvla.hub import DATASET, resolve
 from rdvla.types import ActionConvention
 
 
@@ -100,7 +100,7 @@ class LeRobotDataset:
         if timestamps not in get_args(Timestamps):
             raise ConfigError(f"unknown timestamps '{timestamps}'.{suggest(timestamps, get_args(Timestamps))}")
         sources, caches = [], []
-        for folder in [resolve(each) for each in ([root] if isinstance(root, Path | str) else root)]:
+        for folder in [resolve(each, DATASET) for each in ([root] if isinstance(root, Path | str) else root)]:
             info = DatasetInfo.load(folder)
             chosen = _choose_cameras(info, cameras)
             state_keys = _choose_columns(info, state_key, "state")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import CheckpointError, DatasetError, suggest
+from rdvla.files import refuse_pointer
 from rdvla.types import ActionConvention
 
 EPSILON = 1e-8
@@ -231,6 +232,7 @@ def load_statistics(path: Path) -> dict[str, DatasetStatistics]:
         CheckpointError: the file is missing, not JSON, or incomplete.
     """
     try:
+        refuse_pointer(path, CheckpointError)
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"'{path}' is missing; without statistics actions cannot be unnormalised.") from None

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rdvla.data.checks import check_dataset, vector_keys
-from rdvla.data.hub import resolve
 from rdvla.data.lerobot_meta import INDEX_FEATURES, DatasetInfo, Feature
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.stats import NormStats
+from rdvla.hub import DATASET, resolve
 
 _BINS = 32
 _FRAME_SIZE = 256
@@ -95,7 +95,7 @@ def summarise(root: Path | str, *, num_samples: int = 0) -> DatasetSummary:
     Raises:
         DatasetError: missing or damaged, or with values that are not finite.
     """
-    folder = resolve(root)
+    folder = resolve(root, DATASET)
     info = DatasetInfo.load(folder)
     keys, _ = vector_keys(folder, info)
     source = LeRobotSource.load(folder, keys)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.official import is_official, load_official
-from rdvla.checkpoints.official_config import OVERRIDES
+from rdvla.checkpoints.official_beside import BESIDE
 from rdvla.checkpoints.tensors import only_tensors, read_json, read_pt, read_safetensors
 from rdvla.data.stats import select_statistics
 from rdvla.doctor.checks import Check, compare, compare_outputs, equal, orientation, unread, within
@@ -100,7 +100,7 @@ def load_vlm_case(directory: Path) -> VLMCase:
     found = [path for path in sorted(directory.iterdir()) if path.is_dir() and is_official(path)]
     if len(found) != 1:
         raise CheckpointError(f"'{directory}' must hold one checkpoint directory, found {len(found)}.")
-    towers = None if (found[0] / OVERRIDES).is_file() else document.get("tiny_vision")
+    towers = None if (found[0] / BESIDE).is_file() else document.get("tiny_vision")
     checkpoint = load_official(found[0], towers=towers)
     checkpoint.model.float()
     return VLMCase(document, checkpoint, read_safetensors(directory / "golden.safetensors"))

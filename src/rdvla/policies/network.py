@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rdvla import checkpoints
-from rdvla.checkpoints.checkpoint import Checkpoint
+from rdvla.checkpoints.checkpoint import Checkpoint, require_gripper
 from rdvla.errors import ConfigError
 from rdvla.model.budget import Costs, Timer
 from rdvla.model.decide import Recurrence, decide
@@ -23,7 +23,7 @@ from rdvla.model.stopping import make_criterion
 from rdvla.policies.io import PolicyIO
 from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.stops import StopRule
-from rdvla.types import ActionChunk, Observation
+from rdvla.types import ActionChunk, GripperConvention, Observation
 
 DEFAULT_STOP = StopRule.fixed(12)
 """The released evaluation's depth."""
@@ -35,6 +35,7 @@ def load_policy(
     revision: str | None = None,
     base: str | Path | None = None,
     statistics: str | None = None,
+    gripper: GripperConvention | None = None,
     device: str = "cpu",
     precision: str | None = None,
     compile: bool = False,
@@ -46,6 +47,7 @@ def load_policy(
         revision: branch, tag or commit of a hub id.
         base: the VLM below an un-merged `lora_adapter/`; see `rdvla.checkpoints.load`.
         statistics: which entry of the checkpoint's statistics to use, if it has several (a suite name).
+        gripper: what the environment expects in the last action, for a released checkpoint that does not say it.
         device: a torch device.
         precision: `float32`, `bfloat16` or `int8` (8-bit linear layers, CPU only); None keeps the checkpoint's.
         compile: record every shape of batch and prompt at its first decision, with `torch.compile` and, on a GPU, CUDA
@@ -53,10 +55,12 @@ def load_policy(
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or incomplete.
-        ConfigError: torch has no such device here, or the device cannot compute in that precision.
+        ConfigError: torch has no such device here, the device cannot compute in that precision, or the checkpoint says
+            that its gripper is another.
     """
     check_device(device)
-    checkpoint = checkpoints.load(source, revision=revision, base=base)
+    checkpoint = checkpoints.load(source, revision=revision, base=base, gripper=gripper)
+    require_gripper(checkpoint, gripper)
     policy = RDVLAPolicy(
         checkpoint, name=str(source), statistics=statistics, device=device, precision=precision, compile=compile
     )
@@ -115,7 +119,6 @@ class RDVLAPolicy(Policy):
                 "step": checkpoint.step,
                 "gripper": self.io.convention.gripper,
                 "images": asdict(self.io.image_path),
-                "max_steps": dict(checkpoint.max_steps),
                 "default_stop": str(DEFAULT_STOP),
                 "precision": precision or str(self.model.head.gamma_init.dtype).removeprefix("torch."),
                 "int8_products": int8_products() if precision == "int8" else None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from rdvla.errors import CheckpointError, ConfigError, ServeError
 from rdvla.experts.policy import ExpertPolicy
 from rdvla.policy import Policy
+from rdvla.types import GripperConvention
 
 if TYPE_CHECKING:
     from rdvla.robot.client import RemotePolicy
@@ -29,6 +30,7 @@ class LoadOptions:
     revision: Annotated[str | None, "Branch, tag or commit of a hub id."] = None
     base: Annotated[str | None, "Of an un-merged lora_adapter: the VLM it was trained on."] = None
     statistics: Annotated[str | None, "Which of the checkpoint's statistics, e.g. a suite."] = None
+    gripper: Annotated[GripperConvention | None, "Of a released checkpoint that does not say: its gripper."] = None
     device: Annotated[str, "Where the checkpoint computes."] = "cpu"
     precision: Annotated[Precision | None, "What the checkpoint computes in [default: as stored]."] = None
     compile: Annotated[bool, "Record every shape at its first decision (torch.compile, CUDA graphs); for a GPU."] = (
@@ -48,11 +50,11 @@ def load_checkpoint(source: str, options: LoadOptions, expected: str | None = No
     Raises:
         CheckpointError: this machine has another one at `source`, or none.
     """
-    from rdvla.checkpoints.hub import resolve
+    from rdvla.checkpoints.load import find
     from rdvla.policies.network import load_policy
 
     if expected is not None:
-        found = fingerprint(resolve(source, revision=options.revision))
+        found = fingerprint(find(source, revision=options.revision))
         if found != expected:
             raise CheckpointError(
                 f"'{source}' on {platform.node()} is another checkpoint ({found}) than where the command was given "
@@ -92,16 +94,16 @@ def choose_policy(
 
     Raises:
         ConfigError: both, neither, an unknown policy, or options for something that is no checkpoint.
-        CheckpointError: no folder at `checkpoint`, and the hub does not have it.
+        CheckpointError: no checkpoint at `checkpoint`, and the hub does not have it.
         ServeError: nobody answers at the address.
     """
     options = options or LoadOptions()
     if (checkpoint is None) == (policy is None):
         raise ConfigError("give either --checkpoint DIR_OR_HUB_ID or --policy (expert or ws://host:port).")
     if checkpoint is not None:
-        from rdvla.checkpoints.hub import resolve
+        from rdvla.checkpoints.load import find
 
-        digest = fingerprint(resolve(checkpoint, revision=options.revision))
+        digest = fingerprint(find(checkpoint, revision=options.revision))
         factory = partial(load_checkpoint, str(checkpoint), options)
         if elsewhere:
             factory = partial(factory, expected=digest)
@@ -119,18 +121,9 @@ def choose_policy(
 
 
 def fingerprint(folder: Path) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of all files in `folder`, names included, but for `*.md`.
-
-    Raises:
-        CheckpointError: it is not a folder, or it is empty.
-    """
-    files = (
-        sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md") if folder.is_dir() else []
-    )
-    if not files:
-        raise CheckpointError(f"no checkpoint at '{folder}': give the folder that holds config.json and the weights.")
+    """Return 16 hexadecimal digits of the SHA-256 of all files in `folder`, names included, but for `*.md`."""
     digest = hashlib.sha256()
-    for path in files:
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         with path.open("rb") as file:
             while block := file.read(1 << 20):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,13 +11,13 @@ from tokenizers import Tokenizer
 from rdvla import __version__, checkpoints
 from rdvla.checkpoints.base_vlm import copy_vlm, init_from_base
 from rdvla.checkpoints.checkpoint import Checkpoint
-from rdvla.checkpoints.hub import resolve
 from rdvla.checkpoints.load import is_checkpoint
 from rdvla.checkpoints.tokenizer_files import read_tokenizer
 from rdvla.data.frame_cache import FrameTransform
 from rdvla.data.images import ImagePath
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.errors import ConfigError
+from rdvla.hub import CHECKPOINT, resolve
 from rdvla.model.config import RDVLAConfig
 from rdvla.model.prompt import train_tokenizer
 from rdvla.model.rdvla import RDVLA
@@ -53,13 +54,14 @@ class Origin:
     def load(cls, config: TrainConfig) -> "Origin":
         """Read the checkpoints that `config.model` names; a Prismatic base is read later, into the network.
 
+        Their gripper convention does not matter: training space has one, and the policy will have the dataset's.
+
         Raises:
             CheckpointError: one is missing or damaged.
         """
-        model = config.model
-        whole = None if model.init_from is None else checkpoints.load(model.init_from)
-        has_vlm = model.base_vlm is not None and is_checkpoint(model.base_vlm)
-        return cls(whole, checkpoints.load(model.base_vlm) if model.base_vlm is not None and has_vlm else None)
+        whole, vlm = config.model.init_from, config.model.base_vlm
+        load = partial(checkpoints.load, gripper=config.data.gripper)
+        return cls(None if whole is None else load(whole), None if vlm is None or not is_checkpoint(vlm) else load(vlm))
 
     def image_path(self, config: TrainConfig) -> ImagePath:
         """Return how images are brought to the network: as the configuration says, else as the checkpoint does."""
@@ -162,7 +164,7 @@ def _new_network(config: TrainConfig, dataset: LeRobotDataset, origin: Origin, *
 def _tokenizer(config: TrainConfig, split: Split, origin: Origin) -> Tokenizer:
     model = config.model
     if model.tokenizer is not None:
-        return read_tokenizer(resolve(model.tokenizer))
+        return read_tokenizer(resolve(model.tokenizer, CHECKPOINT))
     if origin.vlm is not None:
         return origin.vlm.tokenizer
     if model.base_vlm is not None:
