@@ -50,18 +50,22 @@ class Ask:
         stop: when to stop iterating; None takes the policy's default.
         seed: fixes the random initial scratchpad; None draws one.
         budget_ms: stop iterating when this much time has passed; None means no limit.
+        trace_depth: go on to this many iterations after the decision, for `ActionChunk.trace`; None does not.
 
     Raises:
-        ConfigError: a budget that is not positive.
+        ConfigError: a budget that is not positive, or a trace of fewer than two iterations.
     """
 
     stop: StopRule | None = None
     seed: int | None = None
     budget_ms: float | None = None
+    trace_depth: int | None = None
 
     def __post_init__(self) -> None:
         if self.budget_ms is not None and not self.budget_ms > 0:
             raise ConfigError(f"budget_ms must be positive, found {self.budget_ms!r}.")
+        if self.trace_depth is not None and self.trace_depth < 2:
+            raise ConfigError(f"trace_depth must be at least 2 iterations, found {self.trace_depth!r}.")
 
     @property
     def manner(self) -> str:

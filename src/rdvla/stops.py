@@ -79,6 +79,13 @@ BUILT_IN = (
         0.03,
         "rdvla.model.stopping:LatentChange",
     ),
+    RuleSpec(
+        "latent_mse",
+        "the scratchpad settles: its mean squared change; needs no Coda",
+        "latents",
+        1e-3,
+        "rdvla.model.stopping:LatentMSE",
+    ),
 )
 
 FIXED = "fixed"

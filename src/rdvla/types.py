@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from rdvla.errors import ObservationError
 
+TO_FULL = "to_full"
+"""Column of a trace: the mean squared difference between the action at an iteration and the one at full depth."""
+
 GripperConvention = Literal["none", "open_is_negative", "open_is_positive"]
 
 
@@ -69,6 +72,8 @@ class ActionChunk:
         out_of_time: the time budget ended the recurrence, so `num_recurrences` is how many iterations it bought.
         signals: whatever else is known about the decision, by name. A number that a head puts here reaches the reply of
             a server, the record of an episode, the report and the live page.
+        trace: what every stopping rule would have seen at iteration 1, 2, ... to full depth: float32 `[depth]` by rule
+            and under `to_full` (see `rdvla.model.trace`). Empty unless it was asked for.
     """
 
     actions: NDArray[np.float32]
@@ -78,6 +83,7 @@ class ActionChunk:
     timings: Mapping[str, float] = field(default_factory=dict)
     out_of_time: bool = False
     signals: Mapping[str, float] = field(default_factory=dict)
+    trace: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def to_wire(self) -> dict[str, Any]:
         """Return everything as plain values, `actions` as a contiguous float32 array; `from_wire` reads them."""
@@ -89,8 +95,11 @@ class ActionChunk:
             "out_of_time": self.out_of_time,
             "policy_timing": {name: float(value) for name, value in self.timings.items()},
         }
-        signals = {name: float(value) for name, value in self.signals.items()}
-        return values | ({"signals": signals} if signals else {})
+        further = {
+            "signals": {name: float(value) for name, value in self.signals.items()},
+            "trace": {name: column.tolist() for name, column in self.trace.items()},
+        }
+        return values | {key: value for key, value in further.items() if value}
 
     @classmethod
     def from_wire(cls, values: Mapping[str, Any]) -> Self:
@@ -108,6 +117,7 @@ class ActionChunk:
             timings={str(name): float(value) for name, value in dict(values.get("policy_timing", {})).items()},
             out_of_time=bool(values.get("out_of_time", False)),
             signals={str(name): float(value) for name, value in dict(values.get("signals", {})).items()},
+            trace={str(name): np.array(column, np.float32) for name, column in dict(values.get("trace", {})).items()},
         )
 
 

@@ -31,13 +31,14 @@ class Doubting(FakePolicy):
 
 
 CHUNK = ActionChunk(
-    np.arange(6, dtype=np.float32).reshape(3, 2),
-    4,
-    (0.5, 0.25),
-    2,
-    {"total": 1.5},
-    True,
-    {"doubt": DOUBT, "codas": 3.0},
+    actions=np.arange(6, dtype=np.float32).reshape(3, 2),
+    num_recurrences=4,
+    convergence=(0.5, 0.25),
+    n_action_steps=2,
+    timings={"total": 1.5},
+    out_of_time=True,
+    signals={"doubt": 0.2, "codas": 3.0},
+    trace={"latent": np.float32([np.nan, 0.25])},
 )
 
 
@@ -46,12 +47,14 @@ def test_a_chunk_survives_the_wire():
     back = ActionChunk.from_wire(carried)
     np.testing.assert_array_equal(back.actions, CHUNK.actions)
     for field in dataclasses.fields(ActionChunk):
-        if field.name != "actions":
+        if field.name == "trace":
+            np.testing.assert_array_equal(back.trace["latent"], CHUNK.trace["latent"])
+        elif field.name != "actions":
             assert getattr(back, field.name) == getattr(CHUNK, field.name), field.name
 
 
 def test_a_reply_without_signals_has_the_keys_it_always_had():
-    chunk = dataclasses.replace(CHUNK, signals={})
+    chunk = dataclasses.replace(CHUNK, signals={}, trace={})
     reply = reply_message(chunk, n_action_steps=2, policy_ms=1.0, server_timing={"infer_ms": 2.0}, budget_ms=None)
     assert list(reply) == [
         "actions", "num_recurrences", "convergence", "n_action_steps", "budget_used", "out_of_time", "missing_cameras",

@@ -136,6 +136,19 @@ def test_tasks_prompts_and_depths_mix_in_a_batch_in_every_precision(network, tok
         np.testing.assert_allclose(alone.actions, batched.actions, atol=1e-4 if precision == "float32" else 5e-3)
 
 
+@pytest.mark.parametrize("stop", [StopRule.fixed(3), StopRule("action_mse", threshold=1e-5, max_depth=20)])
+def test_a_trace_changes_nothing_and_goes_on_after_the_stop(policy, stop):
+    plain, traced = policy.infer(observation(), Ask(stop, 3)), policy.infer(observation(), Ask(stop, 3, trace_depth=24))
+    np.testing.assert_array_equal(traced.actions, plain.actions)
+    assert (traced.num_recurrences, traced.convergence) == (plain.num_recurrences, plain.convergence)
+    assert all(column.shape == (24,) and column.dtype == np.float32 for column in traced.trace.values())
+    seen = traced.trace["action_mse"][1 : plain.num_recurrences]
+    np.testing.assert_array_equal(seen[: len(plain.convergence)], np.float32(plain.convergence))
+    assert traced.trace["to_full"][-1] == 0 < traced.trace["to_full"][0]
+    assert not plain.trace
+    assert traced.timings["trace"] > 0
+
+
 def test_a_budget_buys_at_least_one_iteration_and_at_most_what_the_rule_wants(policy):
     plenty = policy.infer(observation(), Ask(seed=3, budget_ms=1e6))
     assert (plenty.num_recurrences, plenty.out_of_time) == (12, False)

@@ -12,7 +12,9 @@ from rdvla.model.decide import decide
 from rdvla.model.depth import DepthSampler
 from rdvla.model.recurrent import Context, RecurrentHead, apply_rope, truncated_normal
 from rdvla.model.stopping import Look, make_criterion
-from rdvla.stops import StopRule
+from rdvla.model.trace import trace
+from rdvla.stops import StopRule, rules
+from rdvla.types import TO_FULL
 
 CONFIG = HeadConfig(
     hidden_dim=32, num_heads=4, prelude_layers=(1,), recurrent_layers=(2, 2), coda_layers=(2,), mean_recurrence=6
@@ -119,6 +121,23 @@ def test_one_samples_stop_changes_nothing_for_another(head, name):
         assert alone.num_recurrences[0] == together.num_recurrences[row]
         torch.testing.assert_close(alone.actions[0], together.actions[row], atol=2e-5, rtol=0)
         assert alone.traces[0] == pytest.approx(together.traces[row], rel=1e-2, abs=1e-6)
+
+
+def test_a_trace_is_what_every_rule_would_have_seen(head):
+    conditioning = head.condition(contexts(3))
+    columns = trace(head, conditioning, latents(3), 6)
+    assert columns.keys() == {*rules(), TO_FULL}
+    for name, spec in rules().items():
+        assert columns[name].isnan().nonzero().tolist() == [[row, 0] for row in range(3)]
+        never = StopRule(name, threshold=1.0 if spec.runs == "above" else 0.0, max_depth=6)
+        seen = decide(head, conditioning, latents(3), make_criterion(never), never).traces
+        torch.testing.assert_close(columns[name][:, 1:], torch.tensor(seen), rtol=0, atol=0)
+    for depth in (2, 6):
+        rule = StopRule.fixed(depth)
+        reached = decide(head, conditioning, latents(3), make_criterion(rule), rule).actions
+        full = decide(head, conditioning, latents(3), make_criterion(StopRule.fixed(6)), StopRule.fixed(6)).actions
+        distance = (reached - full).square().mean(dim=(1, 2))
+        torch.testing.assert_close(columns[TO_FULL][:, depth - 1], distance, rtol=1e-5, atol=1e-9)
 
 
 def test_a_threshold_of_zero_means_maximum_depth(head):

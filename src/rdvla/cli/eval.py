@@ -64,6 +64,9 @@ def eval_command(
         str, typer.Option(help="Control steps from question to answer, e.g. 2 or 0,2,4; meanwhile the world goes on.")
     ] = "0",
     seed: Annotated[int, typer.Option(help="Seed of the scratchpads.")] = 7,
+    trace_depth: Annotated[
+        int | None, typer.Option(help="Keep what every rule would have seen up to so many iterations, e.g. 32.")
+    ] = None,
     video: Annotated[int, typer.Option(help="Film this many episodes per task and rule.")] = 0,
     workers: Annotated[int, typer.Option(help="Workers, each with a simulator and a policy of its own.")] = 1,
     *,
@@ -79,8 +82,8 @@ def eval_command(
     disturbed = _disturb(policy) if noise else None
     name, digest, policy_factory = choose_policy(checkpoint, policy, loading, elsewhere=where.on_other_machines)
     stops, budgets = stopping.rules(), parse_budgets(budget_ms)
-    if policy == EXPERT and (stops, budgets) != ((None,), (None,)):
-        raise ConfigError("the expert does not iterate; drop --depth, --stop and --budget-ms.")
+    if policy == EXPERT and (stops, budgets, trace_depth) != ((None,), (None,), None):
+        raise ConfigError("the expert does not iterate; drop --depth, --stop, --budget-ms and --trace-depth.")
     if policy == EXPERT and horizon not in (None, "1"):
         raise ConfigError(f"the expert decides at every step; drop --horizon {horizon}.")
     strategies = parse_names(strategy, field="strategy")
@@ -103,6 +106,7 @@ def eval_command(
         horizons=parse_names(horizon or ("1" if policy == EXPERT else "5"), field="horizon"),
         strategies=strategies,
         delays=parse_indices(delay, field="delay"),
+        trace_depth=trace_depth,
         seed=seed,
         videos=video,
     )

@@ -8,10 +8,12 @@ from typing import Any
 
 from rdvla.envs.base import Env, Suite
 from rdvla.envs.fit import require_fit
+from rdvla.eval import traces
 from rdvla.eval.protocol import Job
 from rdvla.eval.rollout import EnvBound, Outcome, run_episode
 from rdvla.eval.video import Film
 from rdvla.policy import Policy
+from rdvla.types import ActionChunk
 
 PolicyFactory = Callable[[], Policy]
 
@@ -40,12 +42,14 @@ class Result:
     Attributes:
         outcome: what happened.
         film: mp4 file, if the job wanted one.
+        trace: file of the trace (`rdvla.eval.traces`), if the job wanted one.
         versions: of Python, packages and simulator.
         policy: who played it (fields of `PolicyMetadata`).
     """
 
     outcome: Outcome
     film: bytes | None
+    trace: bytes | None
     versions: dict[str, str]
     policy: dict[str, Any]
 
@@ -76,17 +80,19 @@ class EpisodePlayer:
         """Play one episode, and film it if asked.
 
         Raises:
-            ConfigError: the policy does not fit the suite.
+            ConfigError: the policy does not fit the suite, or gives no traces although they are wanted.
             SimulatorError: the simulator broke. Whatever the policy raises passes through.
         """
         if self._policy is None:
             self._policy = self._recipe.policy_factory()
         env = self._prepare_env(job, self._policy)
         film = Film(env.embodiment.control_hz) if job.video else None
-        outcome = run_episode(env, self._policy, job, film)
+        decisions: list[ActionChunk] = []
+        outcome = run_episode(env, self._policy, job, film, decisions)
         return Result(
             outcome=outcome,
             film=None if film is None else film.encode(),
+            trace=None if job.rule.trace_depth is None else traces.encode(decisions),
             versions=self._versions | dict(env.versions()),
             policy=asdict(self._policy.metadata),
         )

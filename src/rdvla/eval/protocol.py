@@ -35,6 +35,8 @@ class Rule:
         strategy: how chunks are executed (`rdvla.execution.make_strategy`).
         delay: control steps from question to answer.
         budget_ms: time for a decision; None means no limit.
+        trace_depth: iterations of the trace that is kept of every decision; None keeps none. No part of the label: the
+            episode is the same.
     """
 
     stop: StopRule | None
@@ -42,6 +44,7 @@ class Rule:
     strategy: str = SYNCHRONOUS
     delay: int = 0
     budget_ms: float | None = None
+    trace_depth: int | None = None
 
     @property
     def label(self) -> str:
@@ -62,7 +65,7 @@ class Rule:
     @property
     def ask(self) -> Ask:
         """Return how every decision is wanted."""
-        return Ask(self.stop, budget_ms=self.budget_ms)
+        return Ask(self.stop, budget_ms=self.budget_ms, trace_depth=self.trace_depth)
 
     @property
     def execution(self) -> str:
@@ -90,6 +93,7 @@ class EvalConfig(Config):
         horizons: execution horizons of the strategy `synchronous`; every rule runs under every horizon.
         strategies: how chunks are executed (`rdvla.execution.make_strategy`); every rule runs under every one.
         delays: control steps from question to answer, injected; every rule runs under every one.
+        trace_depth: iterations of the traces that are kept; None keeps none.
         seed: seeds the scratchpads (see `episode_seed`).
         videos: how many starts per task and rule to film.
     """
@@ -106,6 +110,7 @@ class EvalConfig(Config):
     horizons: tuple[str, ...] = ("5",)
     strategies: tuple[str, ...] = (SYNCHRONOUS,)
     delays: tuple[int, ...] = (0,)
+    trace_depth: int | None = None
     seed: int = 7
     videos: int = 0
 
@@ -122,7 +127,7 @@ class EvalConfig(Config):
         for horizon in self.horizons:
             make_horizon(horizon)
         for budget_ms in self.budgets_ms:
-            Ask(budget_ms=budget_ms)
+            Ask(budget_ms=budget_ms, trace_depth=self.trace_depth)
         for strategy in self.strategies:
             make_strategy(strategy)
         for name in ("init_states", "seeds", "delays"):
@@ -148,7 +153,7 @@ class EvalConfig(Config):
             for horizon in (self.horizons if strategy == SYNCHRONOUS else ("",))
         ]
         ways = product(self.stops, executions, self.delays, self.budgets_ms)
-        return tuple(Rule(stop, *execution, delay, budget) for stop, execution, delay, budget in ways)
+        return tuple(Rule(stop, *execution, delay, budget, self.trace_depth) for stop, execution, delay, budget in ways)
 
 
 @dataclass(frozen=True)

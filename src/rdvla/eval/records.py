@@ -130,6 +130,7 @@ class EpisodeRecord(_Identity):
             policy as seen from the loop) and every stage that the policy reports, named `policy.<stage>`.
         wall_s: duration of the episode, resetting included, in seconds.
         video: path of the film relative to the log's folder, or None.
+        trace: path of the trace (`rdvla.eval.traces`) likewise.
     """
 
     kind: Literal["episode"] = "episode"
@@ -144,6 +145,7 @@ class EpisodeRecord(_Identity):
     latency_ms: dict[str, tuple[float, ...]]
     wall_s: float
     video: str | None = None
+    trace: str | None = None
 
     @property
     def stages_solved(self) -> int:
@@ -169,7 +171,7 @@ _ADAPTER: TypeAdapter[EpisodeRecord | ErrorRecord] = TypeAdapter(Record)
 
 _UNUSUAL: Mapping[str, object] = {
     "init_state": None, "placement_seed": None, "protocol": "", "num_stages": 1, "stages": [],
-    "strategy": SYNCHRONOUS, "delay": 0, "budget_ms": None, "signals": {},
+    "strategy": SYNCHRONOUS, "delay": 0, "budget_ms": None, "signals": {}, "trace": None,
 }  # fmt: skip
 
 

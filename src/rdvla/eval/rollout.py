@@ -73,11 +73,14 @@ class _Clock:
         start = time.perf_counter()
         action = executor.act(self.observe)
         if len(executor.decisions) > decisions:
-            self.decide_ms.append((time.perf_counter() - start) * 1000 - self.observe_ms[-1])
+            shadow_ms = executor.decisions[-1].timings.get("trace", 0.0)
+            self.decide_ms.append((time.perf_counter() - start) * 1000 - self.observe_ms[-1] - shadow_ms)
         return action
 
 
-def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = None) -> Outcome:
+def run_episode(
+    env: Env, policy: Policy, job: Job, film: FrameSink | None = None, decided: list[ActionChunk] | None = None
+) -> Outcome:
     """Play one episode.
 
     The environment is rendered once per decision, not at all for a policy without cameras, and additionally for
@@ -88,6 +91,7 @@ def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = Non
         policy: decides; it is reset before the episode.
         job: the start, the rule and the seed.
         film: takes pictures, if any are wanted.
+        decided: gets the decisions, oldest first, if they are wanted.
 
     Raises:
         SimulatorError: the simulator broke. Whatever the policy raises passes through.
@@ -114,6 +118,8 @@ def run_episode(env: Env, policy: Policy, job: Job, film: FrameSink | None = Non
         ends[turn.stage_index] = turn
     if film is not None:
         _film(film, env, executor)
+    if decided is not None:
+        decided += executor.decisions
     return Outcome(
         success=turn.stages_solved == len(env.stages),
         num_stages=len(env.stages),

@@ -129,12 +129,16 @@ class _Evaluation:
         if not self._policy_written:
             write_json(self._output / POLICY_FILE, result.policy)
             self._policy_written = True
-        video = None
-        if result.film is not None:
-            video = f"videos/{video_name(job)}"
-            write_atomically(self._output / video, result.film)
+        video = self._keep(result.film, f"videos/{file_name(job)}.mp4")
+        trace = self._keep(result.trace, f"traces/{file_name(job)}.npz")
         identity = self._identity(job, attempt, result.versions)
-        self._record(EpisodeRecord(**identity, video=video, **vars(result.outcome)))
+        self._record(EpisodeRecord(**identity, video=video, trace=trace, **vars(result.outcome)))
+
+    def _keep(self, content: bytes | None, name: str) -> str | None:
+        if content is None:
+            return None
+        write_atomically(self._output / name, content)
+        return name
 
     def give_up(self, job: Job, message: str, attempts: int) -> None:
         self._record(ErrorRecord(**self._identity(job, attempts, versions()), error=message))
@@ -174,11 +178,11 @@ class _Evaluation:
         self._on_record(record, self._done, self._total)
 
 
-def video_name(job: Job) -> str:
-    """Return the file name of a job's film, unique within the evaluation."""
+def file_name(job: Job) -> str:
+    """Return the name of a job's files without their ending, unique within the evaluation."""
     start = f"init{job.start.index}" if isinstance(job.start, InitState) else f"seed{job.start.value}"
     parts = (job.task.suite, f"task{job.task.task_id}", start, job.rule.label, job.rule.execution)
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(parts).replace("(", "-")).strip("-") + ".mp4"
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(parts).replace("(", "-")).strip("-")
 
 
 def _claim_folder(

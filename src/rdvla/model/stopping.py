@@ -97,6 +97,16 @@ class LatentChange(StoppingCriterion):
         return (after - before).norm(dim=1) / after.norm(dim=1)
 
 
+class LatentMSE(StoppingCriterion):
+    """Mean squared change of the scratchpad; needs no Coda."""
+
+    needs_actions = False
+
+    def metric(self, before: Tensor, after: Tensor) -> Tensor:
+        """Mean of squared differences."""
+        return (after - before).square().mean(dim=1)
+
+
 class FixedDepth(StoppingCriterion):
     """Never converges: the maximum depth decides."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rdvla import checkpoints
 from rdvla.checkpoints.checkpoint import Checkpoint, require_gripper
@@ -20,6 +21,7 @@ from rdvla.model.freeze import freeze, int8_products
 from rdvla.model.rdvla import Inputs
 from rdvla.model.recorded import RecordedNetwork
 from rdvla.model.stopping import make_criterion
+from rdvla.model.trace import trace
 from rdvla.policies.io import PolicyIO
 from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.stops import StopRule
@@ -181,7 +183,7 @@ class RDVLAPolicy(Policy):
         """Decide for asks that agree in all but the seed."""
         rule = asks[0].stop or DEFAULT_STOP
         start = time.perf_counter()
-        timer = self._timer(len(observations), asks[0].budget_ms)
+        timer = self._timer(len(observations), asks[0])
 
         inputs = self._on_device(self.io.observed(observations))
         latents = torch.cat([self.model.head.init_latents(1, _generator(ask.seed)) for ask in asks])
@@ -201,6 +203,13 @@ class RDVLAPolicy(Policy):
             "recurrence": (decided - encoded) * 1e3,
             "total": (time.perf_counter() - start) * 1e3,
         }
+        if self._times_stages(asks[0]):
+            timings |= {"core": timer.spent["iteration"] * 1e3, "coda": timer.spent["decode"] * 1e3}
+        columns: dict[str, NDArray[np.float32]] = {}
+        if asks[0].trace_depth is not None:
+            shadow = trace(head, conditioning, latents, asks[0].trace_depth)
+            columns = {name: values.cpu().numpy() for name, values in shadow.items()}
+            timings["trace"] = (time.perf_counter() - start) * 1e3 - timings["total"]
         return [
             ActionChunk(
                 actions=chunk,
@@ -209,6 +218,7 @@ class RDVLAPolicy(Policy):
                 out_of_time=bool(decision.out_of_time[row]),
                 timings=timings,
                 signals={name: values[row] for name, values in signals.items()},
+                trace={name: values[row] for name, values in columns.items()},
             )
             for row, chunk in enumerate(actions)
         ]
@@ -219,12 +229,16 @@ class RDVLAPolicy(Policy):
             return self._recorded.condition(inputs)
         return self.model.head, self.model.head.condition(self.model.encode(inputs))
 
-    def _timer(self, batch: int, budget_ms: float | None) -> Timer:
-        if self.device.type == "cpu":
-            return Timer(math.inf if budget_ms is None else budget_ms / 1e3, self.costs[batch])
-        if budget_ms is None:
-            return Timer()  # timing the stages would make the host wait for the device after each
-        return Timer(budget_ms / 1e3, self.costs[batch], self._synchronised_clock)
+    def _times_stages(self, ask: Ask) -> bool:
+        """Whether stages are timed: elsewhere than on a CPU, the host has to wait for the device after each."""
+        return self.device.type == "cpu" or ask.budget_ms is not None
+
+    def _timer(self, batch: int, ask: Ask) -> Timer:
+        if not self._times_stages(ask):
+            return Timer()
+        budget = math.inf if ask.budget_ms is None else ask.budget_ms / 1e3
+        clock = time.perf_counter if self.device.type == "cpu" else self._synchronised_clock
+        return Timer(budget, self.costs[batch], clock)
 
     def _synchronised_clock(self) -> float:
         torch.accelerator.synchronize(self.device)

@@ -261,33 +261,59 @@ def _shares(rule: RuleGroup) -> dict[int, float]:
 
 def convergence(rule: RuleGroup, width: int) -> str:
     """Draw the rule's metric against the iteration: median, middle 80 % and a few single decisions; log scale."""
-    height = 300
-    drawing = Drawing(width, height, f"Convergence of {rule.name}")
     assert rule.stop is not None
     traces = [trace for record in rule.played for trace in record.convergence if trace]
+    every, limit = rule.stop.check_every, rule.stop.limit or 0.0
+    title = f"Convergence of {rule.name}"
+    return decay(traces, width, title, f"{rule.stop.name} between checks", first=2, every=every, limit=limit)
+
+
+def decay(
+    traces: Sequence[Sequence[float]],
+    width: int,
+    title: str,
+    label: str,
+    *,
+    first: int = 1,
+    every: int = 1,
+    limit: float = 0.0,
+) -> str:
+    """Draw what falls with the iterations: median, middle 80 % and a few single decisions, on a logarithmic scale.
+
+    Args:
+        traces: the values of each decision, after every `every`-th iteration; the first belongs to number `first` of
+            these.
+        width: of the drawing, pixels.
+        title: of the drawing.
+        label: of the vertical axis.
+        first: number of the first value.
+        every: iterations between two values.
+        limit: where a rule stops; 0 draws none.
+    """
+    height = 300
+    drawing = Drawing(width, height, title)
     columns = _columns(traces)
     positive = [value for column in columns for value in np.percentile(column, [10, 90]) if value > 0]
-    threshold = rule.stop.limit or 0.0
-    bounds = [*positive, threshold] if threshold > 0 else positive
+    bounds = [*positive, limit] if limit > 0 else positive
     low, high = 10 ** np.floor(np.log10(min(bounds))), 10 ** np.ceil(np.log10(max(bounds)))
-    every = rule.stop.check_every
-    x = Scale((every * 2.0, max(every * (len(columns) + 1.0), every * 3.0)), (56, width - 16))
+    at = [float(every * (k + first)) for k in range(max(len(columns), 2))]
+    x = Scale((at[0], at[-1]), (56, width - 16))
     y = Scale((float(low), float(max(high, low * 10))), (height - 52, 34), log=True)
     plain = y.domain[0] >= 1e-4
     ticks = [(v, f"{v:g}" if plain else _power(v)) for v in decades(*y.domain)]
-    axis_y(drawing, y, ticks[:: 1 + len(ticks) // 8], (48, width - 16), f"{rule.stop.name} between checks")
+    axis_y(drawing, y, ticks[:: 1 + len(ticks) // 8], (48, width - 16), label)
     x_ticks = [v for v in nice_ticks(*x.domain, 8) if v == int(v)]
     axis_x(drawing, x, [(v, f"{v:g}") for v in x_ticks], height - 52, "iteration")
     step = max(1, len(traces) // 40)
     for trace in traces[::step][:40]:
-        drawing.path([(x(every * (k + 2)), y(max(v, low))) for k, v in enumerate(trace[: len(columns)])], "line trace")
-    xs = [x(every * (k + 2)) for k in range(len(columns))]
+        drawing.path([(x(at[k]), y(max(v, low))) for k, v in enumerate(trace[: len(columns)])], "line trace")
+    xs = [x(position) for position in at[: len(columns)]]
     quantiles = [[y(max(float(v), low)) for v in np.percentile(column, [10, 50, 90])] for column in columns]
     drawing.band(xs, [q[0] for q in quantiles], [q[2] for q in quantiles], "band a0")
     drawing.path([(px, q[1]) for px, q in zip(xs, quantiles, strict=True)], "line a0")
-    if threshold > 0:
-        drawing.line((48, y(threshold)), (width - 16, y(threshold)), "threshold")
-        drawing.text((58, y(threshold) + 16), f"stops below {threshold:g}", "label ink")
+    if limit > 0:
+        drawing.line((48, y(limit)), (width - 16, y(limit)), "threshold")
+        drawing.text((58, y(limit) + 16), f"stops below {limit:g}", "label ink")
     return str(drawing)
 
 

@@ -15,6 +15,7 @@ from rdvla.files import write_atomically
 from rdvla.report import figures, findings
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs
 from rdvla.report.template import render_template
+from rdvla.report.traces import trace_section
 
 WIDE, NARROW, HALF = 900, 340, 430
 MAX_COMPARED = 3
@@ -111,6 +112,7 @@ def _depth_section(series: Sequence[Series]) -> dict[str, Any] | None:
 def _policy_section(series: Series, *, several: bool) -> dict[str, Any]:
     adaptive = series.adaptive[:MAX_COMPARED]
     timed = [rule for rule in series.rules if "decide" in rule.summary.latency_ms]
+    traced = [section for rule in series.rules if (section := trace_section(series, rule)) is not None]
     converging = [rule for rule in adaptive if any(trace for r in rule.played for trace in r.convergence)]
     return {
         "label": series.label if several else "",
@@ -127,6 +129,7 @@ def _policy_section(series: Series, *, several: bool) -> dict[str, Any]:
         "convergence": [
             {"label": rule.name, "figure": _both(partial(figures.convergence, rule))} for rule in converging
         ],
+        "traces": [{"figure": _both(one.draw), "sentence": one.sentence} for one in traced[:MAX_COMPARED]],
         "latency": timed
         and {
             "figure": _both(lambda width: figures.latency(timed, width)),

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ObservationError
-from rdvla.policy import PolicyMetadata
+from rdvla.policy import Ask, PolicyMetadata
 from rdvla.types import Observation
 
 MAX_INSTRUCTION = 1000  # characters
 MAX_SIDE = 4096  # pixels
-OPTION_KEYS = frozenset({"depth", "stop", "budget_ms", "seed", "deadline_ms"})
+OPTION_KEYS = frozenset({"depth", "deadline_ms", *Ask.__dataclass_fields__})
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class RequestOptions:
 
 
 def read_options(message: Mapping[str, Any], *, max_depth: int) -> RequestOptions:
-    """Read the options `depth`, `stop`, `budget_ms`, `seed` and `deadline_ms` of a request; all may be absent.
+    """Read `depth`, `stop`, `budget_ms`, `seed`, `trace_depth` and `deadline_ms` of a request; all may be absent.
 
     `depth` alone is a fixed number of iterations. `stop` is the name of a rule, or a map of `StopRule`'s fields;
     with a name, `depth` is its largest number of iterations.
@@ -109,8 +109,13 @@ def read_options(message: Mapping[str, Any], *, max_depth: int) -> RequestOption
         raise BadRequest(str(error)) from None
     if rule is not None and rule.max_depth > max_depth:
         raise BadRequest(f"max_depth is {rule.max_depth}; this server allows at most {max_depth} iterations.")
-    seed, budget_ms = _whole(message, "seed", 0, MAX_SEED), _milliseconds(message, "budget_ms")
-    return RequestOptions(Ask(rule, seed, budget_ms), deadline_ms=_milliseconds(message, "deadline_ms"))
+    ask = Ask(
+        stop=rule,
+        seed=_whole(message, "seed", 0, MAX_SEED),
+        budget_ms=_milliseconds(message, "budget_ms"),
+        trace_depth=_whole(message, "trace_depth", 2, max_depth),
+    )
+    return RequestOptions(ask, deadline_ms=_milliseconds(message, "deadline_ms"))
 
 
 def write_options(options: RequestOptions) -> dict[str, Any]:
@@ -120,6 +125,7 @@ def write_options(options: RequestOptions) -> dict[str, Any]:
         "seed": ask.seed,
         "budget_ms": ask.budget_ms,
         "stop": None if ask.stop is None else asdict(ask.stop),
+        "trace_depth": ask.trace_depth,
         "deadline_ms": options.deadline_ms,
     }
     return {key: value for key, value in values.items() if value is not None}
