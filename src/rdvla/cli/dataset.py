@@ -28,12 +28,12 @@ dataset_app = typer.Typer(help="Convert and inspect datasets.", no_args_is_help=
 
 @dataset_app.command("convert")
 def convert_dataset(
-    source: Annotated[Path, typer.Argument(help="LeRobotDataset v2.1, RLDS, or LIBERO's *_demo.hdf5 files.")],
+    source: Annotated[Path, typer.Argument(help="LeRobotDataset v2.1, RLDS, CALVIN, or LIBERO's *_demo.hdf5 files.")],
     output: Annotated[Path, typer.Argument(help="Folder of the new LeRobotDataset v3.0.")],
     storage: Annotated[
         Literal["image", "video"], typer.Option(help="Encoded images kept bit for bit, or small videos.")
     ] = "image",
-    split: Annotated[str, typer.Option(help="RLDS: the split to read.")] = "train",
+    split: Annotated[str, typer.Option(help="RLDS, CALVIN: the split to read.")] = "train",
     fps: Annotated[float | None, typer.Option(help="RLDS: steps per second, unless LIBERO or CALVIN.")] = None,
     regenerate: Annotated[
         bool, typer.Option("--regenerate", help="HDF5: repeat the demonstrations in the simulator.")
@@ -113,11 +113,15 @@ def _open_source(root: Path, split: str, fps: float | None, camera_size: int | N
         raise ConfigError("--regenerate repeats LIBERO's HDF5 demonstrations; the source has no *_demo.hdf5 files.")
     if not root.is_dir():
         raise DatasetError(f"there is no folder '{root}'.")
+    from rdvla.data.calvin_npz import CalvinRecordings, sentence_file
     from rdvla.data.lerobot_v21 import LeRobotV21, is_v21
     from rdvla.data.rlds import RldsDataset
 
     if is_v21(root):
         return LeRobotV21.open(root)
+    sentences = sentence_file(root, split)
+    if sentences is not None:
+        return CalvinRecordings.open(sentences)
     return RldsDataset.open(root, split=split, fps=fps)
 
 
