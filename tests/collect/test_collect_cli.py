@@ -77,6 +77,6 @@ def test_statistics_are_chosen_by_the_command_line(tmp_path):
 def test_a_machine_with_another_checkpoint_is_refused(tmp_path):
     _, digest, make_policy = choose_policy(SHIPPED, None, elsewhere=True)
     assert make_policy().metadata.action_dim == 7
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"format": "rdvla"}')
     with pytest.raises(CheckpointError, match=f"is another checkpoint .* than where the command was given \\({digest}"):
         load_checkpoint(str(tmp_path), LoadOptions(), expected=digest)
