@@ -89,3 +89,10 @@ def test_images_as_the_policy_will_see_them(dataset):
     other = open_split(once, Origin.load(once), None).training.batch([0])
     assert (other.images["primary"] != stored.images["primary"]).any()
     assert checkpoint.image_path.jpeg
+
+
+def test_a_single_feature_needs_no_list(dataset):
+    config = TrainConfig.build(small(dataset, "run", data={"root": str(dataset), "state": "s", "action": "a"}))
+    assert (config.data.state, config.data.action) == (("s",), ("a",))
+    with pytest.raises(ConfigError, match=r"data\.state"):
+        TrainConfig.build(small(dataset, "run", data={"root": str(dataset), "state": []}))

@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from rdvla.config import Config
 from rdvla.data.augmentation import LIGHT_AUGMENTATION, Augmentation
@@ -15,14 +23,22 @@ from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule
 from rdvla.train.presets import IMAGE_PATHS, LAYERS
 
 
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_several)]
+"""A name, or a list of them."""
+
+
 class DataConfig(Config):
     """What to learn from.
 
     Attributes:
         root: LeRobotDataset v3.0: a folder, or `owner/name[@revision]` on the Hugging Face hub; or a list of them.
         cameras: policy camera name -> dataset feature.
-        state: features whose vectors, joined, are the robot's state.
-        action: features whose vectors, joined, are the actions.
+        state: a feature, or several whose vectors, joined, are the robot's state.
+        action: a feature, or several whose vectors, joined, are the actions.
         images: how a camera image becomes the network's pixels; null takes the preset's path, or that of the
             checkpoint the weights come from.
         stored_as_jpeg: the frames went through JPEG before they were stored, so the path's own JPEG step is left out
@@ -38,8 +54,8 @@ class DataConfig(Config):
 
     root: Path | Annotated[tuple[Path, ...], Field(min_length=1)]
     cameras: dict[str, str] = Field(default=STANDARD_CAMERAS)
-    state: tuple[str, ...] = ("observation.state",)
-    action: tuple[str, ...] = ("action",)
+    state: Names = ("observation.state",)
+    action: Names = ("action",)
     images: ImagePath | None = None
     stored_as_jpeg: bool = False
     sampling: Sampling = "padded"
