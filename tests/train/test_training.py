@@ -96,6 +96,21 @@ def test_a_folder_belongs_to_one_configuration(dataset, tmp_path):
         run(dataset, tmp_path / "run", batch_size=2)
 
 
+def test_a_run_of_an_earlier_version_goes_on(dataset, tmp_path):
+    """Its folder does not say what has been added since; that is at its default, and may not be chosen otherwise."""
+    run(dataset, tmp_path / "run", max_steps=1)
+    file = tmp_path / "run" / "config.json"
+    written = json.loads(file.read_text())
+    del written["data"]["timestamps"], written["grad_accumulation_steps"]
+    file.write_text(json.dumps(written))
+    run(dataset, tmp_path / "run", max_steps=2)
+    assert (tmp_path / "run" / "checkpoints" / "000002").is_dir()
+    for key in ("data", "grad_accumulation_steps"):
+        other = {"data": {"root": str(dataset), "validation_fraction": 0.2, "timestamps": "frame_index"}}
+        with pytest.raises(TrainingError, match=f"another {key};"):
+            run(dataset, tmp_path / "run", **(other if key == "data" else {key: 2}))
+
+
 def test_what_does_not_fit_is_said_before_training(dataset, tmp_path):
     with pytest.raises(DatasetError, match="missing"):
         run(tmp_path / "missing", tmp_path / "a")

@@ -58,20 +58,12 @@ class RunFolder:
         self._settings = config.model_dump(mode="json", exclude={"output", *_CONTINUABLE})
         self._file = self.path / "config.json"
         if self._file.exists():
-            previous = self._completed(_read_settings(self._file))
+            previous = _completed(_read_settings(self._file), config)
             different = sorted(key for key in self._settings if previous.get(key) != self._settings[key])
             if different:
                 raise TrainingError(
                     f"'{self.path}' holds a run with another {', '.join(different)}; choose another output folder."
                 )
-
-    def _completed(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings of an earlier version with what has been added since at its default."""
-        try:
-            whole = TrainConfig.build({**settings, "output": str(self.path)})
-        except ConfigError:
-            return settings  # of another kind altogether; what differs is said
-        return whole.model_dump(mode="json", exclude={"output", *_CONTINUABLE})
 
     def begin(self) -> None:
         """Claim the folder for these settings, once dataset and network are known to be there.
@@ -148,6 +140,16 @@ class RunFolder:
     def directory(self, step: int) -> Path:
         """Return the folder of a step's checkpoint."""
         return self.path / "checkpoints" / f"{step:06d}"
+
+
+def _completed(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """Return an earlier version's settings with what has been added since at its default."""
+    changeable = config.model_dump(mode="json", include={"output", *_CONTINUABLE})
+    try:
+        whole = TrainConfig.build(changeable | settings)
+    except ConfigError:
+        return settings  # of another kind altogether; what differs is said
+    return whole.model_dump(mode="json", exclude={"output", *_CONTINUABLE})
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
