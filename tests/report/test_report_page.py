@@ -8,8 +8,9 @@ import pytest
 from report_fakes import ADAPTIVE, DEPTHS, write_run
 
 from rdvla.errors import ConfigError, RecordError, StorageError
+from rdvla.eval.paired import mcnemar
 from rdvla.eval.records import EPISODES_FILE
-from rdvla.report.findings import mcnemar, pair
+from rdvla.report.findings import pair
 from rdvla.report.load import group_runs, load_runs
 from rdvla.report.page import render, write_report
 from rdvla.report.svg import Scale, decades, nice_ticks, spread

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from rdvla.errors import ConfigError
+from rdvla.report.against import Against, compare_runs, format_comparisons, write_comparisons
+from rdvla.report.load import load_runs
 from rdvla.report.page import write_report
 from rdvla.report.training import is_training, write_training_report
 
@@ -15,12 +17,40 @@ def report_command(
         list[Path], typer.Argument(metavar="RUN", help="Folders written by 'rdvla eval', or one by 'rdvla train'.")
     ],
     output: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    against: Annotated[
+        Path | None, typer.Option(help="Compare every rule, episode by episode, with this evaluation's.")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="The rule to compare with, if there are several, as the table of 'rdvla eval' names it."),
+    ] = None,
+    margin: Annotated[float, typer.Option(help="A loss of success that would not matter, as a share.")] = 0.05,
+    json: Annotated[Path | None, typer.Option(help="Also write the comparison to this file.")] = None,
 ) -> None:
-    """Write a self-contained HTML page: what evaluations found, or how training went."""
+    """Write a self-contained HTML page: what evaluations found, or how training went.
+
+    With `--against` (or `--baseline`, for rules of the same evaluation): paired statistics of success, and what is
+    saved, with intervals. What differs beside the rule is named.
+    """
     if any(is_training(run) for run in runs):
-        if len(runs) > 1:
+        if len(runs) > 1 or against is not None or baseline is not None:
             raise ConfigError("a training run has a page of its own; name its folder alone.")
         write_training_report(runs[0], output)
     else:
-        write_report(runs, output)
+        comparisons = _compare(runs, against, baseline, margin)
+        if json is not None:
+            if not comparisons:
+                raise ConfigError("--json writes a comparison; add --against FOLDER or --baseline RULE.")
+            write_comparisons(comparisons, json)
+        write_report(runs, output, comparisons)
     print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
+
+
+def _compare(runs: list[Path], against: Path | None, baseline: str | None, margin: float) -> list[Against]:
+    if against is None and baseline is None:
+        return []
+    loaded = load_runs(runs)
+    others = loaded if against is None else load_runs([against])
+    comparisons = compare_runs(loaded, others, baseline=baseline, margin=margin)
+    print(format_comparisons(comparisons) + "\n")
+    return comparisons

@@ -1,6 +1,5 @@
 """What the data show, in sentences computed from them."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rdvla.eval.intervals import Rate
+from rdvla.eval.paired import mcnemar
 from rdvla.report.load import RuleGroup, Series
 
 SIGNIFICANT = 0.05
@@ -42,13 +42,6 @@ def pair(first: RuleGroup, second: RuleGroup) -> Pairing:
     only_first = sum(wins[0][key] and not wins[1][key] for key in shared)
     only_second = sum(wins[1][key] and not wins[0][key] for key in shared)
     return Pairing(len(shared), only_first, only_second, mcnemar(only_first, only_second))
-
-
-def mcnemar(a: int, b: int) -> float:
-    """Return the two-sided exact p-value of `a` against `b` disagreements (binomial with one half)."""
-    n = a + b
-    tail: float = sum(math.comb(n, k) for k in range(min(a, b) + 1)) / 2**n
-    return min(1.0, 2 * tail)
 
 
 def best_fixed(series: Series) -> RuleGroup | None:

@@ -13,6 +13,7 @@ from rdvla.eval.records import EpisodeRecord, ErrorRecord
 from rdvla.eval.summary import group_by, summarise_group
 from rdvla.files import write_atomically
 from rdvla.report import figures, findings
+from rdvla.report.against import Against
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs
 from rdvla.report.template import render_template
 from rdvla.report.traces import trace_section
@@ -35,18 +36,18 @@ class Cell:
         return self.rate.value if self.rate.n else None
 
 
-def write_report(folders: Sequence[Path], output: Path) -> None:
-    """Write the report of the evaluations in `folders` as one HTML file.
+def write_report(folders: Sequence[Path], output: Path, comparisons: Sequence[Against] = ()) -> None:
+    """Write the report of the evaluations in `folders` as one HTML file, with `comparisons` first.
 
     Raises:
         RecordError: a folder holds no evaluation, or a damaged one.
         MissingExtraError: Jinja2 is not installed.
         StorageError: `output` cannot be written; nothing is left half-written.
     """
-    write_atomically(output, render(load_runs(folders)))
+    write_atomically(output, render(load_runs(folders), comparisons))
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[Run], comparisons: Sequence[Against] = ()) -> str:
     """Return the page.
 
     Raises:
@@ -57,6 +58,7 @@ def render(runs: Sequence[Run]) -> str:
         "page.html",
         headline=findings.headline(series),
         lede=_lede(series),
+        comparisons=comparisons,
         depth=_depth_section(series),
         policies=[_policy_section(one, several=len(series) > 1) for one in series],
         films=_films(series),

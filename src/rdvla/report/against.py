@@ -1,0 +1,188 @@
+"""`rdvla report A --against B`: every rule of A against one of B, on the episodes that both played."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rdvla.errors import ConfigError, suggest
+from rdvla.eval.paired import Comparison, Interval, Pair, Side, compare
+from rdvla.eval.records import EpisodeRecord
+from rdvla.files import write_atomically
+from rdvla.report.load import RuleGroup, Run, group_runs
+
+CLOCKS = ("policy.total", "decide")
+"""Stages that say how long a decision took, the better first."""
+
+
+@dataclass(frozen=True)
+class Against:
+    """A rule against the baseline.
+
+    Attributes:
+        name: of the rule, and of its policy if that is another.
+        baseline: of the other.
+        differences: what else differs, in words; empty if nothing does.
+        clock: the stage behind the milliseconds; empty if no time was recorded.
+        comparison: the numbers.
+    """
+
+    name: str
+    baseline: str
+    differences: tuple[str, ...]
+    clock: str
+    comparison: Comparison
+
+    @property
+    def sentences(self) -> list[str]:
+        """The numbers in words."""
+        c = self.comparison
+        margin = f"{c.margin * 100:g} points"
+        verdicts = {
+            "better": "better beyond chance",
+            "non-inferior": f"not worse by {margin} or more",
+            "worse": f"worse beyond chance, and {margin} are not excluded",
+            "undecided": f"undecided at a margin of {margin}: about {c.more} more episodes of this kind would tell",
+        }
+        played = f"{c.n} episodes of {c.tasks} tasks: {c.wins} won by the first alone, {c.losses} by the second alone"
+        score, tasks = _points(c.difference, ends=True), _points(c.by_task, ends=True)
+        lines = [
+            f"{played} (exact McNemar test, p = {c.p_value:.2g})",
+            f"success {_points(c.difference)} points (95 % {score}; resampling tasks {tasks})",
+            f"verdict: {verdicts[c.verdict]}",
+        ]
+        for name, ratio in c.ratios.items():
+            clock = f" ({self.clock})" if name.startswith("ms") else ""
+            lines.append(f"{name}{clock} {_percent(ratio.value)} ({_percent(ratio.low)} to {_percent(ratio.high)})")
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers under plain names."""
+        return {**asdict(self), "comparison": self.comparison.as_json()}
+
+
+def compare_runs(
+    runs: Sequence[Run], others: Sequence[Run], *, baseline: str | None = None, margin: float = 0.05
+) -> list[Against]:
+    """Compare every rule of `runs` with one of `others`.
+
+    Args:
+        runs: evaluations.
+        others: evaluations with the baseline; they may be the same.
+        baseline: label or name of its rule; None takes the only one.
+        margin: the loss of success that would not matter.
+
+    Raises:
+        ConfigError: no such rule, several and none named, nothing left to compare, no common episode, or rules of
+            benchmarks that differ.
+    """
+    second_policy, second = _baseline(others, baseline)
+    found = []
+    for series in group_runs(runs):
+        for rule in series.rules:
+            if not rule.played or rule.records == second.records:
+                continue
+            same = series.label == second_policy
+            name = rule.name if same else f"{series.label}, {rule.name}"
+            found.append(_compare(name, rule, second, margin))
+    if not found:
+        raise ConfigError("there is no rule to compare with the baseline; name another folder or --baseline.")
+    return found
+
+
+def _baseline(runs: Sequence[Run], label: str | None) -> tuple[str, RuleGroup]:
+    rules = [(series.label, rule) for series in group_runs(runs) for rule in series.rules if rule.played]
+    if not rules:
+        raise ConfigError("no episode of the baseline could be played.")
+    if label is None:
+        if len(rules) > 1:
+            names = "; ".join(rule.label for _, rule in rules)
+            raise ConfigError(f"the baseline has several rules; name one with --baseline: {names}.")
+        return rules[0]
+    chosen = [(policy, rule) for policy, rule in rules if label in (rule.label, rule.name)]
+    if len(chosen) != 1:
+        what = "several rules" if chosen else "no rule"
+        raise ConfigError(f"the baseline has {what} '{label}'.{suggest(label, [rule.label for _, rule in rules])}")
+    return chosen[0]
+
+
+def _compare(name: str, first: RuleGroup, second: RuleGroup, margin: float) -> Against:
+    sides = [{_key(record): record for record in rule.played} for rule in (first, second)]
+    shared = [(sides[0][key], sides[1][key]) for key in sides[0] if key in sides[1]]
+    clock = next(
+        (stage for stage in CLOCKS if all(stage in record.latency_ms for both in shared for record in both)), ""
+    )
+    pairs = [Pair(f"{one.suite} {one.task_id}", _side(one, clock), _side(other, clock)) for one, other in shared]
+    differences = _differences(shared)
+    comparison = compare(pairs, margin=margin)
+    return Against(name, second.name, differences, clock if pairs else "", comparison)
+
+
+def _key(record: EpisodeRecord) -> tuple[Any, ...]:
+    return (record.suite, record.task_id, record.start, record.seed)
+
+
+def _side(record: EpisodeRecord, clock: str) -> Side:
+    totals = {"decisions": float(len(record.iterations)), "iterations": float(sum(record.iterations))}
+    if clock:
+        totals["ms"] = sum(record.latency_ms[clock])
+    codas = record.signals.get("codas")
+    if codas is not None and None not in codas:
+        totals["decodings"] = float(sum(value for value in codas if value is not None))
+    return Side(record.success, totals)
+
+
+def _differences(shared: Sequence[tuple[EpisodeRecord, EpisodeRecord]]) -> tuple[str, ...]:
+    """Return what differs beside the rule.
+
+    Raises:
+        ConfigError: the episodes were played by different rules of the benchmark.
+    """
+    named: dict[str, None] = {}
+    for one, other in shared:
+        if one.protocol != other.protocol:
+            raise ConfigError(
+                f"{one.suite} was played by different protocols ('{one.protocol}', '{other.protocol}'): not comparable."
+            )
+        facts = [_facts(record) for record in (one, other)]
+        for name in {**facts[0], **facts[1]}:
+            values = [each.get(name, "unknown") for each in facts]
+            if values[0] != values[1]:
+                named[f"{name}: {values[0]} against {values[1]}"] = None
+    return tuple(named)
+
+
+def _facts(record: EpisodeRecord) -> Mapping[str, str]:
+    return {"execution": record.execution, "instruction": record.instruction, **record.versions}
+
+
+def _points(interval: Interval, *, ends: bool = False) -> str:
+    if ends:
+        return f"{interval.low * 100:+.1f} to {interval.high * 100:+.1f}"
+    return f"{interval.value * 100:+.1f}"
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio * 100:+.1f} %"
+
+
+def format_comparisons(comparisons: Sequence[Against]) -> str:
+    """Return them as plain text."""
+    parts = []
+    for each in comparisons:
+        lines = [f"{each.name}  against  {each.baseline}"]
+        lines += [f"  {sentence}" for sentence in each.sentences]
+        lines += [f"  also differs: {difference}" for difference in each.differences]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def write_comparisons(comparisons: Sequence[Against], path: Path) -> None:
+    """Write every number as JSON.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    content = {"schema": 1, "comparisons": [each.as_json() for each in comparisons]}
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

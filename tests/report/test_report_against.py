@@ -1,0 +1,94 @@
+"""`rdvla report A --against B`: which episodes are compared, what is refused, what is named."""
+
+import json
+
+import pytest
+import typer
+from report_fakes import ADAPTIVE, DEPTHS, write_run
+from typer.testing import CliRunner
+
+from rdvla.cli.report import report_command
+from rdvla.errors import ConfigError
+from rdvla.eval.records import EPISODES_FILE
+from rdvla.report.against import compare_runs
+from rdvla.report.load import load_runs
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(report_command)
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def edit(folder, change):
+    path = folder / EPISODES_FILE
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(change(record)) + "\n" for record in records))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    deep = write_run(tmp_path / "deep", stops=(DEPTHS[4],), episodes=10)
+    adaptive = write_run(tmp_path / "adaptive", stops=(ADAPTIVE,), episodes=12)
+    return adaptive, deep
+
+
+def test_two_runs_on_the_command_line(runs, tmp_path):
+    adaptive, deep = runs
+    text = call(adaptive, "--against", deep, "--output", tmp_path / "page.html", "--json", tmp_path / "numbers.json")
+    assert "action_l2 < 0.001  against  depth 12" in text
+    assert "40 episodes of 4 tasks" in text
+    assert "iterations per decision -" in text
+    assert "ms per decision (decide) -" in text
+    assert "also differs" not in text
+    page = (tmp_path / "page.html").read_text()
+    assert "action_l2 &lt; 0.001 against depth 12" in page
+    assert "exact McNemar test" in page
+    numbers = json.loads((tmp_path / "numbers.json").read_text())["comparisons"][0]
+    comparison = numbers["comparison"]
+    first, second = (
+        {(r.task_id, r.start): r.success for r in load_runs([folder])[0].records} for folder in (adaptive, deep)
+    )
+    assert comparison["wins"] == sum(first[key] and not second[key] for key in second)
+    assert comparison["losses"] == sum(second[key] and not first[key] for key in second)
+    assert comparison["n"] == 40
+    assert set(comparison["ratios"]["ms per decision"]) == {"value", "low", "high"}
+
+
+def test_rules_of_one_run_against_one_of_them(tmp_path):
+    run = write_run(tmp_path / "run", stops=(*DEPTHS[:2], ADAPTIVE))
+    with pytest.raises(ConfigError, match=r"no rule 'fixed\(3\)'. Did you mean"):
+        call(run, "--baseline", "fixed(3)", "--output", tmp_path / "page.html")
+    for name in ("fixed(1)", "depth 1"):
+        text = call(run, "--baseline", name, "--output", tmp_path / "page.html")
+        assert [line.split("  ")[0] for line in text.splitlines() if "  against  " in line] == [
+            "depth 2",
+            "action_l2 < 0.001",
+        ]
+    with pytest.raises(ConfigError, match="several rules; name one with --baseline"):
+        call(run, "--against", run, "--output", tmp_path / "page.html")
+
+
+def test_what_differs_beside_the_rule_is_named(runs):
+    adaptive, deep = runs
+    edit(deep, lambda record: {**record, "horizon": "4", "versions": {**record["versions"], "torch": "2.12.0"}})
+    found = compare_runs(load_runs([adaptive]), load_runs([deep]))[0]
+    assert found.differences == ("execution: 5 against 4", "torch: 2.13.0 against 2.12.0")
+
+
+def test_what_cannot_be_compared_is_refused(runs, tmp_path):
+    adaptive, deep = runs
+    with pytest.raises(ConfigError, match="no rule to compare"):
+        compare_runs(load_runs([deep]), load_runs([deep]))
+    edit(deep, lambda record: {**record, "protocol": "short"})
+    with pytest.raises(ConfigError, match="different protocols"):
+        compare_runs(load_runs([adaptive]), load_runs([deep]))
+    edit(deep, lambda record: {**record, "protocol": "", "seed": 8})
+    with pytest.raises(ConfigError, match="no episode in common"):
+        compare_runs(load_runs([adaptive]), load_runs([deep]))
+    with pytest.raises(ConfigError, match="--json writes a comparison"):
+        call(adaptive, "--json", tmp_path / "x.json", "--output", tmp_path / "page.html")
