@@ -3,12 +3,17 @@
 Every room declares one `Config` subclass. An unknown key is an error that suggests the nearest known one.
 """
 
+import inspect
+import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_jsonable_python
 
 from rdvla.errors import ConfigError, suggest
 
@@ -30,6 +35,67 @@ class Config(BaseModel):
         except ValidationError as error:
             lines = [_explain(cls, details) for details in error.errors()]
             raise ConfigError(f"{source}: " + "; ".join(lines)) from None
+
+
+_NOISE = re.compile(r"typing\.|rdvla\.[\w.]*\.|pathlib\.|<class '|'>|Annotated\[|, [A-Z]\w+\(.*?\)+\]?")
+"""What Python writes around a type that people need not read."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of a configuration.
+
+    Attributes:
+        key: dotted name.
+        kind: type, as people would say it.
+        default: as YAML; `required` without one.
+        meaning: one sentence.
+    """
+
+    key: str
+    kind: str
+    default: str
+    meaning: str
+
+
+def describe(config: type[BaseModel], prefix: str = "") -> list[Setting]:
+    """Return every key of a configuration, those of its sections included, from its fields and docstrings."""
+    meanings = _attributes(config)
+    settings = []
+    for name, field in config.model_fields.items():
+        section = _section(field.annotation)
+        if section is not None:
+            settings += describe(section, f"{prefix}{name}.")
+            continue
+        default = (
+            "required"
+            if field.is_required()
+            else json.dumps(to_jsonable_python(field.get_default(call_default_factory=True)))
+        )
+        kind = _NOISE.sub("", str(field.annotation))
+        settings.append(Setting(f"{prefix}{name}", kind, default, meanings.get(name, "")))
+    return settings
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    options = [annotation, *get_args(annotation)]
+    return next((each for each in options if isinstance(each, type) and issubclass(each, BaseModel)), None)
+
+
+def _attributes(config: type[BaseModel]) -> dict[str, str]:
+    """Return name -> sentence from the `Attributes:` of a class's docstring."""
+    lines = (inspect.getdoc(config) or "").partition("Attributes:\n")[2].splitlines()
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        match = re.match(r"    (\w+): (.*)", line)
+        if match:
+            name, found[match[1]] = match[1], match[2]
+        elif name and line.startswith("        "):
+            found[name] += f" {line.strip()}"
+        else:
+            name = ""
+    return found
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

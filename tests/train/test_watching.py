@@ -11,7 +11,8 @@ from train_fakes import record, run_small, settings, small
 from typer.testing import CliRunner
 
 from rdvla.cli.main import app
-from rdvla.cli.training import Screen
+from rdvla.cli.screen import Screen
+from rdvla.config import describe
 from rdvla.errors import ConfigError, MissingExtraError, RecordError
 from rdvla.report.training import load_training, write_training_report
 from rdvla.train.config import EvaluationConfig, TrainConfig
@@ -147,3 +148,29 @@ def test_a_gpu_trains(dataset, tmp_path, precision):
     model = small(dataset, "")["model"] | {"lora": {"rank": 2}, "gradient_checkpointing": True}
     run_small(dataset, tmp_path / "run", device="cuda", precision=precision, model=model)
     assert load_training(tmp_path / "run").numbers["loss"][-1][1] < 10
+
+
+def test_what_cannot_be_played_is_known_before_the_first_step(dataset, tmp_path):
+    for evaluation, message in (
+        ({"suites": ["libero_objet"]}, "libero_object"),
+        ({"suites": ["toy"], "task_ids": [99]}, "no task 99"),
+        ({"suites": ["toy"]}, "does not fit suite 'toy'"),
+    ):
+        config = tmp_path / "run.yaml"
+        values = small(dataset, tmp_path / "run", evaluation={"every": 1, **evaluation})
+        values["data"]["cameras"] = {"front": "observation.images.image"}
+        config.write_text(json.dumps(values))
+        done = CliRunner().invoke(app, ["train", "--config", str(config)])
+        assert isinstance(done.exception, ConfigError)
+        assert message in str(done.exception)
+        assert not (tmp_path / "run").exists()
+
+
+def test_help_says_every_setting():
+    done = CliRunner().invoke(app, ["train", "--help"])
+    assert done.exit_code == 0
+    for setting in describe(TrainConfig):
+        assert setting.meaning, f"{setting.key} has no sentence"
+        assert setting.key in done.output
+    assert "optimizer.learning_rate" in done.output
+    assert "data.root" in done.output

@@ -25,7 +25,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help texts say [default: ...] in plain brackets
 )
-app.command("train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train_command)
+app.command(
+    "train",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(train_command)
 app.command("demo")(demo_command)
 app.command("collect")(collect)
 app.add_typer(dataset_app, name="dataset")

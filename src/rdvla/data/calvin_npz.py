@@ -75,7 +75,9 @@ class CalvinRecordings:
         folder = sentences.parent.parent
         spans = _spans(sentences)
         images = _step(folder, spans[0][0])
-        features = {key: camera_feature(*images[name].shape[:2], "image") for key, name in _CAMERAS.items()}
+        features = {
+            key: camera_feature(images[name].shape[0], images[name].shape[1], "image") for key, name in _CAMERAS.items()
+        }
         vectors = {"observation.state": CALVIN.state_names, "action": CALVIN.action_names}
         names = {key: vector_feature(list(entries)) for key, entries in vectors.items()}
         return cls(folder.resolve().parent.name, folder, spans, {**features, **names})

@@ -8,8 +8,9 @@ Shapes: H, W the camera's size, h = w = `ImagePath.size`.
 """
 
 import io
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal, cast, get_args
 
@@ -57,6 +58,11 @@ class ImagePath:
             raise ConfigError(f"jpeg must be true or false, found {self.jpeg!r}.")
         if self.crop_area is not None and not 0 < self.crop_area <= 1:
             raise ConfigError(f"crop_area must be in (0, 1] or null, found {self.crop_area!r}.")
+
+    @property
+    def name(self) -> str:
+        """Every field in words: two paths of one name do the same."""
+        return json.dumps(asdict(self), sort_keys=True)
 
     def prepare(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Apply the whole path to one image.

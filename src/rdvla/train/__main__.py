@@ -1,8 +1,7 @@
-"""`python -m rdvla.train --config ...`, short for `rdvla train`, for launchers that start modules."""
+"""`python -m rdvla.train --config ...`, short for `python -m rdvla train`, for launchers that start modules."""
 
+import runpy
 import sys
 
-from rdvla.cli.main import main
-
 sys.argv.insert(1, "train")
-main()
+runpy.run_module("rdvla", run_name="__main__")

@@ -93,7 +93,7 @@ def open_split(config: TrainConfig, origin: Origin, decoding: Decoding | None) -
         config.data.root,
         chunk_size=origin.network(config, vocab_size=config.model.vocab_size).head.chunk_size,
         cameras=config.data.cameras,
-        transform=FrameTransform(str(stored), stored.shrink),
+        transform=FrameTransform(stored.name, stored.shrink),
         sampling=config.data.sampling,
         state_key=config.data.state,
         action_key=config.data.action,

@@ -9,13 +9,31 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rdvla.envs import find_suite
-from rdvla.eval.protocol import EvalConfig
+from rdvla.envs.fit import require_fit
+from rdvla.eval.protocol import EvalConfig, select_tasks
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.runner import Resources, evaluate
 from rdvla.policies.sources import LoadOptions, choose_policy
+from rdvla.policy import PolicyMetadata
 from rdvla.report.training import write_training_report
 from rdvla.train.config import TrainConfig
 from rdvla.train.loop import Watcher
+
+
+def check_evaluation(config: TrainConfig) -> None:
+    """Make sure that the episodes a run is to play can be played, before its first step.
+
+    Raises:
+        ConfigError: an unknown suite or task, or cameras or a gripper convention that the suite does not have.
+    """
+    wanted = config.evaluation
+    for name in wanted.suites if wanted is not None else ():
+        suite = find_suite(name)
+        select_tasks(suite.tasks(), wanted.task_ids if wanted is not None else None)
+        robot, head = suite.embodiment, config.model.head
+        sizes = (head.state_dim or robot.state_dim, head.action_dim or robot.action_dim)
+        planned = PolicyMetadata("in training", tuple(config.data.cameras), *sizes, 1, {"gripper": config.data.gripper})
+        require_fit(planned, suite)
 
 
 class Screen(Watcher):
