@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,6 +22,8 @@ class Config(BaseModel):
     """Base of every configuration: frozen, no unknown keys, types checked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    described_by: ClassVar[type[BaseModel] | None] = None
+    """Whose docstring says what the fields mean, if not this class's."""
 
     @classmethod
     def build(cls, values: Mapping[str, Any], *, source: str = "configuration") -> Self:
@@ -84,7 +86,8 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 def _attributes(config: type[BaseModel]) -> dict[str, str]:
     """Return name -> sentence from the `Attributes:` of a class's docstring."""
-    lines = (inspect.getdoc(config) or "").partition("Attributes:\n")[2].splitlines()
+    documented = getattr(config, "described_by", None) or config
+    lines = (inspect.getdoc(documented) or "").partition("Attributes:\n")[2].splitlines()
     found: dict[str, str] = {}
     name = ""
     for line in lines:

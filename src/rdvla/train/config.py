@@ -1,9 +1,10 @@
 """Everything a training run can be told."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    BaseModel,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -19,6 +20,7 @@ from rdvla.data.episodes import Sampling, Timestamps
 from rdvla.data.images import ImagePath
 from rdvla.data.lerobot_meta import STANDARD_CAMERAS
 from rdvla.errors import ConfigError, suggest
+from rdvla.model.config import HeadConfig
 from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule
 from rdvla.train.presets import IMAGE_PATHS, LAYERS
 
@@ -78,6 +80,7 @@ class HeadOverrides(Config):
     The dataset decides `action_dim` and `state_dim`; given here, they must agree with it.
     """
 
+    described_by: ClassVar[type[BaseModel] | None] = HeadConfig
     hidden_dim: PositiveInt | None = None
     num_heads: PositiveInt | None = None
     prelude_layers: tuple[int, ...] | None = None
