@@ -89,15 +89,16 @@ def _attributes(config: type[BaseModel]) -> dict[str, str]:
     documented = getattr(config, "described_by", None) or config
     lines = (inspect.getdoc(documented) or "").partition("Attributes:\n")[2].splitlines()
     found: dict[str, str] = {}
-    name = ""
+    names: list[str] = []
     for line in lines:
-        match = re.match(r"    (\w+): (.*)", line)
+        match = re.match(r"    (\w+(?:, \w+)*): (.*)", line)
         if match:
-            name, found[match[1]] = match[1], match[2]
-        elif name and line.startswith("        "):
-            found[name] += f" {line.strip()}"
+            names = match[1].split(", ")
+            found |= dict.fromkeys(names, match[2])
+        elif line.startswith("        "):
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
         else:
-            name = ""
+            names = []
     return found
 
 

@@ -37,6 +37,8 @@ class HeadConfig(Config):
         coda_cross_attention: Coda blocks attend to the conditioning (published); False is an ablation in which
             the Coda sees nothing but the scratchpad.
         init_std: deviation of the initial scratchpad and of the action queries.
+        rms_norm_eps: added to the mean square in every norm.
+        rope_base: of the rotary position embedding.
     """
 
     hidden_dim: PositiveInt = 896
