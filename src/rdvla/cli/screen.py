@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rdvla.envs import find_suite
 from rdvla.envs.fit import require_fit
-from rdvla.eval.protocol import EvalConfig, select_tasks
+from rdvla.eval.protocol import EvalConfig, check_init_states
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.runner import Resources, evaluate
 from rdvla.policies.sources import LoadOptions, choose_policy
@@ -24,12 +24,15 @@ def check_evaluation(config: TrainConfig) -> None:
     """Make sure that the episodes a run is to play can be played, before its first step.
 
     Raises:
-        ConfigError: an unknown suite or task, or cameras or a gripper convention that the suite does not have.
+        ConfigError: an unknown suite or task, more episodes than it has initial states, or cameras or a gripper
+            convention that the suite does not have.
     """
     wanted = config.evaluation
-    for name in wanted.suites if wanted is not None else ():
-        suite = find_suite(name)
-        select_tasks(suite.tasks(), wanted.task_ids if wanted is not None else None)
+    if wanted is None:
+        return
+    for suite in map(find_suite, wanted.suites):
+        asked = f"evaluation.episodes is {wanted.episodes}"
+        check_init_states(suite, wanted.task_ids, range(wanted.episodes), asked)
         robot, head = suite.embodiment, config.model.head
         sizes = (head.state_dim or robot.state_dim, head.action_dim or robot.action_dim)
         planned = PolicyMetadata("in training", tuple(config.data.cameras), *sizes, 1, {"gripper": config.data.gripper})
@@ -93,6 +96,16 @@ class Screen(Watcher):
         report = self._config.output / "report.html"
         write_training_report(self._config.output, report)
         self._console.print(f"policy: {policy}\nreport: {report}", soft_wrap=True)
+
+    def will_evaluate(self, policy: PolicyMetadata) -> None:
+        """Make sure that such policies, whose sizes the dataset has decided, fit the run's suites.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        wanted = self._config.evaluation
+        for name in wanted.suites if wanted is not None else ():
+            require_fit(policy, find_suite(name))
 
     def evaluate(self, policy: Path, output: Path) -> Mapping[str, float]:
         """Play the run's episodes; returns success rates in all and by suite, and what an adaptive rule iterates."""

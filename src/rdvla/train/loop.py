@@ -14,6 +14,7 @@ from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.errors import ConfigError, TrainingError
 from rdvla.files import owned_folder
 from rdvla.policies.io import PolicyIO
+from rdvla.policy import PolicyMetadata
 from rdvla.train.batches import TrainBatch, collate, training_batches
 from rdvla.train.config import TrainConfig
 from rdvla.train.distributed import Ranks
@@ -42,6 +43,14 @@ class Watcher:
 
     def warned(self, message: str) -> None:
         """Something is not as it should be, but training goes on."""
+
+    def will_evaluate(self, policy: PolicyMetadata) -> None:
+        """The run's evaluation will be played with such policies; called before the first step.
+
+        Raises:
+            ConfigError: that will not be possible.
+        """
+        raise ConfigError(f"evaluation: nothing here can play '{policy.name}'; run it by 'rdvla train'.")
 
     def evaluate(self, policy: Path, output: Path) -> Mapping[str, float]:
         """Play the run's evaluation with a saved policy; return what to log.
@@ -91,6 +100,12 @@ class _Run:
             ranks.wait()
         checkpoint = new_checkpoint(config, self._split, origin)
         self._io = PolicyIO.of(checkpoint, config.data.name)
+        if config.evaluation is not None and ranks.is_first:
+            head, extra = checkpoint.model.config.head, {"gripper": checkpoint.actions.gripper}
+            cameras = checkpoint.model.config.cameras
+            watcher.will_evaluate(
+                PolicyMetadata(config.data.name, cameras, head.state_dim, head.action_dim, head.chunk_size, extra)
+            )
         self._learner = Learner(config, checkpoint, ranks=ranks, site=site)
         if ranks.is_first:
             self._folder.begin()
