@@ -124,7 +124,10 @@ def test_the_report_of_a_folder_without_steps(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(RecordError, match="no training step yet"):
         write_training_report(tmp_path, tmp_path / "page.html")
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "lo')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "lo')  # still being written
+    with pytest.raises(RecordError, match="no training step yet"):
+        write_training_report(tmp_path, tmp_path / "page.html")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "lo\n')
     with pytest.raises(RecordError, match="damaged"):
         write_training_report(tmp_path, tmp_path / "page.html")
 
