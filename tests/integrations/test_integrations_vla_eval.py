@@ -198,6 +198,7 @@ def test_configs_name_what_exists():
 
 @pytest.mark.sim
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of its LIBERO, in our process
 def test_libero_without_docker(tmp_path):
     """One task and state that the shipped policy solves, in vla-eval's own LIBERO benchmark in this process."""
     server = RDVLAModelServer(SHIPPED, depth=4, horizon="4")
