@@ -30,7 +30,7 @@ def test_options_of_a_checkpoint_need_one(tmp_path):
 
 
 def test_a_take_over_says_how_the_policy_computes(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"format": "rdvla"}')
     factory, name = _choose_expert(str(tmp_path), 7, LoadOptions(statistics="a", device="cpu"))
     assert name.endswith("(statistics=a), after 0 to 7 steps")
     assert factory.keywords["max_policy_steps"] == 7
