@@ -244,7 +244,7 @@ def test_a_bare_machine(tmp_path):
     log = Path("/tmp/robosuite.log")
     log_before = log.stat().st_mtime if log.exists() else None
     code = """
-        from rdvla.envs import make_env
+        from rdvla.envs import InitState, make_env
         env = make_env("libero_object", 3)
         env.reset(InitState(0))
         env.observe()

@@ -28,7 +28,7 @@ def call(*arguments):
 
 @pytest.fixture
 def oracle(monkeypatch):
-    monkeypatch.setattr(command, "choose_policy", lambda *_: ("oracle", "", ToyOracle))
+    monkeypatch.setattr(command, "choose_policy", lambda *_, **__: ("oracle", "", ToyOracle))
 
 
 @pytest.mark.usefixtures("oracle")
@@ -56,7 +56,7 @@ def test_toy_suite_from_evaluation_to_report(tmp_path):
 
 
 def test_strategies_and_delays_are_rules_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "choose_policy", lambda *_: ("reacher", "", ToyReacher))
+    monkeypatch.setattr(command, "choose_policy", lambda *_, **__: ("reacher", "", ToyReacher))
     base = ["eval", "--suite", "toy", "--task-ids", "0", "--episodes", 2, "--output"]
     assert call(*base, tmp_path / "plain").exit_code == 0
     arguments = [*base, tmp_path / "all", "--strategy", "synchronous,background:4,ensembling:2", "--delay", "0,3"]
@@ -87,7 +87,7 @@ def test_strategies_and_delays_are_rules_of_their_own(tmp_path, monkeypatch):
 
 
 def test_a_delay_that_outlasts_every_chunk_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "choose_policy", lambda *_: ("reacher", "", ToyReacher))
+    monkeypatch.setattr(command, "choose_policy", lambda *_, **__: ("reacher", "", ToyReacher))
     arguments = ["--suite", "toy", "--task-ids", "0", "--episodes", 1, "--output", tmp_path / "out"]
     with pytest.raises(ConfigError, match="only the strategy 'synchronous'"):
         call("eval", *arguments, "--strategy", "ensembling", "--delay", 8)

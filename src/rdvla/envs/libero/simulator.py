@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from rdvla.errors import MissingExtraError, SimulatorError
+from rdvla.errors import MissingExtraError, SimulatorError, StorageError
 from rdvla.files import user_cache, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,12 @@ def _provide_config(benchmark_root: Path) -> None:
         "datasets": str(benchmark_root.parent / "datasets"),
         "assets": str(benchmark_root / "assets"),
     }
-    write_atomically(folder / "config.yaml", yaml.safe_dump(paths))
+    try:
+        write_atomically(folder / "config.yaml", yaml.safe_dump(paths))
+    except StorageError as error:
+        raise SimulatorError(
+            f"{error} LIBERO keeps its configuration there; XDG_CACHE_HOME names another folder."
+        ) from error
     os.environ["LIBERO_CONFIG_PATH"] = str(folder)
 
 
