@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rdvla.cli.options import with_options
+from rdvla.cli.options import SimulatorOptions, with_options
 from rdvla.cli.parsing import parse_indices, parse_names
 from rdvla.cli.pools import PoolOptions
 from rdvla.envs import find_suite
@@ -52,12 +52,14 @@ def collect(
     *,
     loading: LoadOptions,
     where: PoolOptions,
+    simulator: SimulatorOptions,
 ) -> None:
     """Record demonstrations of scripted experts as a LeRobotDataset v3.0.
 
     Failed episodes are dropped and counted. The same command again continues where it stopped, even after a kill. How a
     checkpoint computes (`--device`, `--statistics`, ...) belongs to `--take-over-from`.
     """
+    simulator.apply()
     from rdvla.collect.collection import CollectConfig
     from rdvla.collect.collection import collect as run_collection
 

@@ -6,18 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdvla.cli.options import SimulatorOptions, with_options
+
 if TYPE_CHECKING:
     from rdvla.doctor.checks import Check
 
 _MARKS = {"pass": "pass", "warn": "WARN", "fail": "FAIL", "skip": "skip"}
 
 
+@with_options
 def doctor_command(
     golden: Annotated[
         Path | None, typer.Option(help="Run every case of a directory of recorded reference values, and only those.")
     ] = None,
     rendering: Annotated[bool, typer.Option(help="Render LIBERO scenes (half a minute to two minutes).")] = True,
     json: Annotated[Path | None, typer.Option(help="Also write every check to this file.")] = None,
+    *,
+    simulator: SimulatorOptions,
 ) -> None:
     """Check the environment, the rendering and the arithmetic; exit code 1 if anything failed.
 
@@ -27,6 +32,7 @@ def doctor_command(
     from rdvla.doctor.golden import to_json
     from rdvla.files import write_atomically
 
+    simulator.apply()
     checks: list[Check] = []
     for case in _cases(golden, rendering=rendering):
         for check in case:

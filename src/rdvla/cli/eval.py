@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rdvla.cli.options import StopOptions, parse_budgets, with_options
+from rdvla.cli.options import SimulatorOptions, StopOptions, parse_budgets, with_options
 from rdvla.cli.parsing import choose_starts, parse_indices, parse_names
 from rdvla.cli.pools import PoolOptions
 from rdvla.envs import find_suite
@@ -73,12 +73,14 @@ def eval_command(
     stopping: StopOptions,
     loading: LoadOptions,
     where: PoolOptions,
+    simulator: SimulatorOptions,
 ) -> None:
     """Evaluate a policy: success rates with 95 % intervals, one line per episode in OUTPUT/episodes.jsonl.
 
     The same command again continues where it stopped. `--depth`, `--stop` and `--budget-ms` may be combined: every
     rule plays the same initial states with the same seeds.
     """
+    simulator.apply()
     disturbed = _disturb(policy) if noise else None
     name, digest, policy_factory = choose_policy(checkpoint, policy, loading, elsewhere=where.on_other_machines)
     stops, budgets = stopping.rules(), parse_budgets(budget_ms)

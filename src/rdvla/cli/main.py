@@ -14,6 +14,7 @@ from rdvla.cli.eval import eval_command
 from rdvla.cli.play import play_command
 from rdvla.cli.report import report_command
 from rdvla.cli.serve import serve_command
+from rdvla.cli.setup import setup_app
 from rdvla.cli.train import train_command
 from rdvla.errors import RDVLAError
 
@@ -39,6 +40,7 @@ app.command("serve")(serve_command)
 app.command("play")(play_command)
 app.command("convert")(convert_command)
 app.command("doctor")(doctor_command)
+app.add_typer(setup_app, name="setup")
 app.add_typer(bench_app, name="bench")
 
 

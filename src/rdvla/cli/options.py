@@ -9,8 +9,10 @@ Python) their fields are options of the command itself:
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
@@ -109,6 +111,21 @@ class StopOptions:
         if self.delta is None:
             return chosen
         return [replace(chosen[0], threshold=_number(part, "delta")) for part in self.delta.split(",")]
+
+
+@dataclass(frozen=True)
+class SimulatorOptions:
+    """Where simulators find what no package brings."""
+
+    calvin_data: Annotated[
+        Path | None,
+        "CALVIN's data files, see `rdvla setup calvin` [default: RDVLA_CALVIN_DATA, else the user's cache].",
+    ] = None
+
+    def apply(self) -> None:
+        """Tell this process, and those it starts."""
+        if self.calvin_data is not None:
+            os.environ["RDVLA_CALVIN_DATA"] = str(self.calvin_data.expanduser().absolute())
 
 
 def parse_budgets(text: str | None) -> tuple[float | None, ...]:

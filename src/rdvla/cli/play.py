@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rdvla.cli.options import StopOptions, with_options
+from rdvla.cli.options import SimulatorOptions, StopOptions, with_options
 from rdvla.cli.parsing import parse_indices
 from rdvla.cli.serve import THREADS_HELP, limit_threads
 from rdvla.errors import ConfigError
@@ -32,8 +32,10 @@ def play_command(
     *,
     stopping: StopOptions,
     loading: LoadOptions,
+    simulator: SimulatorOptions,
 ) -> None:
     """Play a task again and again and show it live at http://127.0.0.1:PORT."""
+    simulator.apply()
     from rdvla.envs import InitState, find_suite
     from rdvla.envs.fit import require_fit
     from rdvla.eval.protocol import check_init_states

@@ -3,7 +3,8 @@
 - `head/NAME.{weights,io,grads}.safetensors` + `NAME.json`: any number of cases of any sizes, and the facts about the
   full size (`real_layout.json`, `real_init_statistics.json`, `sampler.json`);
 - `vlm/golden.{safetensors,json}` with a tiny checkpoint directory beside them, `tokens.json`, `real_layout.json`;
-- `image/*.npz`; `data/golden_data.npz` with its statistics and factors.
+- `image/*.npz`; `data/golden_data.npz` with its statistics and factors;
+- of CALVIN: `rollouts/NAME.npz` + `NAME.json` (and `NAME.egl.npz`), `oracle_states.json`, `chains.json`.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 from rdvla.checkpoints.tensors import read_json
 from rdvla.doctor.checks import Check, guarded, summary
+from rdvla.doctor.golden_calvin import find_calvin_cases
 from rdvla.doctor.golden_head import check_head, find_head_cases
 from rdvla.doctor.golden_head_facts import check_initialisation, check_layout, check_sampler
 from rdvla.doctor.golden_image import check_data, check_images
@@ -36,8 +38,12 @@ def run_golden(directory: Path) -> Iterator[list[Check]]:
     cases = [*_head(directory / "head"), *_vlm(directory / "vlm"), *_images(directory / "image")]
     if (directory / "data" / "golden_data.npz").is_file():
         cases.append(("data", partial(check_data, directory / "data")))
+    cases += find_calvin_cases(directory)
     if not cases:
-        raise ConfigError(f"'{directory}' has none of head/, vlm/, image/ and data/ with reference values in it.")
+        raise ConfigError(
+            f"'{directory}' has none of head/, vlm/, image/, data/ and (of CALVIN) rollouts/, oracle_states.json and "
+            "chains.json with reference values in it."
+        )
     for name, run in cases:
         yield guarded(name, run)
 

@@ -16,6 +16,7 @@ GROUP = "rdvla.envs"
 FAMILIES: Mapping[str, str] = {
     "toy": "rdvla.envs.toy:suites",
     "libero": "rdvla.envs.libero.suites:suites",
+    "calvin": "rdvla.envs.calvin.suites:suites",
 }
 """Family -> where its suites are."""
 

@@ -1,0 +1,1 @@
+"""The CALVIN play table on pybullet: the published simulator's numbers, rendering on demand."""

@@ -1,0 +1,73 @@
+"""Fetches the play table's data files from the public repository, each of them whole and genuine."""
+
+import hashlib
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rdvla.envs.calvin.assets import VARIABLE, is_genuine, manifest
+from rdvla.errors import ConfigError
+from rdvla.files import write_atomically
+
+_TIMEOUT_S = 30
+_AT_ONCE = 8
+
+
+def default_source() -> str:
+    """Return where the pinned revision is: a web address to which a file's path is appended."""
+    return f"https://raw.githubusercontent.com/{manifest().repository}/{manifest().revision}"
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Return the files of the manifest that are not in `folder`, or not as published."""
+    return [path for path in manifest().files if not is_genuine(folder, path)]
+
+
+def download(folder: Path, *, source: str, on_file: Callable[[str], None]) -> None:
+    """Fetch what `missing_files` names. What has arrived stays, so that a repeated call continues.
+
+    Args:
+        folder: where `conf/` and `data/` shall be.
+        source: see `default_source`.
+        on_file: told the path of every file that has arrived.
+
+    Raises:
+        ConfigError: a file cannot be fetched, or is not the published one; the message says what to do.
+        StorageError: the disk refuses.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        tasks = {path: pool.submit(_fetch, source, path) for path in missing_files(folder)}
+        try:
+            for path, task in tasks.items():
+                write_atomically(folder / path, task.result())
+                on_file(path)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fetch(source: str, path: str) -> bytes:
+    address = f"{source.rstrip('/')}/{urllib.parse.quote(path)}"
+    size, digest = manifest().files[path]
+    try:
+        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as response:
+            content: bytes = response.read(size + 1)
+    except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors
+        reason = getattr(error, "reason", error)
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        raise ConfigError(f"'{address}' could not be fetched ({reason}). {_without_internet()}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ConfigError(f"'{address}' is not the published file (checksum). {_without_internet()}")
+    return content
+
+
+def _without_internet() -> str:
+    pinned = manifest()
+    return (
+        f"Repeat the command to continue. Without internet: on another machine, `git clone "
+        f"https://github.com/{pinned.repository}` and `git checkout {pinned.revision[:7]}`, copy its folders conf/ and "
+        f"data/ here, and name the folder that holds them with --calvin-data or {VARIABLE}."
+    )

@@ -1,0 +1,60 @@
+"""CALVIN's suites: chains of five tasks in the scenes A to D. Listing them needs neither pybullet nor data files."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rdvla.embodiment import CALVIN
+from rdvla.envs.base import Suite, TaskSpec
+from rdvla.envs.calvin.assets import SCENES
+from rdvla.envs.calvin.chains import CHAIN_LENGTH, NUM_CHAINS
+from rdvla.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rdvla.envs.calvin.env import CalvinEnv
+
+STAGE_STEPS = {"official": 360, "released": 800}
+"""Protocol -> control steps allowed for each task of a chain."""
+
+
+class CalvinSuite(Suite):
+    """The chains in one scene; the benchmark evaluates in D."""
+
+    protocols = tuple(STAGE_STEPS)
+    embodiment = CALVIN
+    num_stages = CHAIN_LENGTH
+
+    def tasks(self) -> Sequence[TaskSpec]:
+        """Return the one task there is: a chain."""
+        steps = CHAIN_LENGTH * self._stage_steps
+        return [TaskSpec(self.name, 0, "chain", "five tasks, one after the other", steps)]
+
+    def num_init_states(self, task_id: int) -> int:
+        """Return how many evaluation chains there are.
+
+        Raises:
+            ConfigError: no such task.
+        """
+        self._require(task_id)
+        return NUM_CHAINS
+
+    def make_env(self, task_id: int, *, camera_size: int | None = None) -> "CalvinEnv":
+        """Prepare the scene; every episode starts a simulation of its own."""
+        from rdvla.envs.calvin.env import CalvinEnv
+
+        self._require(task_id)
+        scene = self.name[-1].upper()
+        return CalvinEnv(self.tasks()[0], scene, self._stage_steps, camera_size=camera_size)
+
+    @property
+    def _stage_steps(self) -> int:
+        return STAGE_STEPS[self.protocol]
+
+    def _require(self, task_id: int) -> None:
+        if isinstance(task_id, bool) or task_id != 0:
+            raise ConfigError(f"task_id = {task_id!r}: suite '{self.name}' has one task, 0: the chains.")
+
+
+def suites() -> Mapping[str, Suite]:
+    """Return the suites by name, `calvin_a` to `calvin_d`."""
+    names = [f"calvin_{scene.lower()}" for scene in SCENES]
+    return {name: CalvinSuite(name, CalvinSuite.protocols[0]) for name in names}

@@ -1,0 +1,173 @@
+"""CALVIN through the protocol that every environment has."""
+
+import numpy as np
+import pytest
+
+from calvin_files import ASSETS, load_recording, needs_calvin
+from rdvla.embodiment import CALVIN
+from rdvla.envs import InitState, Seed, find_suite, list_tasks, make_env, num_init_states
+from rdvla.envs.calvin import bullet
+from rdvla.envs.calvin.assets import manifest
+from rdvla.envs.calvin.chains import evaluation_chain
+from rdvla.envs.calvin.sentences import SENTENCES
+from rdvla.envs.episode import play
+from rdvla.errors import ConfigError, MissingExtraError, SimulatorError
+
+WAIT = CALVIN.stand_still(None)
+
+
+class TestSuites:
+    def test_one_task_and_a_thousand_starts_each(self):
+        for name in ("calvin_a", "calvin_b", "calvin_c", "calvin_d"):
+            (task,) = list_tasks(name)
+            assert (task.suite, task.task_id, task.max_steps) == (name, 0, 5 * 360)
+            assert num_init_states(name, 0) == 1000
+        with pytest.raises(ConfigError, match="one task, 0"):
+            num_init_states("calvin_d", 1)
+
+    def test_protocols(self):
+        assert find_suite("calvin_d").protocol == "official"
+        assert find_suite("calvin_d", "released").tasks()[0].max_steps == 5 * 800
+        with pytest.raises(ConfigError, match="Did you mean 'official'"):
+            find_suite("calvin_d", "oficial")
+
+    def test_without_data_files_it_is_said_what_to_do(self, monkeypatch, tmp_path):
+        pytest.importorskip("pybullet")
+        monkeypatch.setenv("RDVLA_CALVIN_DATA", str(tmp_path))
+        with pytest.raises(ConfigError, match=r"\(RDVLA_CALVIN_DATA\).*rdvla setup calvin"):
+            make_env("calvin_d", 0)
+
+    def test_without_pybullet(self, monkeypatch):
+        def missing():
+            raise MissingExtraError("pybullet", "calvin")
+
+        monkeypatch.setattr("rdvla.envs.calvin.env.import_pybullet", missing)
+        with pytest.raises(MissingExtraError, match=r"rdvla\[calvin\]"):
+            make_env("calvin_d", 0)
+
+
+@pytest.mark.sim
+@needs_calvin
+class TestEnv:
+    @pytest.fixture(autouse=True)
+    def data(self, monkeypatch):
+        monkeypatch.setenv("RDVLA_CALVIN_DATA", str(ASSETS))
+        monkeypatch.setenv(bullet.VARIABLE, "tiny")
+
+    @pytest.fixture
+    def env(self):
+        with make_env("calvin_d", 0) as env:
+            yield env
+
+    def test_an_evaluation_chain(self, env):
+        env.reset(InitState(2))
+        chain = evaluation_chain(2)
+        assert [stage.name for stage in env.stages] == list(chain.tasks)
+        assert [stage.instruction for stage in env.stages] == [SENTENCES[task][0] for task in chain.tasks]
+        assert {stage.max_steps for stage in env.stages} == {360}
+        seen = env.observe()
+        assert {name: image.shape for name, image in seen.images.items()} == {
+            "primary": (200, 200, 3),
+            "wrist": (84, 84, 3),
+        }
+        assert seen.instruction == "lift the pink block from the sliding cabinet"
+        obs = env.simulation.robot_obs()
+        np.testing.assert_array_equal(seen.state, np.array([*obs[:7], obs[-1]], np.float32))
+        assert env.frame("wrist").std() > 5
+
+    def test_an_episode_depends_on_its_start_alone(self, env):
+        def run(start):
+            states = []
+            for turn in play(env, start):
+                turn.execute(np.array([0.3, -0.5, -1, 0, 0, 0.2, -1 if turn.step % 7 else 1], np.float32))
+                states.append(np.concatenate([env.simulation.robot_obs(), env.simulation.scene_obs()]))
+                if turn.step == 15:
+                    break
+            return states
+
+        first = run(InitState(5))
+        run(Seed(3))
+        np.testing.assert_array_equal(run(InitState(5)), first)
+
+    def test_looking_does_not_change_what_happens(self, env):
+        results = []
+        for looks in (False, True):
+            env.reset(Seed(1))
+            for _ in range(6):
+                env.step(np.array([0.3, -0.5, -1, 0, 0, 0.2, 1], np.float32))
+                if looks:
+                    env.observe()
+            results.append(env.simulation.robot_obs())
+        np.testing.assert_array_equal(*results)
+
+    def test_a_seed_gives_a_chain_with_sentences_of_several(self, env):
+        env.reset(Seed(11))
+        for stage in env.stages:
+            assert stage.instruction in SENTENCES[stage.name]
+        spoken = []
+        for seed in range(4):
+            env.reset(Seed(seed))
+            spoken += [stage.instruction != SENTENCES[stage.name][0] for stage in env.stages]
+        assert any(spoken)
+        with pytest.raises(ConfigError, match="seed = -1"):
+            env.reset(Seed(-1))
+
+    def test_stages_are_judged_from_their_own_start(self, env):
+        """The chain of the recording would be "led off, then something else"; the second stage starts unsolved."""
+        arrays, _ = load_recording("D_lights")
+        env.reset(InitState(1))  # its first task: turn_off_led
+        env.simulation.reset(arrays["init_robot_obs"], arrays["init_scene_obs"])
+        solved = [env.step(action) for action in arrays["actions"][:25]]
+        assert solved == [False] * 20 + [True] + [False] * 4
+        assert env.stage_index == 1
+        assert not env.stage_start.lights["led"]
+        assert env.observe().instruction == env.stages[1].instruction
+
+    def test_a_stage_that_is_not_solved_ends_the_episode(self):
+        with make_env("calvin_d", 0) as env:
+            env._stage_steps = 4
+            turns = []
+            for turn in play(env, InitState(0)):
+                turn.execute(WAIT)
+                turns.append(turn)
+        assert [turn.stage_index for turn in turns] == [0] * 4
+
+    def test_after_the_last_stage_nothing_is_solved_any_more(self, env):
+        env.reset(InitState(0))
+        env._stage_index = 5
+        assert env.step(WAIT) is False
+        assert env.observe().instruction == env.stages[-1].instruction
+
+    def test_absolute_actions(self, env):
+        env.reset(InitState(0))
+        obs = env.simulation.robot_obs()
+        assert env.step_to(obs[:3] + np.array([0, 0, 0.01]), obs[3:6], -1) is False
+        assert env.state()[-1] == -1
+
+    def test_sizes_of_pictures(self):
+        with make_env("calvin_a", 0, camera_size=48) as env:
+            assert dict(env.embodiment.cameras) == {"primary": (48, 48), "wrist": (48, 48)}
+            env.reset(Seed(0))
+            assert {image.shape for image in env.observe().images.values()} == {(48, 48, 3)}
+        with pytest.raises(ConfigError, match="camera_size = 0"):
+            make_env("calvin_a", 0, camera_size=0)
+
+    def test_versions(self, env):
+        versions = env.versions()
+        assert versions["calvin_data"] == manifest().revision
+        assert versions["renderer"] == "tiny"
+        assert versions["pybullet"].count(".") == 2
+
+    def test_misuse(self, env):
+        for call in (env.state, env.observe, lambda: env.step(WAIT), lambda: env.stage_start):
+            with pytest.raises(SimulatorError, match="call reset first"):
+                call()
+        env.reset(InitState(0))
+        with pytest.raises(ConfigError, match="unknown camera 'front'"):
+            env.frame("front")
+        with pytest.raises(ConfigError, match="gripper"):
+            env.step(np.zeros(7, np.float32))
+        env.close()
+        env.close()
+        with pytest.raises(SimulatorError, match="call reset first"):
+            env.step(WAIT)
