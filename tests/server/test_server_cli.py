@@ -108,7 +108,7 @@ typer.run(serve_command)
 def checkpoint(tmp_path: Path) -> Path:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"format": "rdvla"}')
     return folder
 
 

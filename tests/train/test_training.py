@@ -15,6 +15,7 @@ from rdvla.config import apply_overrides
 from rdvla.errors import CheckpointError, ConfigError, DatasetError, TrainingError
 from rdvla.policies.io import PolicyIO
 from rdvla.policies.network import load_policy
+from rdvla.policy import Ask
 from rdvla.train.batches import sample_indices, training_batches
 from rdvla.train.config import OptimizerConfig, TrainConfig
 from rdvla.train.loop import Watcher, train
@@ -66,7 +67,7 @@ def test_the_trained_policy_acts(dataset, tmp_path):
     policy = load_policy(run(dataset, tmp_path / "run", max_steps=2))
     rng = np.random.default_rng(0)
     images = {name: rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for name in IMAGE}
-    chunk = policy.infer(Observation(images, np.zeros(8, np.float32), "pick up the red block"), seed=0)
+    chunk = policy.infer(Observation(images, np.zeros(8, np.float32), "pick up the red block"), Ask(seed=0))
     assert chunk.actions.shape == (8, 7)
     assert set(np.unique(chunk.actions[:, 6])) <= {-1.0, 1.0}
 

@@ -77,8 +77,8 @@ def test_a_full_disk_is_said_by_every_process(dataset, tmp_path):
     crew = Crew(tmp_path, small(dataset, tmp_path / "run"), count=2, largest_file=10_000)
     assert crew.wait() == [2, 2]
     writer, other = (error.read_text() for error in crew.errors)
-    assert writer.startswith("StorageError")
-    assert "Nothing was left half-written" in writer
+    assert writer.startswith("StorageError: cannot write '")
+    assert "File too large" in writer
     assert other.startswith("PeerError: process 1 stops: process 0: could not write")
     assert not list((tmp_path / "run" / "checkpoints").iterdir()), "half a checkpoint was left"
 
