@@ -7,8 +7,9 @@ from typer.testing import CliRunner
 
 import checkpoint_fakes as fakes
 from rdvla.checkpoints import load, save_native
-from rdvla.checkpoints.lerobot import camera_key, is_lerobot, save_lerobot
+from rdvla.checkpoints.lerobot import is_lerobot, save_lerobot
 from rdvla.cli.main import app
+from rdvla.data.lerobot_meta import camera_key
 from rdvla.errors import CheckpointError, StorageError
 
 

@@ -15,22 +15,16 @@ from torch import Tensor
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.native import CONFIG, WEIGHTS, read_description, stored_tensors, write_description
 from rdvla.checkpoints.tensors import read_json, read_safetensors, write_safetensors
+from rdvla.data.lerobot_meta import camera_key
 from rdvla.errors import CheckpointError
 from rdvla.files import replacing_folder, write_json
 
 TYPE = "rdvla"
 DESCRIPTION = "rdvla"
 PREFIX = "model."
-CAMERA_KEYS: Mapping[str, str] = {"primary": "observation.images.image", "wrist": "observation.images.image2"}
-"""Our camera -> LeRobot's key, as LIBERO's datasets and environment name them; others are `observation.images.NAME`."""
 
 _IDENTITY = {"VISUAL": "IDENTITY", "STATE": "IDENTITY", "ACTION": "IDENTITY"}
 _IMAGE_SIDE = 256  # what LIBERO's environment and datasets deliver; the policy takes any size
-
-
-def camera_key(camera: str) -> str:
-    """Return LeRobot's key of one of our cameras."""
-    return CAMERA_KEYS.get(camera, f"observation.images.{camera}")
 
 
 def is_lerobot(directory: Path) -> bool:

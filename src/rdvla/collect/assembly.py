@@ -7,18 +7,15 @@ from typing import Any, Literal
 from rdvla.collect.recording import Attempt, Demonstration
 from rdvla.collect.staging import Staging
 from rdvla.data.lerobot_meta import (
+    ACTION_KEY,
     FRESH_KEY,
-    STANDARD_CAMERAS,
+    STATE_KEY,
     Feature,
-    camera_feature,
-    vector_feature,
+    camera_key,
+    demonstration_features,
 )
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 from rdvla.embodiment import Embodiment
-
-STATE_KEY = "observation.state"
-ACTION_KEY = "action"
-
 
 Storage = Literal["video", "image"]
 
@@ -68,22 +65,10 @@ def assemble(
     return episodes
 
 
-def camera_key(camera: str) -> str:
-    """Return the feature key of a camera: `primary` and `wrist` under LIBERO's usual keys."""
-    return STANDARD_CAMERAS.get(camera, f"observation.images.{camera}")
-
-
 def _features(demonstration: Demonstration, robot: Embodiment, storage: Storage) -> dict[str, Feature]:
-    cameras = {
-        camera_key(name): camera_feature(images[0].shape[0], images[0].shape[1], storage)
-        for name, images in demonstration.decoded_images().items()
-    }
-    return {
-        **cameras,
-        STATE_KEY: vector_feature(list(robot.state_names)),
-        ACTION_KEY: vector_feature(list(robot.action_names)),
-        FRESH_KEY: Feature("bool", (1,)),
-    }
+    sizes = {camera_key(name): images[0].shape for name, images in demonstration.decoded_images().items()}
+    features = demonstration_features(sizes, robot.state_names, robot.action_names, storage)
+    return {**features, FRESH_KEY: Feature("bool", (1,))}
 
 
 def _episode(demonstration: Demonstration) -> RecordedEpisode:

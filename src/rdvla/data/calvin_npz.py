@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.lerobot_meta import STANDARD_CAMERAS, Feature, camera_feature, vector_feature
+from rdvla.data.lerobot_meta import STANDARD_CAMERAS, Feature, demonstration_features
 from rdvla.data.lerobot_writer import RecordedEpisode
 from rdvla.embodiment import CALVIN
 from rdvla.errors import DatasetError
@@ -75,12 +75,9 @@ class CalvinRecordings:
         folder = sentences.parent.parent
         spans = _spans(sentences)
         images = _step(folder, spans[0][0])
-        features = {
-            key: camera_feature(images[name].shape[0], images[name].shape[1], "image") for key, name in _CAMERAS.items()
-        }
-        vectors = {"observation.state": CALVIN.state_names, "action": CALVIN.action_names}
-        names = {key: vector_feature(list(entries)) for key, entries in vectors.items()}
-        return cls(folder.resolve().parent.name, folder, spans, {**features, **names})
+        sizes = {key: images[name].shape for key, name in _CAMERAS.items()}
+        features = demonstration_features(sizes, CALVIN.state_names, CALVIN.action_names)
+        return cls(folder.resolve().parent.name, folder, spans, features)
 
     def __len__(self) -> int:
         """Number of annotations."""

@@ -1,7 +1,7 @@
 """LeRobotDataset v3.0: names, paths and `meta/info.json`, shared by the reader and the writer."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -39,6 +39,8 @@ INDEX_FEATURES: dict[str, str] = {
 
 STANDARD_CAMERAS = {"primary": "observation.images.image", "wrist": "observation.images.image2"}
 """Our camera names and the keys LIBERO datasets store them under."""
+
+STATE_KEY, ACTION_KEY = "observation.state", "action"
 
 _CHANNELS = (1, 3, 4)
 _CONVERT = "`rdvla dataset convert` takes v2.0 and v2.1"
@@ -85,6 +87,15 @@ class Feature:
         names = [str(name).lower() for name in self.names] if isinstance(self.names, list | tuple) else []
         return bool(names) and names[0].startswith("c")
 
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """Read the entry of `info.json`.
+
+        Raises:
+            KeyError, TypeError: it is malformed.
+        """
+        return cls(entry["dtype"], tuple(entry["shape"]), entry.get("names"), entry.get("info") or {})
+
     def to_json(self) -> dict[str, Any]:
         """Return the entry of `info.json`."""
         entry: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape), "names": self.names}
@@ -99,6 +110,30 @@ def vector_feature(names: list[str]) -> Feature:
 def camera_feature(height: int, width: int, dtype: Literal["image", "video"]) -> Feature:
     """Return an RGB camera feature, channels last."""
     return Feature(dtype, (height, width, 3), ["height", "width", "channels"])
+
+
+def camera_key(camera: str) -> str:
+    """Return the feature key of one of our cameras: `primary` and `wrist` under LIBERO's usual keys."""
+    return STANDARD_CAMERAS.get(camera, f"observation.images.{camera}")
+
+
+def demonstration_features(
+    image_sizes: Mapping[str, Sequence[int]],
+    state_names: Sequence[str],
+    action_names: Sequence[str],
+    dtype: Literal["image", "video"] = "image",
+) -> dict[str, Feature]:
+    """Return what every demonstration has: cameras, `observation.state` and `action`.
+
+    Args:
+        image_sizes: feature key of a camera -> height and width in pixels; what follows them is ignored.
+        state_names: of the state's entries.
+        action_names: of the action's entries.
+        dtype: how the images are stored.
+    """
+    cameras = {key: camera_feature(int(size[0]), int(size[1]), dtype) for key, size in image_sizes.items()}
+    vectors = {STATE_KEY: vector_feature(list(state_names)), ACTION_KEY: vector_feature(list(action_names))}
+    return {**cameras, **vectors}
 
 
 @dataclass(frozen=True)
@@ -170,10 +205,7 @@ class DatasetInfo:
 
     @classmethod
     def _parse(cls, document: Mapping[str, Any]) -> Self:
-        features = {
-            key: Feature(entry["dtype"], tuple(entry["shape"]), entry.get("names"), entry.get("info") or {})
-            for key, entry in document["features"].items()
-        }
+        features = {key: Feature.from_json(entry) for key, entry in document["features"].items()}
         fps = float(document["fps"])
         if not fps > 0:
             raise ValueError(f"fps = {fps}")

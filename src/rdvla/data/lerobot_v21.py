@@ -62,9 +62,7 @@ class LeRobotV21:
         info = _json(root / INFO_PATH)
         try:
             stored = {
-                key: Feature(entry["dtype"], tuple(entry["shape"]), entry.get("names"), entry.get("info") or {})
-                for key, entry in info["features"].items()
-                if key not in INDEX_FEATURES
+                key: Feature.from_json(entry) for key, entry in info["features"].items() if key not in INDEX_FEATURES
             }
             features = {key: _new_feature(key, feature) for key, feature in stored.items() if not feature.is_depth}
             source = cls(

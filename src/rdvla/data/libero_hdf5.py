@@ -13,12 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.lerobot_meta import (
-    STANDARD_CAMERAS,
-    Feature,
-    camera_feature,
-    vector_feature,
-)
+from rdvla.data.lerobot_meta import STANDARD_CAMERAS, Feature, demonstration_features
 from rdvla.data.lerobot_writer import RecordedEpisode
 from rdvla.embodiment import LIBERO
 from rdvla.errors import DatasetError, MissingExtraError
@@ -90,11 +85,7 @@ class LiberoDemonstrations:
         with _opened(files[0]) as file:
             first = _demonstrations(file)[0]
             shapes = {key: first["obs"][name].shape[1:3] for key, name in _CAMERAS.items()}
-        features = {
-            **{key: camera_feature(int(shape[0]), int(shape[1]), "image") for key, shape in shapes.items()},
-            "observation.state": vector_feature(list(LIBERO.state_names)),
-            "action": vector_feature(list(LIBERO.action_names)),
-        }
+        features = demonstration_features(shapes, LIBERO.state_names, LIBERO.action_names)
         return cls(root.name.removesuffix(SUFFIX), files, features)
 
     def __len__(self) -> int:

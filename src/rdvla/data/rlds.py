@@ -14,12 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data.images import decode_image
-from rdvla.data.lerobot_meta import (
-    STANDARD_CAMERAS,
-    Feature,
-    camera_feature,
-    vector_feature,
-)
+from rdvla.data.lerobot_meta import STANDARD_CAMERAS, Feature, demonstration_features
 from rdvla.data.lerobot_writer import RecordedEpisode
 from rdvla.data.tfrecord import Values, parse_example, read_records
 from rdvla.embodiment import CALVIN, LIBERO, Embodiment
@@ -141,11 +136,7 @@ class RldsDataset:
             name=str(info["name"]),
             fps=fps or layout.fps,
             robot_type=layout.robot_type,
-            features={
-                **{key: camera_feature(shape[0], shape[1], "image") for key, shape in shapes.items()},
-                "observation.state": vector_feature(list(layout.state_names)),
-                "action": vector_feature(list(layout.action_names)),
-            },
+            features=demonstration_features(shapes, layout.state_names, layout.action_names),
             shards=shards,
             shard_lengths=lengths,
             cameras=cameras,

@@ -8,7 +8,7 @@ from lerobot.configs.types import FeatureType, NormalizationMode
 from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import CosineDecayWithWarmupSchedulerConfig
 
-from rdvla.checkpoints.lerobot import camera_key
+from rdvla.data.lerobot_meta import camera_key
 from rdvla.errors import ConfigError
 from rdvla.horizons import make_horizon
 from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule

@@ -5,8 +5,8 @@ from typing import Any
 
 from lerobot_policy_rdvla.configuration_rdvla import RDVLAConfig
 from rdvla.checkpoints.checkpoint import Checkpoint
-from rdvla.checkpoints.lerobot import CAMERA_KEYS
 from rdvla.data.images import TINY
+from rdvla.data.lerobot_meta import STANDARD_CAMERAS
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.stats import DatasetStatistics
 from rdvla.errors import ConfigError
@@ -55,5 +55,5 @@ def new_checkpoint(config: RDVLAConfig, dataset_meta: Any) -> Checkpoint:
 
 
 def _camera_of(key: str) -> str:
-    known = {there: ours for ours, there in CAMERA_KEYS.items()}
+    known = {there: ours for ours, there in STANDARD_CAMERAS.items()}
     return known.get(key) or key.rpartition(".")[2]
