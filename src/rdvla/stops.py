@@ -177,6 +177,38 @@ class StopRule:
         return f"{self.name}({self.threshold:g}, max {self.max_depth})"
 
 
+def choose_rule(
+    depth: int | None, stop: str | None, threshold: float | None, max_depth: int, *, prefix: str = ""
+) -> StopRule | None:
+    """Return the rule of settings that fix the iterations (`depth`) or adapt them (`stop`); None if they do neither.
+
+    Args:
+        depth: iterations of every decision.
+        stop: name of an adaptive rule.
+        threshold: of that rule; None takes its default.
+        max_depth: the most iterations of that rule.
+        prefix: what the settings' names begin with, for messages, e.g. `evaluation.`.
+
+    Raises:
+        ConfigError: both, a threshold without a rule, an unknown rule, or a value out of range.
+    """
+    if depth is not None and stop is not None:
+        raise ConfigError(
+            f"give one, either a depth ({prefix}depth = {depth}) or a stopping rule ({prefix}stop = '{stop}'), "
+            "not both."
+        )
+    if depth is not None:
+        return StopRule.fixed(depth)
+    if stop is None:
+        if threshold is not None:
+            raise ConfigError(
+                f"{prefix}threshold ({threshold:g}) belongs to a rule; it needs a stopping rule: add {prefix}stop, "
+                "e.g. action_mse."
+            )
+        return None
+    return StopRule(stop, threshold=threshold, max_depth=max_depth)
+
+
 def check_name(name: object) -> None:
     """Make sure that there is a rule of this name.
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from calvin_files import ASSETS
 from rdvla.cli.main import app
 from rdvla.envs.calvin import assets
-from rdvla.envs.calvin.assets import find_data, load_scene, manifest, revision
-from rdvla.envs.calvin.download import default_source, download, missing_files
+from rdvla.envs.calvin.assets import find_data, load_scene, manifest, missing_files, revision
+from rdvla.envs.calvin.download import default_source, download
 from rdvla.errors import ConfigError
 
 needs_files = pytest.mark.skipif(not ASSETS.is_dir(), reason="CALVIN's data files are not on this machine")

@@ -27,7 +27,7 @@ def calvin_command(
     from rdvla.envs.calvin import assets, download
 
     folder = assets.default_folder() if calvin_data is None else calvin_data.expanduser()
-    missing = download.missing_files(folder)
+    missing = assets.missing_files(folder)
     columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("files", total=len(missing))

@@ -21,7 +21,7 @@ from rdvla.horizons import Horizon, make_horizon
 from rdvla.hub import SHIPPED
 from rdvla.policies.network import RDVLAPolicy, load_policy
 from rdvla.policy import Ask, decision_seed
-from rdvla.stops import StopRule
+from rdvla.stops import choose_rule
 from rdvla.types import ActionChunk, Observation
 
 try:
@@ -141,7 +141,7 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         if benchmark not in DIALECTS:
             raise ConfigError(f"unknown benchmark '{benchmark}'.{suggest(benchmark, DIALECTS)}")
         self._dialect = DIALECTS[benchmark]
-        self._stop = _choose_rule(depth, stop, threshold, max_depth)
+        self._stop = choose_rule(depth, stop, threshold, max_depth)
         self._horizon = horizon
         make_horizon(horizon)  # a wrong name is an error now
         self._policy: RDVLAPolicy = load_policy(checkpoint, statistics=statistics, device=device, precision=precision)
@@ -242,18 +242,6 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
             raise ObservationError("the benchmark sends no 'task_description', so there is nothing to do.")
         found = {camera: images[self._cameras[camera]] for camera in self._policy.metadata.cameras}
         return Observation(found, np.asarray(obs["states"], dtype=np.float32), instruction)
-
-
-def _choose_rule(depth: int | None, stop: str | None, threshold: float | None, max_depth: int) -> StopRule | None:
-    if depth is not None and stop is not None:
-        raise ConfigError(f"give either a depth ({depth}) or a stopping rule ('{stop}').")
-    if depth is not None:
-        return StopRule.fixed(depth)
-    if stop is None:
-        if threshold is not None:
-            raise ConfigError(f"a threshold ({threshold}) needs a stopping rule, e.g. action_mse.")
-        return None
-    return StopRule(stop, threshold=threshold, max_depth=max_depth)
 
 
 def _seed_of(run_seed: int, task: Mapping[str, Any]) -> int:

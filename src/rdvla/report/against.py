@@ -1,6 +1,5 @@
 """`rdvla report A --against B`: every rule of A against one of B, on the episodes that both played."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from rdvla.errors import ConfigError, suggest
 from rdvla.eval.paired import Comparison, Interval, Pair, Side, compare
 from rdvla.eval.records import EpisodeRecord
-from rdvla.files import write_atomically
+from rdvla.files import write_json
 from rdvla.report.load import RuleGroup, Run, group_runs
 
 CLOCKS = ("policy.total", "decide")
@@ -185,4 +184,4 @@ def write_comparisons(comparisons: Sequence[Against], path: Path) -> None:
         StorageError: the file cannot be written.
     """
     content = {"schema": 1, "comparisons": [each.as_json() for each in comparisons]}
-    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_json(path, content)

@@ -21,7 +21,7 @@ from rdvla.data.images import ImagePath
 from rdvla.data.lerobot_meta import STANDARD_CAMERAS
 from rdvla.errors import ConfigError, suggest
 from rdvla.model.config import HeadConfig
-from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule
+from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule, choose_rule
 from rdvla.train.presets import IMAGE_PATHS, LAYERS
 
 
@@ -240,19 +240,14 @@ class EvaluationConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.stop is None and self.threshold is not None:
-            raise ConfigError(f"evaluation.threshold ({self.threshold:g}) belongs to a rule; add evaluation.stop.")
-        if self.stop is not None and self.depth is not None:
-            raise ConfigError("evaluation.depth fixes the iterations and evaluation.stop adapts them; give one.")
         _ = self.rule  # a wrong name or threshold is an error now
         return self
 
     @property
     def rule(self) -> StopRule:
         """The stopping rule of every decision."""
-        if self.stop is None:
-            return StopRule.fixed(self.depth or 12)
-        return StopRule(self.stop, self.threshold, max_depth=self.max_depth)
+        chosen = choose_rule(self.depth, self.stop, self.threshold, self.max_depth, prefix="evaluation.")
+        return chosen or StopRule.fixed(12)
 
 
 Precision = Literal["float32", "mixed", "bfloat16"]

@@ -11,7 +11,7 @@ from lerobot.optim.schedulers import CosineDecayWithWarmupSchedulerConfig
 from rdvla.data.lerobot_meta import camera_key
 from rdvla.errors import ConfigError
 from rdvla.horizons import make_horizon
-from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule
+from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule, choose_rule
 
 GRIPPERS = ("none", "open_is_negative", "open_is_positive")
 
@@ -95,15 +95,7 @@ class RDVLAConfig(PreTrainedConfig):
         Raises:
             ConfigError: both, an unknown rule, or a value out of range.
         """
-        if self.depth is not None and self.stop is not None:
-            raise ConfigError(f"give policy.depth ({self.depth}) or policy.stop ('{self.stop}'), not both.")
-        if self.depth is not None:
-            return StopRule.fixed(self.depth)
-        if self.stop is None:
-            if self.threshold is not None:
-                raise ConfigError("policy.threshold needs policy.stop, e.g. --policy.stop=action_mse.")
-            return None
-        return StopRule(self.stop, threshold=self.threshold, max_depth=self.max_depth)
+        return choose_rule(self.depth, self.stop, self.threshold, self.max_depth, prefix="policy.")
 
     def key_of(self, camera: str) -> str:
         """Return the feature of one of our cameras."""

@@ -176,12 +176,16 @@ def manifest() -> Manifest:
 @functools.cache
 def revision(folder: Path) -> str:
     """Return the revision of the data files in `folder`: the pinned one, or `changed: ` and the files that differ."""
-    changed = [path for path in manifest().files if not is_genuine(folder, path)]
+    changed = missing_files(folder)
     return f"changed: {', '.join(changed)}" if changed else manifest().revision
 
 
-def is_genuine(folder: Path, path: str) -> bool:
-    """Return whether `path` of the manifest is in `folder` as published."""
+def missing_files(folder: Path) -> list[str]:
+    """Return the files of the manifest that are not in `folder`, or not as published."""
+    return [path for path in manifest().files if not _is_genuine(folder, path)]
+
+
+def _is_genuine(folder: Path, path: str) -> bool:
     size, digest = manifest().files[path]
     file = folder / path
     if not file.is_file() or file.stat().st_size != size:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rdvla.envs.calvin.assets import VARIABLE, is_genuine, manifest
+from rdvla.envs.calvin.assets import VARIABLE, manifest, missing_files
 from rdvla.errors import ConfigError
 from rdvla.files import write_atomically
 
@@ -19,11 +19,6 @@ _AT_ONCE = 8
 def default_source() -> str:
     """Return where the pinned revision is: a web address to which a file's path is appended."""
     return f"https://raw.githubusercontent.com/{manifest().repository}/{manifest().revision}"
-
-
-def missing_files(folder: Path) -> list[str]:
-    """Return the files of the manifest that are not in `folder`, or not as published."""
-    return [path for path in manifest().files if not is_genuine(folder, path)]
 
 
 def download(folder: Path, *, source: str, on_file: Callable[[str], None]) -> None:
