@@ -268,13 +268,9 @@ def _robot(suites: Sequence[Suite]) -> Embodiment:
 def _specs(config: CollectConfig, suites: Mapping[str, Suite]) -> list[TaskSpec]:
     """Return the tasks to collect, suite by suite."""
     chosen = []
+    wanted = None if config.task_ids is None else sorted(set(config.task_ids))
     for suite in dict.fromkeys(config.suites):
-        tasks = {task.task_id: task for task in suites[suite].tasks()}
-        wanted = sorted(tasks) if config.task_ids is None else sorted(set(config.task_ids))
-        for task_id in wanted:
-            if task_id not in tasks:
-                raise ConfigError(f"suite '{suite}' has no task {task_id}; it has {min(tasks)} to {max(tasks)}.")
-            chosen.append(tasks[task_id])
+        chosen += suites[suite].select(wanted)
     return chosen
 
 

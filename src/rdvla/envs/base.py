@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.embodiment import Embodiment
+from rdvla.errors import ConfigError
 from rdvla.types import Observation
 
 
@@ -169,6 +170,21 @@ class Suite(ABC):
         Raises:
             MissingExtraError: what lists them is not installed.
         """
+
+    def select(self, task_ids: Sequence[int] | None) -> list[TaskSpec]:
+        """Return the tasks with these ids, in that order, or all of them for None.
+
+        Raises:
+            ConfigError: an id that the suite does not have.
+            MissingExtraError: what lists the tasks is not installed.
+        """
+        by_id = {task.task_id: task for task in self.tasks()}
+        for task_id in task_ids or ():
+            if task_id not in by_id:
+                raise ConfigError(
+                    f"suite '{self.name}' has no task {task_id}: its task ids are {min(by_id)}-{max(by_id)}."
+                )
+        return list(by_id.values()) if task_ids is None else [by_id[task_id] for task_id in task_ids]
 
     @abstractmethod
     def num_init_states(self, task_id: int) -> int:

@@ -217,28 +217,11 @@ def plan(config: EvalConfig, suites: Mapping[str, Suite]) -> list[Job]:
         if suite not in suites:
             raise ConfigError(f"unknown suite '{suite}'.{suggest(suite, suites)}")
         protocol = suites[suite].protocol
-        for task in select_tasks(suites[suite].tasks(), config.task_ids):
+        for task in suites[suite].select(config.task_ids):
             for (position, start), rule in product(enumerate(config.starts), config.rules):
                 filmed = position < config.videos
                 jobs.append(Job(task, start, rule, config.seed, filmed, protocol))
     return jobs
-
-
-def select_tasks(tasks: Sequence[TaskSpec], task_ids: Sequence[int] | None) -> list[TaskSpec]:
-    """Return the tasks with these ids, in that order, or all of them for None.
-
-    Raises:
-        ConfigError: an id that the suite does not have.
-    """
-    if task_ids is None:
-        return list(tasks)
-    by_id = {task.task_id: task for task in tasks}
-    for task_id in task_ids:
-        if task_id not in by_id:
-            raise ConfigError(
-                f"suite '{tasks[0].suite}' has no task {task_id}: its task ids are {min(by_id)}-{max(by_id)}."
-            )
-    return [by_id[task_id] for task_id in task_ids]
 
 
 def check_init_states(suite: Suite, task_ids: Sequence[int] | None, init_states: Sequence[int], asked: str) -> None:
@@ -253,7 +236,7 @@ def check_init_states(suite: Suite, task_ids: Sequence[int] | None, init_states:
     Raises:
         ConfigError: a task has fewer, or there is no such task.
     """
-    for task in select_tasks(suite.tasks(), task_ids):
+    for task in suite.select(task_ids):
         available = suite.num_init_states(task.task_id) if init_states else 0
         if max(init_states, default=-1) >= available:
             raise ConfigError(
