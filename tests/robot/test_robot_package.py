@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pythons import interpreter, promised
 from rdvla import errors
 from rdvla.errors import MissingExtraError
 from rdvla.execution import Executor, Synchronous
@@ -78,13 +79,14 @@ class Approach(Policy):
         pass
 
 
-@pytest.fixture(scope="module")
-def robot_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=promised())
+def robot_python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the Python of an environment into which only packages/rdvla-client was installed."""
+    base = interpreter(request.param)
     folder = tmp_path_factory.mktemp("robot")
     shutil.copytree(ROOT / "src" / "rdvla", folder / "src" / "rdvla", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(PACKAGE, folder / "packages" / "rdvla-client", ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    subprocess.run([base, "-m", "venv", str(folder / "venv")], check=True)
     python = folder / "venv" / "bin" / "python"
     command = [python, "-m", "pip", "install", "--quiet", str(folder / "packages" / "rdvla-client")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
