@@ -38,17 +38,17 @@ def language(vocab_size):
     )
 
 
-def laptop_config(vocab_size):
+def laptop_config(vocab_size, **changes):
     backbone = TinyConfig(
         vision=ConvConfig(image_size=32, channels=(8, 8), norm_groups=4),
         projector_width=16,
         language=language(vocab_size),
         num_latent_tokens=3,
     )
-    return RDVLAConfig(backbone=backbone, head=head(), prompt="{instruction}")
+    return RDVLAConfig(backbone=backbone, head=head(**changes), prompt="{instruction}")
 
 
-def released_config(vocab_size):
+def released_config(vocab_size, **changes):
     vision = DinoSiglipConfig(
         image_size=28,
         dino=ViTConfig(depth=3, width=8, mlp_width=32, num_registers=4, layer_scale=True, **TOWER),
@@ -57,7 +57,7 @@ def released_config(vocab_size):
         ),
     )
     backbone = PrismaticConfig(vision=vision, projector_width=80, language=language(vocab_size), num_latent_tokens=5)
-    return RDVLAConfig(backbone=backbone, head=head())
+    return RDVLAConfig(backbone=backbone, head=head(**changes))
 
 
 def statistics(action_dim=7, state_dim=8):
@@ -71,10 +71,10 @@ def statistics(action_dim=7, state_dim=8):
     )
 
 
-def make(kind="laptop", *, dtype=torch.float32, seed=0, step=12, gripper="open_is_negative"):
+def make(kind="laptop", *, dtype=torch.float32, seed=0, step=12, gripper="open_is_negative", **changes):
     tokenizer = train_tokenizer(INSTRUCTIONS)
     vocabulary = tokenizer.get_vocab_size()
-    config = laptop_config(vocabulary) if kind == "laptop" else released_config(vocabulary)
+    config = (laptop_config if kind == "laptop" else released_config)(vocabulary, **changes)
     torch.manual_seed(seed)
     model = RDVLA(config).to(dtype).eval()
     if kind == "laptop":

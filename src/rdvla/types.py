@@ -72,6 +72,8 @@ class ActionChunk:
         out_of_time: the time budget ended the recurrence, so `num_recurrences` is how many iterations it bought.
         signals: whatever else is known about the decision, by name. A number that a head puts here reaches the reply of
             a server, the record of an episode, the report and the live page.
+        opening: how far open the gripper is meant to be, float32 `[chunk_size]`, 0 closed to 1 open, before `actions`
+            rounds it; None if nothing is rounded, or it is not known.
         trace: what every stopping rule would have seen at iteration 1, 2, ... to full depth: float32 `[depth]` by rule
             and under `to_full` (see `rdvla.model.trace`). Empty unless it was asked for.
     """
@@ -83,6 +85,7 @@ class ActionChunk:
     timings: Mapping[str, float] = field(default_factory=dict)
     out_of_time: bool = False
     signals: Mapping[str, float] = field(default_factory=dict)
+    opening: NDArray[np.float32] | None = None
     trace: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def to_wire(self) -> dict[str, Any]:
@@ -97,6 +100,7 @@ class ActionChunk:
         }
         further = {
             "signals": {name: float(value) for name, value in self.signals.items()},
+            "opening": [] if self.opening is None else self.opening.tolist(),
             "trace": {name: column.tolist() for name, column in self.trace.items()},
         }
         return values | {key: value for key, value in further.items() if value}
@@ -106,17 +110,22 @@ class ActionChunk:
         """Read what `to_wire` returned; everything but the actions may be absent, other keys are ignored.
 
         Raises:
-            ValueError, TypeError: a value of the wrong type.
+            ValueError, TypeError: a value of the wrong type or length.
         """
+        actions = np.array(values["actions"], dtype=np.float32)
+        opening = np.array(values["opening"], np.float32) if "opening" in values else None
+        if opening is not None and opening.shape != actions.shape[:1]:
+            raise ValueError(f"opening has shape {opening.shape} for {len(actions)} actions")
         steps = values.get("n_action_steps")
         return cls(
-            actions=np.array(values["actions"], dtype=np.float32),
+            actions=actions,
             num_recurrences=int(values.get("num_recurrences", 0)),
             convergence=tuple(float(value) for value in values.get("convergence", ())),
             n_action_steps=None if steps is None else int(steps),
             timings={str(name): float(value) for name, value in dict(values.get("policy_timing", {})).items()},
             out_of_time=bool(values.get("out_of_time", False)),
             signals={str(name): float(value) for name, value in dict(values.get("signals", {})).items()},
+            opening=opening,
             trace={str(name): np.array(column, np.float32) for name, column in dict(values.get("trace", {})).items()},
         )
 

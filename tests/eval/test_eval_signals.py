@@ -38,6 +38,7 @@ CHUNK = ActionChunk(
     timings={"total": 1.5},
     out_of_time=True,
     signals={"doubt": 0.2, "codas": 3.0},
+    opening=np.float32([0.25, 0.5, 1.0]),
     trace={"latent": np.float32([np.nan, 0.25])},
 )
 
@@ -49,12 +50,14 @@ def test_a_chunk_survives_the_wire():
     for field in dataclasses.fields(ActionChunk):
         if field.name == "trace":
             np.testing.assert_array_equal(back.trace["latent"], CHUNK.trace["latent"])
+        elif field.name == "opening":
+            np.testing.assert_array_equal(back.opening, CHUNK.opening)
         elif field.name != "actions":
             assert getattr(back, field.name) == getattr(CHUNK, field.name), field.name
 
 
 def test_a_reply_without_signals_has_the_keys_it_always_had():
-    chunk = dataclasses.replace(CHUNK, signals={}, trace={})
+    chunk = dataclasses.replace(CHUNK, signals={}, opening=None, trace={})
     reply = reply_message(chunk, n_action_steps=2, policy_ms=1.0, server_timing={"infer_ms": 2.0}, budget_ms=None)
     assert list(reply) == [
         "actions", "num_recurrences", "convergence", "n_action_steps", "budget_used", "out_of_time", "missing_cameras",
@@ -62,7 +65,9 @@ def test_a_reply_without_signals_has_the_keys_it_always_had():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", [{"signals": 3}, {"signals": {"doubt": "much"}}, {"convergence": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"signals": 3}, {"signals": {"doubt": "much"}}, {"convergence": 1}, {"opening": [0.5]}]
+)
 def test_malformed_replies_are_refused(wrong):
     metadata = PolicyMetadata("x", (), 1, 2, 3, {})
     with pytest.raises(ServeError, match="malformed"):

@@ -111,19 +111,26 @@ def test_the_released_calvin_rule_is_what_was_published():
     assert +executor.ledger.counts == Counter({"executed": 42, "beyond_horizon": 6})
 
 
-def test_the_released_calvin_rule_weighs_equally_and_leaves_the_gripper_to_the_newest():
+@pytest.mark.parametrize(
+    ("openings", "expected"),
+    [((0.9, 0.9, 0.4), [1] * 9 + [-1]), ((0.45, 0.45, 0.9), [-1, -1] + [1] * 8), (None, [1, -1] + [-1] * 7 + [-1])],
+)
+def test_the_released_calvin_rule_weighs_equally_and_rounds_the_gripper_last(openings, expected):
+    """Without openings, the rounded gripper (open, closed, closed) is averaged; a tie closes."""
+
     class Differing(Planner):
         def infer(self, observation, ask=PLAIN):
             super().infer(observation, ask)
             number = len(self.asked) - 1
-            return ActionChunk(np.full((CHUNK, 2), [10.0**number, number], np.float32))
+            actions = np.full((CHUNK, 2), [10.0**number, 1 if number == 0 else -1], np.float32)
+            return ActionChunk(actions, opening=None if openings is None else np.full(CHUNK, openings[number]))
 
     executor = Executor(Differing(), CalvinReleased())
     executor.reset()
     actions = [executor.act(lambda: Observation({}, np.zeros(1, np.float32), "go")) for _ in range(10)]
     means = [1, 11 / 2, *[111 / 3] * 6, 110 / 2, 100]
     np.testing.assert_allclose([action[0] for action in actions], means, rtol=1e-6)
-    assert [action[1] for action in actions] == [0, 1, 2, 2, 2, 2, 2, 2, 2, 2]
+    assert [action[1] for action in actions] == expected
 
 
 @pytest.mark.parametrize("delay", [0, 1, 3, 6])

@@ -104,7 +104,9 @@ def _record(folder, job, number, skill, *, broken):
         film = Film(20)
         for k in range(12):
             image = np.full((64, 64, 3), 60 + 10 * k, dtype=np.uint8)
-            film.add(image, iterations=iterations[k], max_depth=stop.max_depth if stop else None)
+            film.add(
+                image, words=job.task.instruction, iterations=iterations[k], max_depth=stop.max_depth if stop else None
+            )
         write_atomically(folder / video, film.encode())
     return EpisodeRecord(
         **identity, success=success, steps=5 * n, iterations=tuple(iterations), executed=(5,) * n,

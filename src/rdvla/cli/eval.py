@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rdvla.cli.options import SimulatorOptions, StopOptions, parse_budgets, with_options
 from rdvla.cli.parsing import choose_starts, parse_indices, parse_names
 from rdvla.cli.pools import PoolOptions
-from rdvla.envs import find_suite
+from rdvla.envs import Suite, find_suite
 from rdvla.errors import ConfigError
 from rdvla.eval.protocol import EvalConfig, check_init_states
 from rdvla.eval.records import EpisodeRecord, ErrorRecord
@@ -26,7 +26,8 @@ from rdvla.policy import Policy
 
 STRATEGY_HELP = (
     "How chunks are executed: synchronous (stand still while deciding), background (ask when 4 actions are left; "
-    "background:N when N are), ensembling (average the plans; ensembling:N asks at every N-th step), calvin_released."
+    "background:N when N are), ensembling (average the plans; ensembling:N asks at every N-th step), calvin_released "
+    "[default: the protocol's, else synchronous]."
 )
 
 
@@ -41,7 +42,7 @@ def eval_command(
     episodes: Annotated[int | None, typer.Option(help="Episodes per task and rule [default: 10].")] = None,
     init_states: Annotated[
         str | None,
-        typer.Option("--init-states", "--chains", help="Bundled initial states, e.g. 10-19 [default: 0-...]."),
+        typer.Option("--init-states", "--chains", help="Bundled initial states or chains, e.g. 10-19 [default: 0-9]."),
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Instead: placements that the environment samples, e.g. 5000-5019.")
@@ -59,7 +60,7 @@ def eval_command(
             "a policy's model card says what suits it]."
         ),
     ] = None,
-    strategy: Annotated[str, typer.Option(help=STRATEGY_HELP)] = SYNCHRONOUS,
+    strategy: Annotated[str | None, typer.Option(help=STRATEGY_HELP)] = None,
     delay: Annotated[
         str, typer.Option(help="Control steps from question to answer, e.g. 2 or 0,2,4; meanwhile the world goes on.")
     ] = "0",
@@ -88,10 +89,13 @@ def eval_command(
         raise ConfigError("the expert does not iterate; drop --depth, --stop, --budget-ms and --trace-depth.")
     if policy == EXPERT and horizon not in (None, "1"):
         raise ConfigError(f"the expert decides at every step; drop --horizon {horizon}.")
+    suites = {name: find_suite(name, protocol) for name in parse_names(suite, field="suite")}
+    if strategy is None:
+        strategy = SYNCHRONOUS if policy == EXPERT else _usual_strategy(suites.values())
     strategies = parse_names(strategy, field="strategy")
     if horizon is not None and SYNCHRONOUS not in strategies:
         raise ConfigError(
-            f"--horizon belongs to the strategy synchronous; drop it, or add {SYNCHRONOUS} to --strategy."
+            f"--horizon belongs to the strategy synchronous, not {strategy}; drop it, or add --strategy {SYNCHRONOUS}."
         )
     if disturbed is not None:
         name, policy_factory = disturbed
@@ -99,7 +103,7 @@ def eval_command(
     config = EvalConfig(
         policy=name,
         policy_digest=digest,
-        suites=parse_names(suite, field="suite"),
+        suites=tuple(suites),
         task_ids=parse_indices(task_ids, field="task-ids") if task_ids is not None else None,
         **starts,
         protocol=protocol,
@@ -112,7 +116,6 @@ def eval_command(
         seed=seed,
         videos=video,
     )
-    suites = {name: find_suite(name, protocol) for name in config.suites}
     highest = max(config.init_states, default=0)
     asked = f"init-states names {highest}" if init_states is not None else f"episodes is {highest + 1}"
     for each in suites.values():
@@ -134,6 +137,21 @@ def eval_command(
     if any(isinstance(record, ErrorRecord) for record in records):
         print("Some episodes could not be played; repeat the command to try them again.", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _usual_strategy(suites: Iterable[Suite]) -> str:
+    """Return how the protocol of all of them has chunks executed.
+
+    Raises:
+        ConfigError: not all of them the same.
+    """
+    found = {suite.strategy or SYNCHRONOUS for suite in suites}
+    if len(found) > 1:
+        raise ConfigError(
+            f"the suites' protocols have chunks executed differently ({', '.join(sorted(found))}); "
+            "evaluate them one by one, or give --strategy."
+        )
+    return found.pop()
 
 
 def _disturb(policy: str | None) -> tuple[str, Callable[[], Policy]]:

@@ -163,6 +163,11 @@ class Suite(ABC):
     num_stages: ClassVar[int] = 1
     expert: ClassVar[str] = ""
 
+    @property
+    def strategy(self) -> str:
+        """How the protocol has chunks executed (`rdvla.execution.STRATEGIES`); empty leaves it to the caller."""
+        return ""
+
     @abstractmethod
     def tasks(self) -> Sequence[TaskSpec]:
         """Return the tasks in the benchmark's order.

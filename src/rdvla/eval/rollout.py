@@ -33,8 +33,8 @@ class FrameSink(Protocol):
         """Return whether the picture after `step` control steps is wanted."""
         ...
 
-    def add(self, image: NDArray[np.uint8], *, iterations: int, max_depth: int | None) -> None:
-        """Add a picture `[H, W, 3]` taken while the decision with that many `iterations` is executed."""
+    def add(self, image: NDArray[np.uint8], *, words: str, iterations: int, max_depth: int | None) -> None:
+        """Add a picture `[H, W, 3]` taken while `words` are obeyed, and the decision with `iterations` executed."""
         ...
 
 
@@ -113,11 +113,11 @@ def run_episode(
             executor.next_stage()
         action = clock.act(executor)
         if film is not None and film.wants(turn.step):
-            _film(film, env, executor)
+            _film(film, env, turn, executor)
         turn.execute(action)
         ends[turn.stage_index] = turn
     if film is not None:
-        _film(film, env, executor)
+        _film(film, env, turn, executor)
     if decided is not None:
         decided += executor.decisions
     return Outcome(
@@ -145,9 +145,11 @@ def _stages(ends: Sequence[Turn]) -> tuple[StageRecord, ...]:
     )
 
 
-def _film(film: FrameSink, env: Env, executor: Executor) -> None:
+def _film(film: FrameSink, env: Env, turn: Turn, executor: Executor) -> None:
+    place = f"{turn.stage_index + 1} of {len(env.stages)}: " if len(env.stages) > 1 else ""
     film.add(
         env.frame(next(iter(env.embodiment.cameras))),
+        words=place + turn.stage.instruction,
         iterations=executor.decisions[-1].num_recurrences,
         max_depth=executor.ask.stop.max_depth if executor.ask.stop else None,
     )

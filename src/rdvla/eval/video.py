@@ -1,6 +1,7 @@
-"""Films of episodes (mp4, H.264) that show how long the policy thought about what it is doing."""
+"""Films of episodes (mp4, H.264) that show what the policy was told, and how long it thought about what it does."""
 
 import tempfile
+import textwrap
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -15,38 +16,46 @@ EVERY = 2
 """Control steps per picture."""
 
 _SIDE = 384
-_STRIP = 56
+_WORDS, _STRIP = 40, 56
+_WIDTH = 56
 _INK, _FAINT, _BACK, _DOT = (235, 236, 240), (150, 154, 165), (24, 26, 32), (242, 142, 43)
 _UNLIT = (62, 66, 76)
 
 
-def annotate(image: NDArray[np.uint8], *, iterations: int, max_depth: int | None) -> NDArray[np.uint8]:
-    """Return the picture at 384 pixels width, with a strip below that shows the iterations as a number and as dots.
+def annotate(image: NDArray[np.uint8], *, words: str, iterations: int, max_depth: int | None) -> NDArray[np.uint8]:
+    """Return the picture at 384 pixels width; below it the instruction, and the iterations as a number and as dots.
 
     Args:
         image: uint8 `[H, W, 3]`, square.
+        words: what the policy is told; beyond two lines it is cut.
         iterations: iterations of the decision being executed.
         max_depth: how many there could have been; None shows only those made. Without any iteration (a policy that
             has none) the strip stays empty.
 
     Returns:
-        uint8 `[440, 384, 3]`.
+        uint8 `[480, 384, 3]`.
     """
-    canvas = Image.new("RGB", (_SIDE, _SIDE + _STRIP), _BACK)
+    canvas = Image.new("RGB", (_SIDE, _SIDE + _WORDS + _STRIP), _BACK)
     canvas.paste(Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), (0, 0))
-    if not iterations:
-        return np.asarray(canvas, dtype=np.uint8)
     draw = ImageDraw.Draw(canvas)
-    draw.text((14, _SIDE + 28), f"{iterations}", font=ImageFont.load_default(30), fill=_INK, anchor="lm")
+    lines = textwrap.wrap(words, _WIDTH, max_lines=2, placeholder=" ...")
+    small = ImageFont.load_default(13)
+    draw.multiline_text((14, _SIDE + 26), "\n".join(lines), font=small, fill=_INK, anchor="lm", spacing=4)
+    if iterations:
+        _draw_thinking(draw, _SIDE + _WORDS, iterations, max_depth)
+    return np.asarray(canvas, dtype=np.uint8)
+
+
+def _draw_thinking(draw: ImageDraw.ImageDraw, top: int, iterations: int, max_depth: int | None) -> None:
+    draw.text((14, top + 28), f"{iterations}", font=ImageFont.load_default(30), fill=_INK, anchor="lm")
     noun = "thinking step" if iterations == 1 else "thinking steps"
-    draw.text((60, _SIDE + 16), noun, font=ImageFont.load_default(13), fill=_FAINT, anchor="lm")
+    draw.text((60, top + 16), noun, font=ImageFont.load_default(13), fill=_FAINT, anchor="lm")
     slots = max(iterations, max_depth or 0)
     pitch = min(18.0, (_SIDE - 60 - 14) / slots)
     radius = min(5.0, pitch * 0.36)
     for slot in range(slots):
-        x, y = 60 + pitch * (slot + 0.5), _SIDE + 37
+        x, y = 60 + pitch * (slot + 0.5), top + 37
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_DOT if slot < iterations else _UNLIT)
-    return np.asarray(canvas, dtype=np.uint8)
 
 
 class Film:
@@ -61,9 +70,9 @@ class Film:
         """Return whether the picture after `step` control steps is wanted: every second one."""
         return step % EVERY == 0
 
-    def add(self, image: NDArray[np.uint8], *, iterations: int, max_depth: int | None) -> None:
+    def add(self, image: NDArray[np.uint8], *, words: str, iterations: int, max_depth: int | None) -> None:
         """Add a picture `[H, W, 3]`, annotated."""
-        self._frames.append(annotate(image, iterations=iterations, max_depth=max_depth))
+        self._frames.append(annotate(image, words=words, iterations=iterations, max_depth=max_depth))
 
     def encode(self) -> bytes:
         """Return the film as an mp4 file, at the speed of the robot; its last picture is held for a second.

@@ -190,7 +190,7 @@ class TemporalEnsembling:
     def next(self, step: int, ledger: Ledger) -> NDArray[np.float32] | None:
         """Return the weighted mean of all plans for `step`, oldest first."""
         planned = self._planned(step)
-        action = self._mean([plan.action(planned) for plan in self._plans if plan.reaches(planned)])
+        action = self._mean([plan for plan in self._plans if plan.reaches(planned)], planned)
         for plan in self._plans:
             index = planned - plan.decision.step
             if index in plan.left:
@@ -210,12 +210,13 @@ class TemporalEnsembling:
         """Return whether `plan` has nothing for the steps after `step`."""
         return not plan.reaches(step + 1)
 
-    def _mean(self, plans: Sequence[NDArray[np.float32]]) -> NDArray[np.float32] | None:
+    def _mean(self, plans: Sequence["_Plan"], step: int) -> NDArray[np.float32] | None:
         if not plans:
             return None
+        actions = [plan.action(step) for plan in plans]
         weights = np.exp(-self._decay * np.arange(len(plans)))
-        action = np.average(np.stack(plans), axis=0, weights=weights).astype(np.float32)
-        action[self._newest] = plans[-1][self._newest]
+        action = np.average(np.stack(actions), axis=0, weights=weights).astype(np.float32)
+        action[self._newest] = actions[-1][self._newest]
         return action
 
 
@@ -233,13 +234,20 @@ class _Plan:
         action: NDArray[np.float32] = self.decision.chunk.actions[step - self.decision.step]
         return action
 
+    def opening(self, step: int) -> float:
+        """How far open the gripper is to be, 0 to 1; of a gripper of which only -1 and +1 is known, those."""
+        opening = self.decision.chunk.opening
+        if opening is None:
+            return float(self.action(step)[-1] + 1) / 2
+        return float(opening[step - self.decision.step])
+
 
 class CalvinReleased(TemporalEnsembling):
     """How the released evaluation on CALVIN executes chunks of 8: blocks of ten steps, three decisions each.
 
     It decides at the first three steps of a block and executes means of equal weight. As released, the plans for the
-    third step are executed twice, those of steps 4 to 7 one step late, and those for the eighth never. One thing is
-    not as released: there the gripper is averaged before it is rounded to open or closed, here the newest plan has it.
+    third step are executed twice, those of steps 4 to 7 one step late, and those for the eighth never. The gripper
+    opens if it is more than half open in the mean, before rounding where the policy says that (`ActionChunk.opening`).
     """
 
     EXECUTED = (0, 1, 2, 2, 3, 4, 5, 6, 8, 9)
@@ -247,7 +255,7 @@ class CalvinReleased(TemporalEnsembling):
 
     def __init__(self) -> None:
         """All plans weigh the same."""
-        super().__init__(decay=0.0)
+        super().__init__(decay=0.0, newest=())
 
     def add(self, decision: Decision, step: int, ledger: Ledger) -> None:
         """Take in one more plan.
@@ -262,6 +270,12 @@ class CalvinReleased(TemporalEnsembling):
     def wants(self, step: int) -> bool:
         """Ask at the first three steps of a block."""
         return not self._plans or step % len(self.EXECUTED) < 3
+
+    def _mean(self, plans: Sequence[_Plan], step: int) -> NDArray[np.float32] | None:
+        action = super()._mean(plans, step)
+        if action is not None:
+            action[-1] = 1.0 if np.mean([plan.opening(step) for plan in plans]) > 0.5 else -1.0
+        return action
 
     def _planned(self, step: int) -> int:
         place = step % len(self.EXECUTED)

@@ -111,6 +111,12 @@ class PolicyIO:
         """Return predictions `[..., A]` as actions in the environment's convention, float32."""
         return self.convention.to_env(self.statistics.action.unnormalise(predicted))
 
+    def opening(self, predicted: NDArray[np.floating[Any]]) -> NDArray[np.float32] | None:
+        """Return how far open the gripper is in predictions `[..., A]`, float32 `[...]`; None if none is converted."""
+        if self.convention.gripper == "none":
+            return None
+        return self.statistics.action.unnormalise(predicted)[..., -1].astype(np.float32)
+
     def _camera(self, observation: Observation, name: str) -> NDArray[np.uint8]:
         if name not in observation.images:
             raise ObservationError(f"the observation has no camera '{name}'.{suggest(name, observation.images)}")

@@ -196,7 +196,7 @@ class RDVLAPolicy(Policy):
         signals = {name: values.tolist() for name, values in decision.signals.items()}
         decided = time.perf_counter()
 
-        actions = self.io.actions(normalised)
+        actions, opening = self.io.actions(normalised), self.io.opening(normalised)
         timings = {
             "prepare": (prepared - start) * 1e3,
             "encode": (encoded - prepared) * 1e3,
@@ -218,6 +218,7 @@ class RDVLAPolicy(Policy):
                 out_of_time=bool(decision.out_of_time[row]),
                 timings=timings,
                 signals={name: values[row] for name, values in signals.items()},
+                opening=None if opening is None else opening[row],
                 trace={name: values[row] for name, values in columns.items()},
             )
             for row, chunk in enumerate(actions)
