@@ -148,17 +148,18 @@ def group_runs(runs: Sequence[Run]) -> list[Series]:
     series = []
     for name, members in zip(names, groups.values(), strict=True):
         label = name if names.count(name) == 1 else f"{name} ({members[0].folder.name})"
-        by_seed = group_by((r for run in members for r in run.records), lambda record: record.seed)
-        records = tuple(record for group in by_seed.values() for record in latest(group))
+        same_game = group_by((r for run in members for r in run.records), lambda record: (record.seed, record.protocol))
+        records = tuple(record for group in same_game.values() for record in latest(group))
         series.append(Series(label, tuple(members), records, _rules(records)))
     return series
 
 
 def _rules(records: Sequence[AnyRecord]) -> tuple[RuleGroup, ...]:
-    several = len({record.execution for record in records}) > 1
+    further = [name for name in ("execution", "protocol") if len({getattr(record, name) for record in records}) > 1]
 
     def label(record: AnyRecord) -> str:
-        return f"{record.rule} / {record.execution}" if several else record.rule
+        facts = ", ".join(value for name in further if (value := getattr(record, name)))
+        return f"{record.rule} / {facts}" if facts else record.rule
 
     groups = group_by(records, label)
     asks = {text: group[0].ask.shared for text, group in groups.items()}

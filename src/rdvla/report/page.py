@@ -14,6 +14,8 @@ from rdvla.eval.summary import group_by, summarise_group
 from rdvla.files import write_atomically
 from rdvla.report import figures, findings
 from rdvla.report.against import Against
+from rdvla.report.chains import chain_section
+from rdvla.report.chains import headline as chain_headline
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs
 from rdvla.report.template import render_template
 from rdvla.report.traces import trace_section
@@ -56,7 +58,7 @@ def render(runs: Sequence[Run], comparisons: Sequence[Against] = ()) -> str:
     series = group_runs(runs)
     return render_template(
         "page.html",
-        headline=findings.headline(series),
+        headline=chain_headline(series) or findings.headline(series),
         lede=_lede(series),
         comparisons=comparisons,
         depth=_depth_section(series),
@@ -71,16 +73,17 @@ def _lede(series: Sequence[Series]) -> str:
     records = [record for one in series for record in one.records]
     played = [record for record in records if isinstance(record, EpisodeRecord)]
     tasks = {(record.suite, record.task_id) for record in records}
-    suites = sorted({record.suite for record in records})
+    suites = sorted({record.suite + (f", protocol {record.protocol}" if record.protocol else "") for record in records})
     states = {record.init_state for record in records if record.init_state is not None}
     seeds = {record.placement_seed for record in records if record.placement_seed is not None}
     named = (("initial states", states), ("placement seeds", seeds))
     starts = ", ".join(f"{name} {_ranges(sorted(numbers))}" for name, numbers in named if numbers)
+    chains = any(record.num_stages > 1 for record in played)
     decisions = sum(len(record.iterations) for record in played)
     return (
         f"{_count(len(played), 'episode')} of {_count(len(tasks), 'task')} ({', '.join(suites)}), "
         f"{starts}; {_count(decisions, 'decision')}. "
-        "Intervals are 95 % Wilson intervals."
+        f"Intervals are 95 % Wilson intervals{', of averages over chains bootstrapped' if chains else ''}."
     )
 
 
@@ -120,6 +123,7 @@ def _policy_section(series: Series, *, several: bool) -> dict[str, Any]:
         "label": series.label if several else "",
         "rules": series.rules,
         "signals": list(dict.fromkeys(name for rule in series.rules for name in rule.summary.signals)),
+        "chains": chain_section(series),
         "tasks": _task_rows(series),
         "iterations": adaptive
         and {
@@ -187,7 +191,9 @@ def _provenance(run: Run) -> dict[str, Any]:
     return {
         "folder": run.folder.name,
         "command": shlex.join(run.command),
-        "config": {name: value for name, value in run.config.items() if name in ("policy", "policy_digest", "seed")},
+        "config": {
+            name: value for name, value in run.config.items() if name in ("policy", "policy_digest", "protocol", "seed")
+        },
         "policy": {name: value for name, value in run.policy.items() if name != "extra" and value not in ("", None)}
         | dict(run.policy.get("extra", {})),
         "versions": {package: ", ".join(found) for package, found in sorted(versions.items())},
