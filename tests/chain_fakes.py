@@ -4,7 +4,8 @@ import numpy as np
 
 from rdvla.embodiment import Embodiment
 from rdvla.envs import InitState, Stage, Suite, TaskSpec
-from rdvla.types import Observation
+from rdvla.policy import PLAIN, Policy, PolicyMetadata
+from rdvla.types import ActionChunk, Observation
 
 ROBOT = Embodiment("counter", 10, {"primary": (16, 16)}, ("count",), ("push",), "none")
 CHAIN = (Stage("one", "do one", 5), Stage("two", "do two", 3), Stage("three", "do three", 5))
@@ -43,6 +44,16 @@ class ChainEnv:
         return {"chain": "1"}
 
     def close(self):
+        pass
+
+
+class Pusher(Policy):
+    metadata = PolicyMetadata("pusher", ("primary",), 1, 1, 8, {})
+
+    def infer(self, observation, ask=PLAIN):
+        return ActionChunk(np.zeros((8, 1), np.float32), num_recurrences=3)
+
+    def reset(self):
         pass
 
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import checkpoint_fakes as fakes
 from calvin_files import ASSETS, needs_calvin
-from chain_fakes import CHAIN, TASK, ChainEnv
+from chain_fakes import CHAIN, TASK, ChainEnv, Pusher
 from rdvla.checkpoints import save_official
 from rdvla.cli import eval as command
 from rdvla.cli.main import app
@@ -21,18 +21,6 @@ from rdvla.eval.rollout import run_episode
 from rdvla.eval.video import annotate
 from rdvla.policies import load_policy
 from rdvla.policies.sources import LoadOptions, choose_policy
-from rdvla.policy import PLAIN, Policy, PolicyMetadata
-from rdvla.types import ActionChunk
-
-
-class Pusher(Policy):
-    metadata = PolicyMetadata("pusher", ("primary",), 1, 1, 8, {})
-
-    def infer(self, observation, ask=PLAIN):
-        return ActionChunk(np.zeros((8, 1), np.float32), num_recurrences=3)
-
-    def reset(self):
-        pass
 
 
 @pytest.fixture

@@ -3,11 +3,14 @@
 import json
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import browser_page, until
 
+from chain_fakes import ChainEnv, Pusher
 from rdvla.embodiment import LIBERO
 from rdvla.envs import InitState, Start, TaskSpec
 from rdvla.execution import Executor, Synchronous
@@ -96,9 +99,46 @@ def test_episodes_go_through_the_initial_states() -> None:
         "failed",
     ]
     assert feed.shown[-1] == {
-        "suite": "fake", "task_id": 3, "step": 12, "max_steps": 12, "episode": 4, "solved": 1, "finished": 4,
-        "status": "failed",
+        "suite": "fake", "task_id": 3, "start": "state 4", "stages": ["count to seven"], "stage": 0, "step": 12,
+        "max_steps": 12, "episode": 4, "solved": 1, "finished": 4, "stages_solved": 1, "status": "failed",
     }  # fmt: skip
+
+
+def test_a_chain_is_shown_instruction_by_instruction() -> None:
+    feed = WatchedFeed()
+    executor = Executor(Pusher(), Synchronous(5))
+    starts = [InitState(2), InitState(4)]
+    made = LivePlayer(ChainEnv(), executor, feed, starts=starts, rate_hz=20, clock=FakeClock())
+    made.run(2)
+    assert all(scene["stages"] == ["do one", "do two", "do three"] for scene in feed.shown)
+    shown = [(scene["stage"], scene["step"], scene["max_steps"], scene["status"]) for scene in feed.shown]
+    first = [(stage, step, limit, "running") for stage, limit in enumerate((5, 3, 5)) for step in range(3)]
+    assert shown[:10] == [*first, (2, 2, 5, "solved")], "every stage takes two steps of its own"
+    assert shown[-2:] == [(1, 3, 3, "running"), (1, 3, 3, "failed")], "four steps are too many for the second"
+    assert (made.finished, made.solved, made.stages_solved) == (2, 1, 3 + 1)
+    assert feed.shown[-1]["start"] == "state 4"
+
+
+def test_the_page_lists_the_instructions_of_a_chain(tmp_path: Path) -> None:
+    feed = LiveFeed(simulator=True)
+
+    def classes() -> str:
+        return "[...document.querySelectorAll('#stages li')].map((item) => item.className).join()"
+
+    with serving(Pusher(), WEB, live=feed) as server, browser_page(1280, 860) as page:
+        page.goto(server.url.replace("ws", "http", 1))
+        until(page, "document.querySelector('#connection').textContent === 'connected'")
+        executor = Executor(Pusher(), Synchronous(5))
+        player = LivePlayer(
+            ChainEnv(), executor, feed, starts=[InitState(4), InitState(1)], rate_hz=1000, clock=FakeClock()
+        )
+        player.run(1)
+        until(page, f"{classes()} === 'done,failed,'")
+        assert page.locator("#stages li").all_text_contents() == ["do one", "do two", "do three"]
+        assert page.locator("#tally").text_content() == "episode 1, 0 of 1 solved, 1.00 in a row"
+        player.run(2)
+        until(page, f"{classes()} === 'done,done,done'")
+        page.screenshot(path=tmp_path / "chain.png")
 
 
 def test_nobody_watching_means_no_rendering_for_the_page() -> None:

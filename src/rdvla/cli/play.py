@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,10 @@ from rdvla.cli.serve import THREADS_HELP, limit_threads
 from rdvla.errors import ConfigError
 from rdvla.policies.sources import LoadOptions, choose_policy
 
+if TYPE_CHECKING:
+    from rdvla.envs import Suite
+    from rdvla.server.play import LivePlayer
+
 
 @with_options
 def play_command(
@@ -21,9 +25,17 @@ def play_command(
     checkpoint: Annotated[str | None, typer.Option(help="Checkpoint folder or hub id of the policy.")] = None,
     policy: Annotated[str | None, typer.Option(help="Instead of a checkpoint: ws://host:port.")] = None,
     port: Annotated[int, typer.Option(help="Port of the page, 0 for a free one.")] = 8000,
-    init_states: Annotated[str, typer.Option(help="Bundled initial states, over and over, e.g. 0-9 or 3.")] = "0-9",
+    init_states: Annotated[
+        str, typer.Option("--init-states", "--chains", help="Bundled initial states or chains, over and over, e.g. 3.")
+    ] = "0-9",
+    protocol: Annotated[
+        str, typer.Option(help="The suite's rules, where it has several [default: its usual ones].")
+    ] = "",
     episodes: Annotated[int | None, typer.Option(help="End after so many [default: never].")] = None,
-    horizon: Annotated[str, typer.Option(help="Actions executed per decision: a number or a rule's name.")] = "5",
+    horizon: Annotated[
+        str | None,
+        typer.Option(help="Actions executed per decision: a number or a rule [default: 5, or the protocol's way]."),
+    ] = None,
     rate: Annotated[
         float | None, typer.Option(help="Control steps per second, at most [default: the robot's].")
     ] = None,
@@ -39,7 +51,7 @@ def play_command(
     from rdvla.envs import InitState, find_suite
     from rdvla.envs.fit import require_fit
     from rdvla.eval.protocol import check_init_states
-    from rdvla.execution import Executor, Synchronous
+    from rdvla.execution import SYNCHRONOUS, Executor, make_strategy
     from rdvla.horizons import make_horizon
     from rdvla.policy import Ask
     from rdvla.robot.client import RemotePolicy
@@ -59,9 +71,11 @@ def play_command(
     settings = ServeConfig.build({"port": port, "web": True}, source="the command line")
     rule = stopping.rule()
     states = parse_indices(init_states, field="init-states")
-    found = find_suite(suite)
+    found = find_suite(suite, protocol)
     check_init_states(found, [task_id], states, f"init-states names {max(states)}")
-    steps = make_horizon(horizon)
+    if horizon is not None and found.strategy:
+        raise ConfigError(f"protocol {protocol} has chunks executed by {found.strategy}; drop --horizon.")
+    strategy = make_strategy(found.strategy or SYNCHRONOUS, make_horizon(horizon or "5"))
     _, _, make_policy = choose_policy(checkpoint, policy, loading)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("rdvla.robot.loop").setLevel(logging.ERROR)  # a simulator may be slower than --rate
@@ -76,7 +90,7 @@ def play_command(
             print(f"{env.task.instruction}\nlive page: {server.url.replace('ws', 'http', 1)}", flush=True)
             player = LivePlayer(
                 env,
-                Executor(remote, Synchronous(steps), Ask(rule)),
+                Executor(remote, strategy, Ask(rule)),
                 feed,
                 starts=[InitState(state) for state in states],
                 rate_hz=rate or env.embodiment.control_hz,
@@ -84,6 +98,12 @@ def play_command(
             )
             with contextlib.suppress(KeyboardInterrupt):
                 player.run(episodes)
-            print(f"{player.solved} of {player.finished} episodes solved")
+            print(f"{player.solved} of {player.finished} episodes solved{_in_a_row(player, found)}")
     finally:
         env.close()
+
+
+def _in_a_row(player: "LivePlayer", suite: "Suite") -> str:
+    if suite.num_stages == 1 or not player.finished:
+        return ""
+    return f", {player.stages_solved / player.finished:.2f} of {suite.num_stages} tasks in a row on average"

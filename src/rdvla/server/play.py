@@ -18,7 +18,8 @@ class LivePlayer:
 
     Attributes:
         finished: episodes that ran to their end.
-        solved: how many of them solved the task.
+        solved: how many of them solved the task, in all its stages.
+        stages_solved: how many stages they solved together.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class LivePlayer:
         """
         self.finished = 0
         self.solved = 0
+        self.stages_solved = 0
         self._env = env
         self._executor = executor
         self._feed = feed
@@ -53,6 +55,8 @@ class LivePlayer:
         self._show_every = show_every
         self._clock = clock or SystemClock()
         self._started = 0
+        self._start = self._starts[0]
+        self._stage = self._step = 0
 
     def run(self, episodes: int | None, *, is_over: Callable[[], bool] = lambda: False) -> None:
         """Play `episodes` episodes (None: for ever), until `is_over()`.
@@ -66,51 +70,61 @@ class LivePlayer:
 
     def _play(self, is_over: Callable[[], bool]) -> None:
         wished = self._feed.controls.episode
-        turns = play(self._env, self._starts[self._started % len(self._starts)])
+        self._start = self._starts[self._started % len(self._starts)]
+        self._stage = self._step = 0
+        turns = play(self._env, self._start)
         self._executor.reset(seed=self._started)
         self._started += 1
-        self._show(0, "running", render=True)
+        self._show("running", render=True)
         pacer = Pacer(self._rate_hz, self._clock)
         for turn in turns:
-            if not self._may_go_on(turn.step, wished, is_over):
+            if not self._may_go_on(wished, is_over):
                 return
             if turn.first and turn.step:
+                self._stage, self._step = turn.stage_index, 0
                 self._executor.next_stage()
+                self._show("running", render=False)
             pacer.wait()
             turn.execute(self._executor.act(self._env.observe))
-            shown = turn.step + 1
-            self._show(shown, "running", render=self._show_every > 0 and shown % self._show_every == 0)
-        self._end(turn.step + 1, solved=turn.stages_solved == len(self._env.stages))
+            self._step += 1
+            self._show("running", render=self._show_every > 0 and (turn.step + 1) % self._show_every == 0)
+        self._end(turn.stages_solved)
 
-    def _may_go_on(self, step: int, wished: int, is_over: Callable[[], bool]) -> bool:
+    def _may_go_on(self, wished: int, is_over: Callable[[], bool]) -> bool:
         """Wait while paused; return False if a new episode is wished or everything is over."""
         if self._controls.paused:
-            self._show(step, "paused", render=False)
+            self._show("paused", render=False)
         while self._controls.paused and self._controls.episode == wished and not is_over():
             self._clock.sleep(PAUSE_S)
         return self._controls.episode == wished and not is_over()
 
-    def _end(self, step: int, *, solved: bool) -> None:
+    def _end(self, stages_solved: int) -> None:
+        solved = stages_solved == len(self._env.stages)
         self.finished += 1
         self.solved += solved
-        self._show(step, "solved" if solved else "failed", render=True)
+        self.stages_solved += stages_solved
+        self._show("solved" if solved else "failed", render=True)
         self._clock.sleep(APPLAUSE_S)
 
     @property
     def _controls(self) -> LiveControls:
         return self._feed.controls
 
-    def _show(self, step: int, status: str, *, render: bool) -> None:
-        task = self._env.task
+    def _show(self, status: str, *, render: bool) -> None:
+        task, stages = self._env.task, self._env.stages
         images = self._env.observe().images if render and self._feed.has_viewers else None
         self._feed.show(
             images,
             suite=task.suite,
             task_id=task.task_id,
-            step=step,
-            max_steps=task.max_steps,
+            start=str(self._start),
+            stages=[stage.instruction for stage in stages],
+            stage=self._stage,
+            step=self._step,
+            max_steps=stages[self._stage].max_steps,
             episode=self._started,
             solved=self.solved,
             finished=self.finished,
+            stages_solved=self.stages_solved,
             status=status,
         )

@@ -84,11 +84,26 @@ function showImages(images) {
 function showScene(scene) {
   if (Object.keys(scene).length === 0) return;
   $("scene").hidden = false;
-  $("task").textContent = `${scene.suite} · task ${scene.task_id}`;
+  $("task").textContent = `${scene.suite} · task ${scene.task_id} · ${scene.start}`;
   $("steps").textContent = `step ${scene.step} of ${scene.max_steps}`;
   $("tally").textContent = `episode ${scene.episode}, ${scene.solved} of ${scene.finished} solved`;
+  showStages(scene);
   $("progress").value = scene.step / scene.max_steps;
   pill($("status"), scene.status, { solved: "good", failed: "bad", paused: "warm" }[scene.status] || "");
+}
+
+// A chain of instructions: those solved, the one at hand, those to come.
+function showStages(scene) {
+  const list = $("stages"), ended = { solved: "done", failed: "failed" };
+  list.hidden = scene.stages.length < 2;
+  if (list.hidden) return;
+  if (scene.finished > 0) $("tally").textContent += `, ${(scene.stages_solved / scene.finished).toFixed(2)} in a row`;
+  list.replaceChildren(...scene.stages.map((words, number) => {
+    const item = document.createElement("li");
+    item.textContent = words;
+    item.className = number < scene.stage ? "done" : number > scene.stage ? "" : ended[scene.status] || "now";
+    return item;
+  }));
 }
 
 function pill(element, text, kind) {
