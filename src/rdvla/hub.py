@@ -1,8 +1,11 @@
-"""From a path, the name of a shipped policy or a Hugging Face id to a local directory."""
+"""Between a local directory and the Hugging Face hub: found and downloaded, or uploaded."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rdvla.errors import CheckpointError, DatasetError, RDVLAError
 
@@ -46,20 +49,139 @@ def resolve(source: str | Path, kind: Kind, *, revision: str | None = None) -> P
         CheckpointError, DatasetError: no such directory, or the hub does not have it or cannot be reached and the cache
             is empty.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = local(source, kind)
+    if path is not None:
         if revision is not None:
             raise kind.error(f"'{path}' is a local directory; a revision ('{revision}') belongs to a hub id.")
         return path
-    shipped = _shipped() / str(source)
-    if kind is CHECKPOINT and re.fullmatch(r"[\w-]+", str(source)) and shipped.is_dir():
-        return shipped
     name, _, at = str(source).partition("@")
-    if path.exists() or not _HUB_ID.fullmatch(name):
+    if Path(source).expanduser().exists() or not _HUB_ID.fullmatch(name):
         raise kind.error(f"no {kind.name} directory at '{source}' (a hub id looks like 'owner/name').")
     if at and revision not in (None, at):
         raise kind.error(f"'{source}' names a revision, and so does '{revision}'; keep one.")
     return _download(name, kind, revision or at or None)
+
+
+def local(source: str | Path, kind: Kind) -> Path | None:
+    """Return the directory `source`, for a checkpoint also that of a shipped policy; None if there is none here."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    shipped = _shipped() / str(source)
+    return shipped if kind is CHECKPOINT and re.fullmatch(r"[\w-]+", str(source)) and shipped.is_dir() else None
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Where to upload to.
+
+    Attributes:
+        name: `owner/name`.
+        kind: what is uploaded.
+        public: everybody may see it; else its owner alone.
+        revision: the branch, made if there is none; None is `main`.
+        tag: moved to what is uploaded; None moves none.
+
+    Raises:
+        CheckpointError, DatasetError: `name` is no hub id.
+    """
+
+    name: str
+    kind: Kind
+    public: bool = False
+    revision: str | None = None
+    tag: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _HUB_ID.fullmatch(self.name):
+            raise self.kind.error(f"'{self.name}' is no place on the hub: it looks like 'owner/name'.")
+
+
+def require_token(kind: Kind) -> None:
+    """Make sure that somebody is logged in.
+
+    Raises:
+        CheckpointError, DatasetError: nobody is.
+    """
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise kind.error("no token for the hub: log in with `hf auth login`, or set HF_TOKEN to one that may write.")
+
+
+def upload(folder: Path, to: Repository, *, message: str) -> str:
+    """Make the repository hold the files of `folder`, and return the commit.
+
+    What is there already is not sent again, so repeating an upload that broke off continues it. Files of this kind that
+    `folder` does not have are removed there.
+
+    Args:
+        folder: every file below it is uploaded.
+        to: where to.
+        message: of the commit.
+
+    Raises:
+        CheckpointError, DatasetError: nobody is logged in, the token may not write, the repository has another
+            visibility, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    require_token(to.kind)
+    api = HfApi(library_name="rdvla")
+    names: dict[str, Any] = {"repo_id": to.name, "repo_type": to.kind.repo_type}
+    with _refusals(to):
+        api.create_repo(**names, private=not to.public, exist_ok=True)
+        if api.repo_info(**names).private == to.public:
+            state, option = ("private", "without --public") if to.public else ("public", "with --public")
+            raise to.kind.error(f"'{to.name}' exists and is {state}; repeat {option}, or choose another name.")
+        if to.revision is not None:
+            api.create_branch(**names, branch=to.revision, exist_ok=True)
+        commit = api.upload_folder(
+            **names,
+            folder_path=folder,
+            revision=to.revision,
+            commit_message=message,
+            delete_patterns=list(to.kind.patterns),
+        ).oid
+        if to.tag is not None:
+            if any(tag.name == to.tag for tag in api.list_repo_refs(**names).tags):
+                api.delete_tag(**names, tag=to.tag)
+            api.create_tag(**names, tag=to.tag, revision=commit)
+    return str(commit)
+
+
+@contextmanager
+def _refusals(to: Repository) -> Iterator[None]:
+    """Turn what the hub refuses inside the block into one sentence with the fix."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    connection: Any = HfHubHTTPError.__bases__[0]  # of the HTTP client that this version of the library uses
+    try:
+        yield
+    except OfflineModeIsEnabled as cause:
+        raise to.kind.error("HF_HUB_OFFLINE forbids to upload; unset it.") from cause
+    except HfHubHTTPError as cause:
+        status = cause.response.status_code
+        if status == 401:
+            raise to.kind.error("the hub does not accept the token; log in again with `hf auth login`.") from cause
+        if status in (403, 404):
+            raise to.kind.error(
+                f"the token may not write to '{to.name}': it has to have the role 'write', and the owner has to be you "
+                f"or an organisation of yours ({_first_line(cause)})."
+            ) from cause
+        raise _unfinished(to, cause) from cause
+    except (connection, OSError, RuntimeError, ValueError) as cause:
+        raise _unfinished(to, cause.__cause__ or cause) from cause
+
+
+def _unfinished(to: Repository, cause: BaseException) -> RDVLAError:
+    return to.kind.error(
+        f"the upload to '{to.name}' was not finished ({_first_line(cause)}); repeat the command to continue it."
+    )
+
+
+def _first_line(cause: BaseException) -> str:
+    return str(cause).strip().partition("\n")[0] or type(cause).__name__
 
 
 def _shipped() -> Path:

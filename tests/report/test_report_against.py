@@ -4,7 +4,6 @@ import json
 
 import pytest
 import typer
-from report_fakes import ADAPTIVE, DEPTHS, write_run
 from typer.testing import CliRunner
 
 from rdvla.cli.report import report_command
@@ -12,6 +11,7 @@ from rdvla.errors import ConfigError
 from rdvla.eval.records import EPISODES_FILE
 from rdvla.report.against import compare_runs
 from rdvla.report.load import load_runs
+from report_fakes import ADAPTIVE, DEPTHS, write_run
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(report_command)

@@ -4,7 +4,6 @@ import re
 from itertools import product
 
 import pytest
-from report_fakes import DEPTHS, write_run
 
 from rdvla.envs import find_suite
 from rdvla.eval.protocol import EvalConfig, plan
@@ -14,6 +13,7 @@ from rdvla.report.chains import PUBLISHED, chain_section, headline
 from rdvla.report.load import group_runs, load_runs
 from rdvla.report.page import render
 from rdvla.stops import StopRule
+from report_fakes import DEPTHS, write_run
 
 GOALS = ("open_drawer", "close_drawer", "lift_red_block_table", "stack_block", "turn_on_led")
 

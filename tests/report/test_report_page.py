@@ -5,7 +5,6 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from report_fakes import ADAPTIVE, DEPTHS, write_run
 
 from rdvla.errors import ConfigError, RecordError, StorageError
 from rdvla.eval.paired import mcnemar
@@ -15,6 +14,7 @@ from rdvla.report.load import group_runs, load_runs
 from rdvla.report.page import render, write_report
 from rdvla.report.svg import Scale, decades, nice_ticks, spread
 from rdvla.stops import StopRule
+from report_fakes import ADAPTIVE, DEPTHS, write_run
 
 SECTIONS = [
     "depth",

@@ -12,6 +12,7 @@ from rdvla.cli.demo import demo_command
 from rdvla.cli.doctor import doctor_command
 from rdvla.cli.eval import eval_command
 from rdvla.cli.play import play_command
+from rdvla.cli.push import push_command, push_dataset_command
 from rdvla.cli.report import report_command
 from rdvla.cli.serve import serve_command
 from rdvla.cli.setup import setup_app
@@ -39,6 +40,8 @@ app.command("report")(report_command)
 app.command("serve")(serve_command)
 app.command("play")(play_command)
 app.command("convert")(convert_command)
+app.command("push")(push_command)
+dataset_app.command("push")(push_dataset_command)
 app.command("doctor")(doctor_command)
 app.add_typer(setup_app, name="setup")
 app.add_typer(bench_app, name="bench")

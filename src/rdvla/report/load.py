@@ -154,6 +154,24 @@ def group_runs(runs: Sequence[Run]) -> list[Series]:
     return series
 
 
+def say_starts(records: Sequence[AnyRecord]) -> str:
+    """Return where episodes began, for people: `initial states 0-9, placement seeds 5000`."""
+    states = {record.init_state for record in records if record.init_state is not None}
+    seeds = {record.placement_seed for record in records if record.placement_seed is not None}
+    named = (("initial states", states), ("placement seeds", seeds))
+    return ", ".join(f"{name} {_ranges(sorted(numbers))}" for name, numbers in named if numbers)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts)
+
+
 def _rules(records: Sequence[AnyRecord]) -> tuple[RuleGroup, ...]:
     further = [name for name in ("execution", "protocol") if len({getattr(record, name) for record in records}) > 1]
 

@@ -16,7 +16,7 @@ from rdvla.report import figures, findings
 from rdvla.report.against import Against
 from rdvla.report.chains import chain_section
 from rdvla.report.chains import headline as chain_headline
-from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs
+from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs, say_starts
 from rdvla.report.template import render_template
 from rdvla.report.traces import trace_section
 
@@ -74,31 +74,17 @@ def _lede(series: Sequence[Series]) -> str:
     played = [record for record in records if isinstance(record, EpisodeRecord)]
     tasks = {(record.suite, record.task_id) for record in records}
     suites = sorted({record.suite + (f", protocol {record.protocol}" if record.protocol else "") for record in records})
-    states = {record.init_state for record in records if record.init_state is not None}
-    seeds = {record.placement_seed for record in records if record.placement_seed is not None}
-    named = (("initial states", states), ("placement seeds", seeds))
-    starts = ", ".join(f"{name} {_ranges(sorted(numbers))}" for name, numbers in named if numbers)
     chains = any(record.num_stages > 1 for record in played)
     decisions = sum(len(record.iterations) for record in played)
     return (
         f"{_count(len(played), 'episode')} of {_count(len(tasks), 'task')} ({', '.join(suites)}), "
-        f"{starts}; {_count(decisions, 'decision')}. "
+        f"{say_starts(records)}; {_count(decisions, 'decision')}. "
         f"Intervals are 95 % Wilson intervals{', of averages over chains bootstrapped' if chains else ''}."
     )
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts)
 
 
 def _both(draw: Callable[[int], str], wide: int = WIDE) -> dict[str, str]:

@@ -13,7 +13,7 @@ from rdvla.report.template import render_template
 
 WIDE, NARROW, HALF = 900, 340, 430
 METRICS, CONFIG = "metrics.jsonl", "config.json"
-_VALIDATION, _SUCCESS = "validation_l1/depth_", "success/"
+VALIDATION, _SUCCESS = "validation_l1/depth_", "success/"
 _SMOOTH = 40
 """The drawn mean goes over so many logged losses at most."""
 
@@ -99,7 +99,7 @@ def _headline(run: TrainingRun) -> str:
 
 
 def _lede(run: TrainingRun) -> str:
-    validation = run.starting_with(_VALIDATION)
+    validation = run.starting_with(VALIDATION)
     parts = ["Loss: mean absolute error of normalised actions."]
     if validation:
         depth, points = min(validation.items(), key=lambda item: item[1][-1][1])
@@ -115,7 +115,7 @@ def _lede(run: TrainingRun) -> str:
 
 def _figures(run: TrainingRun) -> list[dict[str, Any]]:
     """Return the page's figures: heading, caption, wide and narrow drawing; small ones share a row."""
-    numbers, validation = run.numbers, run.starting_with(_VALIDATION)
+    numbers, validation = run.numbers, run.starting_with(VALIDATION)
     loss = [Curve("", numbers["loss"], "line trace"), Curve("training", smoothed(numbers["loss"]), "line c0")]
     found = [
         _figure("Loss", "Every logged step, and their running mean.", lambda w: curves(loss, w, "training loss")),
