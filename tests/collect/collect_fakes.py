@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+import chain_fakes
+from rdvla.envs import Seed
 from rdvla.envs.toy import ToyEnv, ToySuite
 from rdvla.errors import CheckpointError, SimulatorError
 
@@ -49,6 +51,30 @@ class ToyDemonstrator:
 
 def make_demonstrator(task):
     return ToyDemonstrator()
+
+
+class Pusher(ToyDemonstrator):
+    def reset(self, env, *, seed):
+        pass
+
+    def act(self, env):
+        return Step(np.array([env.steps], np.float32), np.zeros(1, np.float32))
+
+
+def make_pusher(task):
+    return Pusher()
+
+
+class Threes(chain_fakes.ChainEnv):
+    """Every stage takes three steps."""
+
+    def reset(self, start):
+        super().reset(Seed(3))
+
+
+class ThreesSuite(chain_fakes.ChainSuite):
+    def make_env(self, task_id, *, camera_size=None):
+        return Threes()
 
 
 class Unloadable(ToyDemonstrator):

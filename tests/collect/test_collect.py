@@ -10,6 +10,7 @@ import collect_fakes as fakes
 import numpy as np
 import pytest
 
+import chain_fakes
 from rdvla.collect.collection import CollectConfig, collect
 from rdvla.collect.plan import TaskPlan
 from rdvla.collect.recording import Attempt, Demonstration, play
@@ -59,6 +60,31 @@ def reference(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
     summary = run(folder / "d", workers=1)
     return folder / "d", summary
+
+
+@pytest.mark.parametrize(("needed", "lengths"), [(3, [3, 3, 3]), (4, [4]), (6, None)])
+def test_every_solved_stage_is_a_part_that_begins_with_a_picture(needed, lengths):
+    env = chain_fakes.ChainEnv()
+    env.reset = lambda start: chain_fakes.ChainEnv.reset(env, Seed(needed))
+    recorded = play(env, fakes.Pusher(), Attempt("chain", 0, 0, 0), render_every=2).demonstration
+    if lengths is None:
+        assert recorded is None
+        return
+    assert [part.length for part in recorded.parts] == lengths
+    assert [part.instruction for part in recorded.parts] == ["do one", "do two", "do three"][: len(lengths)]
+    assert recorded.fresh.tolist() == [row % 2 == 0 for length in lengths for row in range(length)]
+    shown = [image[0, 0, 0] for image in recorded.decoded_images()["primary"]]
+    assert shown == np.arange(recorded.length)[recorded.fresh].tolist()
+    assert Demonstration.from_bytes(recorded.to_bytes(), "x").parts == recorded.parts
+
+
+def test_a_chain_is_written_stage_by_stage(tmp_path):
+    settings = CollectConfig(tmp_path / "d", ("chain",), episodes=2, workers=1, render_every=2, storage="image")
+    summary = collect(settings, suites={"chain": fakes.ThreesSuite("chain")}, make_expert=fakes.make_pusher)
+    assert (summary.missing, summary.tasks[0].episodes) == (0, 6)
+    assert "| chain | 0 | do two | 2 | 3 |" in (tmp_path / "d" / "README.md").read_text()
+    dataset = load(tmp_path / "d", tmp_path)
+    assert sorted(dataset.instructions) == ["do one", "do three", "do two"]
 
 
 def test_play_records_clean_actions_and_renders_rarely():
@@ -172,6 +198,7 @@ def test_a_simulator_that_never_starts_stops_the_run(tmp_path):
 KILLED = """
 import sys
 sys.path[:0] = {path!r}
+import chain_fakes
 import collect_fakes as fakes
 from test_collect import run
 from pathlib import Path

@@ -34,7 +34,9 @@ def collect(
     render_every: Annotated[
         int, typer.Option(help="Render at every n-th control step only; the rows between repeat the last images.")
     ] = 1,
-    camera_size: Annotated[int, typer.Option(help="Height and width of the images in pixels.")] = 256,
+    camera_size: Annotated[
+        int | None, typer.Option(help="Height and width of the images in pixels [default: those of the suite].")
+    ] = None,
     storage: Annotated[Literal["video", "image"], typer.Option(help="Small videos, or exact PNG images.")] = "video",
     keep_staging: Annotated[
         bool, typer.Option(help="Keep the recorded episodes, so that the dataset can be extended later.")

@@ -1,10 +1,10 @@
 """Turns staged demonstrations into a LeRobotDataset v3.0 and says what is in it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rdvla.collect.recording import Attempt, Demonstration
+from rdvla.collect.recording import Attempt, Demonstration, Part
 from rdvla.collect.staging import Staging
 from rdvla.data.lerobot_meta import (
     ACTION_KEY,
@@ -42,7 +42,7 @@ def assemble(
         progress: called with (done, total).
 
     Returns:
-        Per episode: its index, where it came from, its length and how long it took.
+        Per episode (one solved stage): its index, where it came from, its length and how long the attempt took.
 
     Raises:
         DatasetError: a staged file is damaged.
@@ -51,12 +51,13 @@ def assemble(
     first = staging.load(attempts[0])
     features = _features(first, robot, storage)
     writer = LeRobotWriter(output, fps=robot.control_hz, features=features, robot_type=robot.robot_type, overwrite=True)
-    episodes = []
+    episodes: list[dict[str, Any]] = []
     try:
         for index, attempt in enumerate(attempts):
             demonstration = staging.load(attempt)
-            writer.add_episode(_episode(demonstration))
-            episodes.append(_provenance(index, demonstration))
+            for part, episode in _episodes(demonstration):
+                writer.add_episode(episode)
+                episodes.append(_provenance(len(episodes), demonstration, part, episode))
             progress(index + 1, len(attempts))
         writer.finalize(write_card(episodes))
     except BaseException:
@@ -71,20 +72,27 @@ def _features(demonstration: Demonstration, robot: Embodiment, storage: Storage)
     return {**features, FRESH_KEY: Feature("bool", (1,))}
 
 
-def _episode(demonstration: Demonstration) -> RecordedEpisode:
-    return RecordedEpisode(
-        task=demonstration.instruction,
-        columns={
-            STATE_KEY: demonstration.states,
-            ACTION_KEY: demonstration.actions,
-            FRESH_KEY: demonstration.fresh,
-        },
-        images={camera_key(name): images for name, images in demonstration.decoded_images().items()},
-        image_index=demonstration.image_index,
-    )
+def _episodes(demonstration: Demonstration) -> Iterator[tuple[Part, RecordedEpisode]]:
+    """Yield an episode for every part; each begins with a picture of its own."""
+    columns = {STATE_KEY: demonstration.states, ACTION_KEY: demonstration.actions, FRESH_KEY: demonstration.fresh}
+    images = demonstration.decoded_images()
+    begin = 0
+    for part in demonstration.parts:
+        rows = slice(begin, begin + part.length)
+        begin = rows.stop
+        shown = demonstration.image_index[rows]
+        yield (
+            part,
+            RecordedEpisode(
+                task=part.instruction,
+                columns={key: values[rows] for key, values in columns.items()},
+                images={camera_key(name): files[shown[0] : shown[-1] + 1] for name, files in images.items()},
+                image_index=shown - shown[0],
+            ),
+        )
 
 
-def _provenance(index: int, demonstration: Demonstration) -> dict[str, Any]:
+def _provenance(index: int, demonstration: Demonstration, part: Part, episode: RecordedEpisode) -> dict[str, Any]:
     attempt = demonstration.attempt
     placement, noise = attempt.seeds()
     return {
@@ -94,9 +102,10 @@ def _provenance(index: int, demonstration: Demonstration) -> dict[str, Any]:
         "attempt": attempt.number,
         "placement_seed": placement,
         "noise_seed": noise,
-        "instruction": demonstration.instruction,
-        "length": demonstration.length,
-        "images": int(demonstration.fresh.sum()),
+        "stage": part.name,
+        "instruction": part.instruction,
+        "length": part.length,
+        "images": int(episode.columns[FRESH_KEY].sum()),
         "seconds": round(demonstration.seconds, 3),
         "versions": dict(demonstration.versions),
     }

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rdvla.embodiment import Embodiment
+
 _CARD = """\
 ---
 license: apache-2.0
@@ -26,8 +28,8 @@ configs:
 |---|---|
 | `observation.images.image` | third-person camera, upright |
 | `observation.images.image2` | wrist camera, upright |
-| `observation.state` | end-effector position (m, 3), axis-angle (rad, 3), finger joints (m, 2) |
-| `action` | what the expert wants: translation and rotation deltas in [-1, 1], gripper -1 open / +1 close |
+| `observation.state` | {state} |
+| `action` | what the expert wants: {action}; deltas in [-1, 1], {gripper} |
 | `frame_is_fresh` | true if the images were taken at this row |
 
 **Images are rendered at every {render_every}. control step only** (rendering is most of the cost of simulation on a
@@ -58,8 +60,11 @@ Its steps are not in the data; placements that it solved by itself count as fail
 """
 
 
-def dataset_card(settings: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> str:
-    """Return the card for `episodes` as `assemble` describes them, recorded with `settings`."""
+_GRIPPER = {"open_is_negative": "gripper -1 open / +1 close", "open_is_positive": "gripper +1 open / -1 close"}
+
+
+def dataset_card(settings: Mapping[str, Any], robot: Embodiment, episodes: Sequence[Mapping[str, Any]]) -> str:
+    """Return the card for `episodes` of `robot` as `assemble` describes them, recorded with `settings`."""
     by_task: dict[tuple[str, int, str], list[int]] = {}
     for row in episodes:
         by_task.setdefault((row["suite"], row["task_id"], row["instruction"]), []).append(row["length"])
@@ -72,6 +77,9 @@ def dataset_card(settings: Mapping[str, Any], episodes: Sequence[Mapping[str, An
         episodes=len(episodes),
         rows=sum(row["length"] for row in episodes),
         tasks=len(by_task),
+        state=", ".join(robot.state_names),
+        action=", ".join(robot.action_names),
+        gripper=_GRIPPER.get(robot.gripper, "no gripper"),
         render_every=settings["render_every"],
         seed=settings["seed"],
         takeover=_TAKEOVER.format(**settings) if "takeover" in settings else "",

@@ -39,11 +39,11 @@ class CollectConfig:
         output: folder of the dataset.
         suites: benchmark suites, e.g. `("libero_object", "libero_spatial")`.
         task_ids: tasks of every suite; None takes all.
-        episodes: demonstrations per task.
+        episodes: demonstrations per task; one of a chain has up to as many episodes as the chain has stages.
         workers: processes.
         seed: decides placements and noise.
         render_every: control steps from one rendered image to the next; the rows between repeat it.
-        camera_size: height and width of the images in pixels.
+        camera_size: height and width of the images in pixels; None takes those of the suites' robot.
         storage: how images are stored, `video` or `image` (PNG).
         keep_staging: keep the staged demonstrations, so that the same folder can be extended later.
         episode_timeout_s: an attempt that takes longer than this many seconds is taken for hung and repeated.
@@ -60,7 +60,7 @@ class CollectConfig:
     workers: int = 2
     seed: int = 0
     render_every: int = 1
-    camera_size: int = 256
+    camera_size: int | None = None
     storage: Storage = "video"
     keep_staging: bool = False
     episode_timeout_s: float = EPISODE_TIMEOUT_S
@@ -78,8 +78,9 @@ class CollectConfig:
             raise ConfigError(f"episode_timeout_s must be greater than 0, found {self.episode_timeout_s}.")
         if self.storage not in ("video", "image"):
             raise ConfigError(f"storage must be 'video' or 'image', found {self.storage!r}.")
-        if self.camera_size < 1 or (self.storage == "video" and self.camera_size % 2):
-            raise ConfigError(f"camera_size must be positive, and even for video, found {self.camera_size}.")
+        size = self.camera_size
+        if size is not None and (size < 1 or (self.storage == "video" and size % 2)):
+            raise ConfigError(f"camera_size must be positive, and even for video, found {size}.")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -117,11 +118,11 @@ class TaskResult:
         suite: benchmark suite.
         task_id: index within the suite.
         name: the benchmark's name.
-        episodes: demonstrations in the dataset.
+        episodes: episodes in the dataset, one per solved stage.
         attempts: attempts that ended, solved or not.
-        failures: attempts that were not solved; they are not in the dataset.
+        failures: attempts of which no stage was solved; they are not in the dataset.
         errors: times the simulator broke; repeated, and not counted as failures.
-        mean_steps: average length of the demonstrations in control steps.
+        mean_steps: average length of an episode in control steps.
         seconds_per_episode: average wall-clock time of a demonstration.
     """
 
@@ -318,7 +319,7 @@ def _write(
         attempts,
         robot=robot,
         storage=config.storage,
-        write_card=lambda rows: dataset_card(config.identity, rows),
+        write_card=lambda rows: dataset_card(config.identity, robot, rows),
         progress=lambda done, total: on_status(Status("writing", done, total)),
     )
     summary = CollectSummary(

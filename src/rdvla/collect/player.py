@@ -18,13 +18,13 @@ class Recipe:
     Attributes:
         suites: the suites that may be played, by name.
         make_expert: makes the demonstrator of a task.
-        camera_size: height and width of the images in pixels.
+        camera_size: height and width of the images in pixels; None takes the robot's.
         render_every: control steps from one rendered image to the next.
     """
 
     suites: Mapping[str, Suite]
     make_expert: ExpertFactory
-    camera_size: int
+    camera_size: int | None
     render_every: int
 
 

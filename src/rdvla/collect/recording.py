@@ -81,7 +81,7 @@ class Play(NamedTuple):
     """How an attempt went.
 
     Attributes:
-        demonstration: what was recorded, None if the task was not solved (or solved before there was a step to record).
+        demonstration: what was recorded, None if no stage was solved (or solved before there was a step to record).
         num_steps: control steps played.
         seconds: wall-clock time, reset and rendering included.
     """
@@ -92,12 +92,27 @@ class Play(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Part:
+    """The rows of a demonstration that solve one stage.
+
+    Attributes:
+        name: the benchmark's own name of the goal.
+        instruction: the goal in words.
+        length: number of rows.
+    """
+
+    name: str
+    instruction: str
+    length: int
+
+
+@dataclass(frozen=True)
 class Demonstration:
-    """A solved episode of N control steps.
+    """The solved stages of an episode, N control steps.
 
     Attributes:
         attempt: which try it was.
-        instruction: the task in words.
+        parts: one per solved stage, one after the other; at least one.
         states: float32 `[N, S]`, before each action.
         actions: float32 `[N, A]`, the clean actions.
         image_index: int64 `[N]`, which image each row shows.
@@ -108,7 +123,7 @@ class Demonstration:
     """
 
     attempt: Attempt
-    instruction: str
+    parts: tuple[Part, ...]
     states: NDArray[np.float32]
     actions: NDArray[np.float32]
     image_index: NDArray[np.int64]
@@ -133,7 +148,7 @@ class Demonstration:
         """Return the content of a staged file (npz; no pickling)."""
         head = {
             "attempt": asdict(self.attempt),
-            "instruction": self.instruction,
+            "parts": [asdict(part) for part in self.parts],
             "seconds": self.seconds,
             "versions": dict(self.versions),
         }
@@ -159,15 +174,16 @@ class Demonstration:
                 head = json.loads(arrays["head"].tobytes())
                 cameras = [name.removeprefix("png/") for name in arrays.files if name.startswith("png/")]
                 columns = {name: arrays[name] for name in ("states", "actions", "image_index", "fresh")}
+                parts = tuple(Part(**part) for part in head.pop("parts"))
                 images = {camera: _split(arrays[f"png/{camera}"], arrays[f"sizes/{camera}"]) for camera in cameras}
         except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
             raise DatasetError(f"'{source}' is damaged ({error}); delete it and repeat the command.") from None
         attempt = Attempt(**head.pop("attempt"))
-        return cls(attempt=attempt, images=images, **columns, **head)
+        return cls(attempt=attempt, parts=parts, images=images, **columns, **head)
 
 
 def play(env: Env, expert: Demonstrator, attempt: Attempt, render_every: int) -> Play:
-    """Play `attempt` in `env` until it is solved or out of steps, rendering at every `render_every`-th step only.
+    """Play `attempt` in `env` until it is solved or out of steps; every `render_every`-th step of a stage is rendered.
 
     Raises:
         SimulatorError: the simulator broke.
@@ -181,27 +197,34 @@ def play(env: Env, expert: Demonstrator, attempt: Attempt, render_every: int) ->
         return Play(None, 0, time.monotonic() - began)
     states: list[NDArray[np.float32]] = []
     actions: list[NDArray[np.float32]] = []
+    fresh: list[bool] = []
     images: dict[str, list[bytes]] = {}
+    parts: list[Part] = []
     for turn in episode.turns(env):
-        if turn.step % render_every == 0:
+        if turn.first:
+            stage_began = len(actions)
+        fresh.append((len(actions) - stage_began) % render_every == 0)
+        if fresh[-1]:
             for camera, image in env.observe().images.items():
                 images.setdefault(camera, []).append(_png(image))
         states.append(env.state())
         clean, executed = expert.act(env)
         actions.append(clean)
-        turn.execute(executed)
+        if turn.execute(executed):
+            parts.append(Part(turn.stage.name, turn.stage.instruction, len(actions) - stage_began))
     seconds = time.monotonic() - began
-    if not turn.solved:
+    if not parts:
         return Play(None, len(actions), seconds)
-    rows = np.arange(len(actions))
+    rows = sum(part.length for part in parts)
+    image_index = np.cumsum(fresh[:rows]) - 1
     demonstration = Demonstration(
         attempt=attempt,
-        instruction=env.task.instruction,
-        states=np.stack(states).astype(np.float32),
-        actions=np.stack(actions).astype(np.float32),
-        image_index=rows // render_every,
-        fresh=rows % render_every == 0,
-        images={camera: tuple(files) for camera, files in images.items()},
+        parts=tuple(parts),
+        states=np.stack(states[:rows]).astype(np.float32),
+        actions=np.stack(actions[:rows]).astype(np.float32),
+        image_index=image_index,
+        fresh=np.array(fresh[:rows]),
+        images={camera: tuple(files[: image_index[-1] + 1]) for camera, files in images.items()},
         seconds=seconds,
         versions=env.versions(),
     )

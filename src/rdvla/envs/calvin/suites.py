@@ -24,6 +24,7 @@ class CalvinSuite(Suite):
     protocols = tuple(STAGE_STEPS)
     embodiment = CALVIN
     num_stages = CHAIN_LENGTH
+    expert = "rdvla.experts.calvin:make_expert"
 
     @property
     def strategy(self) -> str:

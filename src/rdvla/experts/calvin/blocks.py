@@ -1,0 +1,169 @@
+"""Skills for blocks: lift, put somewhere, stack, unstack, turn and push."""
+
+import numpy as np
+
+from rdvla.envs.calvin.info import ROBOT, TABLE
+from rdvla.experts.calvin.furniture import move_slider
+from rdvla.experts.calvin.grasping import EDGE, grasp, put_down, way_out
+from rdvla.experts.calvin.hand import CLOSED, FRONT, TRAVEL, Hand, Moves
+from rdvla.experts.calvin.table import Block, PlayTable, Point
+
+_TURN = np.radians(78)
+_PUSH = 0.15
+_FINGER = 0.028
+_APART = 0.1
+_NEAR_EDGE = -0.09
+_SOMETHING = 0.02
+_BESIDE = 0.08
+_AT_END = 0.03
+_HANDLE = 0.06
+_HAND = 0.06
+
+
+def lift(table: PlayTable, hand: Hand, name: str, attempt: int) -> Moves:
+    """Lift a block from wherever it lies; from behind the slider after moving that away."""
+    block = table.blocks[name]
+    if block.position[1] > 0:
+        yield from _uncover(table, hand, block)
+    yield from grasp(table, hand, name, attempt)
+    yield from hand.shift(0.8 * way_out(block), speed=0.7)
+
+
+def rotate(table: PlayTable, hand: Hand, name: str, attempt: int, side: float) -> Moves:
+    """Turn a block where it lies, to the left (`side` +1, counterclockwise) or to the right (-1)."""
+    turn = side * _TURN
+    yield from grasp(table, hand, name, attempt, turn)
+    yield from hand.go(table.hand, yaw=hand.yaw + turn)
+    yield from hand.open()
+    yield from hand.shift([0, 0, 0.08])
+
+
+def push(table: PlayTable, hand: Hand, name: str, attempt: int, side: float) -> Moves:
+    """Push a block to the left (`side` -1) or to the right (+1); every third attempt drags it instead."""
+    block = table.blocks[name]
+    way = np.array([side, 0, 0])
+    if attempt % 3 == 2:
+        yield from grasp(table, hand, name, attempt // 3)
+        yield from hand.shift(_PUSH * way, speed=0.4)
+        yield from hand.open()
+    else:
+        yield from _sweep(table, hand, block, way, _PUSH)
+    yield from hand.shift([0, 0, 0.08])
+
+
+def push_into_drawer(table: PlayTable, hand: Hand, attempt: int) -> Moves:
+    """Push the block that is easiest to get there over the table's edge into the open drawer."""
+    lower, upper = table.box("drawer_link")
+    left, right = lower[0] + 0.07, upper[0] - 0.07
+    blocks = [block for block in table.blocks.values() if _is_on_table(block)]
+    if not blocks:
+        return
+    block = min(blocks, key=lambda block: abs(block.position[0] - np.clip(block.position[0], left, right)))
+    x, y = np.clip(block.position[0], left, right), min(block.position[1], _NEAR_EDGE)
+    if np.hypot(x - block.position[0], y - block.position[1]) > 0.03:
+        yield from grasp(table, hand, block.name, attempt)
+        yield from hand.shift([x - block.position[0], y - block.position[1], 0], speed=0.4)
+        yield from hand.open()
+        yield from hand.shift([0, 0, 0.08])
+        block = table.blocks[block.name]
+    yield from _sweep(table, hand, block, np.array([0, -1.0, 0]), block.position[1] - EDGE + 0.05)
+    yield from hand.shift([0, 0, 0.08])
+
+
+def stack(table: PlayTable, hand: Hand) -> Moves:
+    """Put the held block on another one that lies on the table."""
+    held = table.held
+    if held is None:
+        return
+    below = min(
+        (block for block in table.blocks.values() if block.name != held.name and TABLE in block.bodies),
+        key=lambda block: (not _is_on_table(block), float(np.linalg.norm(block.position - held.position))),
+        default=None,
+    )
+    if below is None:
+        return
+    up = np.array([0, 0, 1.0])
+    place = below.position + (below.reach(up) + held.reach(up)) * up
+    yield from put_down(table, hand, held, place)
+
+
+def unstack(table: PlayTable, hand: Hand, attempt: int) -> Moves:
+    """Take a block off the one it lies on."""
+    top = next((block for block in table.blocks.values() if block.bodies and block.bodies <= table.blocks.keys()), None)
+    if top is None:
+        return
+    yield from grasp(table, hand, top.name, attempt)
+    yield from hand.shift([0, 0, 0.08], speed=0.7)
+
+
+def place_in_drawer(table: PlayTable, hand: Hand) -> Moves:
+    """Put the held block into the open drawer."""
+    held = table.held
+    if held is None:
+        return
+    lower, upper = table.box("drawer_link")
+    x = np.linspace(lower[0] + 0.13, upper[0] - 0.13, 12)
+    y = (
+        np.linspace(lower[1] + _HANDLE + _HAND, EDGE - _HAND, 4)
+        if EDGE - lower[1] > 0.2
+        else [(lower[1] + 0.05 + EDGE) / 2]
+    )
+    spots = [np.array([a, b, lower[2] + 0.05]) for a in x for b in y]
+    yield from put_down(table, hand, held, _free_spot(table, held, spots))
+
+
+def place_in_slider(table: PlayTable, hand: Hand) -> Moves:
+    """Put the held block into the compartment that the slider leaves open."""
+    held = table.held
+    if held is None:
+        return
+    (left, front, _), (right, _, top) = table.box("plank_link")
+    lower, upper = table.box("slide_link")
+    low, high = max(((left, lower[0]), (upper[0], right)), key=lambda gap: gap[1] - gap[0])
+    middle = (low + high) / 2
+    spots = [np.array([x, front + 0.065, top + 0.02]) for x in middle + np.array([0, 0.03, -0.03, 0.06, -0.06])]
+    yield from put_down(table, hand, held, _free_spot(table, held, spots))
+
+
+def release(table: PlayTable, hand: Hand) -> Moves:
+    """Let go of what is between the fingers; what hangs in the air is put down on the table first."""
+    held = table.held
+    if held is not None:
+        (left, front, z), (right, back, _) = table.surfaces["table"]
+        spots = [np.array([x, y, z]) for x in np.linspace(left, right, 12) for y in (front + 0.02, back - 0.03)]
+        yield from put_down(table, hand, held, _free_spot(table, held, spots))
+    elif hand.gripper == CLOSED and table.opening > _SOMETHING:
+        yield from hand.open()
+        yield from hand.shift([0, 0, 0.06], within=0.02)
+
+
+def _free_spot(table: PlayTable, held: Block, spots: list[Point]) -> Point:
+    """Return the spot nearest to the held block that is far enough from others; else the one furthest from them."""
+    others = [block.position for block in table.blocks.values() if block.name != held.name]
+    free = [min((float(np.hypot(*(spot - other)[:2])) for other in others), default=1.0) for spot in spots]
+    near = [float(np.hypot(*(spot - held.position)[:2])) for spot in spots]
+    return spots[max(range(len(spots)), key=lambda index: (min(free[index], _APART), -near[index]))]
+
+
+def _sweep(table: PlayTable, hand: Hand, block: Block, way: Point, distance: float) -> Moves:
+    """Push a block along a horizontal unit vector with closed fingers."""
+    hand.gripper = CLOSED
+    start = block.position - way * (block.reach(way) + _FINGER) + np.array([0, 0, 0.006])
+    yield from hand.travel(start + np.array([0, 0, 0.1]))
+    yield from hand.go(start, precise=True, speed=0.8)
+    yield from hand.go(start + way * (distance + _FINGER), speed=0.5)
+
+
+def _uncover(table: PlayTable, hand: Hand, block: Block) -> Moves:
+    """Move the slider away from a block behind it."""
+    (left, _, _), (right, _, _) = table.box("plank_link")
+    lower, upper = table.box("slide_link")
+    side = -1.0 if block.position[0] > (left + right) / 2 else 1.0
+    way_left = lower[0] - left if side < 0 else right - upper[0]
+    if lower[0] - _BESIDE < block.position[0] < upper[0] + _BESIDE and way_left > _AT_END:
+        yield from move_slider(table, hand, side)
+        yield from hand.go([table.hand[0], FRONT, TRAVEL])
+
+
+def _is_on_table(block: Block) -> bool:
+    return TABLE in block.bodies and ROBOT not in block.bodies and block.position[1] < 0 and block.position[2] > 0.44

@@ -1,0 +1,104 @@
+"""Taking a block from wherever it lies, and putting it down."""
+
+import numpy as np
+
+from rdvla.envs.calvin.info import ROBOT
+from rdvla.experts.calvin.hand import HOME_YAW, MAX_YAW, MIN_YAW, OPEN, Hand, Moves
+from rdvla.experts.calvin.table import Block, PlayTable, Point
+
+_WIDEST = 0.068
+_PLANK_FRONT = 0.0
+EDGE = -0.181
+_HAND_WIDTH = 0.12
+_LEAN = 0.45
+_ABOVE = np.array([0.0, 0.0, 0.1])
+_OUT = np.array([0.0, -0.12, 0.11])
+
+
+def grasp(table: PlayTable, hand: Hand, name: str, attempt: int = 0, turn: float = 0.0) -> Moves:
+    """Take a block.
+
+    Args:
+        table: what is there.
+        hand: the hand.
+        name: the block.
+        attempt: how often this was tried before; other grasps come first then.
+        turn: by how much the block will be turned then, rad.
+    """
+    hand.gripper = OPEN
+    block = table.blocks[name]
+    yaws = grasp_yaws(table, block, turn)
+    yaw = yaws[attempt % len(yaws)]
+    yield from hand.travel(block.position + way_out(block), yaw=yaw, tilt=_tilt(block), roll=_roll(table, block))
+    yield from hand.go(block.position + np.array([0, 0, 0.004]), speed=0.6, precise=True)
+    yield from hand.close(9)
+
+
+def way_out(block: Block) -> Point:
+    """Return the way from a block to where nothing is around it: up, or forward and up from a compartment."""
+    if block.position[1] > _PLANK_FRONT:
+        return _OUT
+    return _ABOVE
+
+
+def _tilt(block: Block) -> float:
+    """Return how the hand leans towards the robot: in the drawer, so as not to touch the table's edge."""
+    return 0.4 if block.position[2] < 0.42 and block.position[1] > EDGE - 0.05 else 0.0
+
+
+def _roll(table: PlayTable, block: Block) -> float:
+    """Return how the hand leans to one side: in a compartment, away from a wall that is near."""
+    if block.position[1] < _PLANK_FRONT:
+        return 0.0
+    low, high = table.gap(block.position[0])
+    left, right = block.position[0] - low, high - block.position[0]
+    if min(left, right) > _HAND_WIDTH:
+        return 0.0
+    return _LEAN if right < left else -_LEAN
+
+
+def grasp_yaws(table: PlayTable, block: Block, turn: float = 0.0) -> list[float]:
+    """Return the ways to turn the hand for a grasp, best first.
+
+    The fingers close across a side that fits between them. The best are near the usual turn, before and after
+    turning by `turn`, with no other block where the fingers come down.
+    """
+    found = []
+    for axis, half in zip(block.axes.T, block.half, strict=True):
+        if abs(axis[2]) > 0.5 or 2 * half > _WIDEST:
+            continue
+        across = np.arctan2(axis[1], axis[0])  # the fingers close along yaw - pi / 2
+        for yaw in across + np.pi / 2 + np.pi * np.arange(-2, 3):
+            if min(yaw, yaw + turn) >= MIN_YAW and max(yaw, yaw + turn) <= MAX_YAW:
+                found.append((_cost(table, block, yaw, half) + abs(yaw + turn / 2 - HOME_YAW), yaw))
+    return [yaw for _, yaw in sorted(found)] or [HOME_YAW]
+
+
+def _cost(table: PlayTable, block: Block, yaw: float, half: float) -> float:
+    """Return 10 for every finger that would come down on another block."""
+    across = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
+    others = [other for other in table.blocks.values() if other.name != block.name]
+    cost = 0.0
+    for side in (-1, 1):
+        finger = block.position + side * 0.055 * across
+        for other in others:
+            inside = np.abs(other.axes.T @ (finger - other.position)) - other.half
+            cost += 10.0 * bool((inside < 0.018).all())
+    return cost
+
+
+def put_down(table: PlayTable, hand: Hand, block: Block, place: Point) -> Moves:
+    """Put a held block down at `place` `[3]`, coming from above, or from the front into a compartment."""
+    offset = table.hand - block.position
+    offset[2] = 0
+    way = _OUT if place[1] > _PLANK_FRONT else _ABOVE
+    start = place + offset + way
+    yield from hand.travel(start, yaw=hand.yaw)
+    yield from hand.go(
+        place + offset - [0, 0, 0.03],
+        speed=0.4,
+        precise=True,
+        until=lambda: bool(table.blocks[block.name].bodies - {ROBOT}),
+    )
+    yield from hand.open()
+    yield from hand.shift(0.6 * way)

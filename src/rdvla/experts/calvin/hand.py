@@ -1,0 +1,155 @@
+"""The hand: moves made of relative actions.
+
+A skill is a generator of `Move`s; it reads the scene whenever it likes and ends when it is through, successful or not.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rdvla.experts.calvin.table import PlayTable, Point
+
+OPEN, CLOSED = 1.0, -1.0
+HOME_YAW = 1.5
+MIN_YAW, MAX_YAW = -1.3, 4.4
+TRAVEL = 0.58
+"""Height at which nothing on the table is in the way, m."""
+FRONT = -0.13
+"""In front of what sticks out of the table's back wall, y in m."""
+
+_BACK = -0.06
+_NEAR = 0.03
+_PASSING = 0.03
+_ARRIVED = 0.012
+_STEP, _TURN = 0.02, 0.05
+_GAIN = 0.5
+_DOWN = np.pi
+_PATIENCE = 15
+
+
+class Move(NamedTuple):
+    """One control step.
+
+    Attributes:
+        action: float32 `[7]`.
+        precise: whether it needs accuracy.
+    """
+
+    action: NDArray[np.float32]
+    precise: bool
+
+
+Moves = Iterator[Move]
+
+
+class Hand:
+    """Moves the commanded pose in straight lines.
+
+    Attributes:
+        gripper: what is commanded, open or closed.
+    """
+
+    def __init__(self, table: PlayTable, gripper: float) -> None:
+        self._table = table
+        self.gripper = gripper
+        self.yaw = HOME_YAW
+        self.tilt = 0.0
+        self.roll = 0.0
+
+    def go(
+        self,
+        position: ArrayLike,
+        *,
+        yaw: float | None = None,
+        tilt: float | None = None,
+        roll: float | None = None,
+        speed: float = 1.0,
+        within: float = 0.006,
+        precise: bool = False,
+        until: Callable[[], bool] = lambda: False,
+    ) -> Moves:
+        """Move in a straight line until there, or as near as it gets.
+
+        Args:
+            position: where to, `[3]`.
+            yaw: how to be turned; None keeps it.
+            tilt: angle by which the fingers point forward, rad; None keeps it.
+            roll: angle by which they point to the side, to the right at the usual yaw, rad; None keeps it.
+            speed: in (0, 1], of 2 cm per step.
+            within: how near is there, m.
+            precise: whether this needs accuracy.
+            until: ends the move early.
+        """
+        self.yaw = self.yaw if yaw is None else yaw
+        self.tilt = self.tilt if tilt is None else tilt
+        self.roll = self.roll if roll is None else roll
+        goal = np.asarray(position, dtype=np.float64)
+        commanded, euler = self._table.commanded
+        turn = np.abs(self._turn(euler)).max() / _TURN
+        steps = int(max(np.linalg.norm(goal - commanded) / (_STEP * speed), turn)) + _PATIENCE
+        for _ in range(steps):
+            if until() or self._is_at(goal, within):
+                return
+            yield Move(self._towards(goal, speed), precise)
+
+    def shift(self, way: ArrayLike, *, speed: float = 1.0, within: float = 0.006) -> Moves:
+        """Move by `way` `[3]` from where the hand is; see `go`."""
+        return self.go(self._table.hand + np.asarray(way), speed=speed, within=within)
+
+    def travel(self, position: ArrayLike, *, yaw: float | None = None, tilt: float = 0.0, roll: float = 0.0) -> Moves:
+        """Move somewhere above or in front of everything: up, over and there.
+
+        Args:
+            position: where to, `[3]`; of a place in the back wall, a point from which it is reached from the front.
+            yaw: how to be turned there; None keeps it.
+            tilt: angle by which the fingers point forward there, rad.
+            roll: angle by which they point to the side there, rad.
+        """
+        goal = np.asarray(position, dtype=np.float64)
+        here = self._table.hand
+        if np.hypot(*(goal - here)[:2]) > _NEAR:
+            height = max(TRAVEL, goal[2])
+            if here[1] > _BACK:
+                yield from self.go([here[0], FRONT, max(height, here[2] + 0.04)], within=_PASSING)
+            elif here[2] < height - _PASSING:
+                yield from self.go([*here[:2], height], within=_PASSING)
+            over = [goal[0], min(goal[1], FRONT) if goal[1] > _BACK else goal[1], height]
+            yield from self.go(over, yaw=yaw, tilt=tilt, roll=roll, within=_PASSING)
+        yield from self.go(goal, yaw=yaw, tilt=tilt, roll=roll, within=_ARRIVED)
+
+    def close(self, steps: int = 10) -> Moves:
+        """Close the fingers where the hand is."""
+        return self._stay(CLOSED, steps)
+
+    def open(self, steps: int = 6) -> Moves:
+        """Open the fingers where the hand is."""
+        return self._stay(OPEN, steps)
+
+    def _stay(self, gripper: float, steps: int) -> Moves:
+        self.gripper = gripper
+        goal, _ = self._table.commanded
+        for _ in range(steps):
+            yield Move(self._towards(goal, 1.0), True)
+
+    def _is_at(self, goal: Point, within: float) -> bool:
+        turned = within >= _PASSING or abs(_wrap(self._table.yaw - self.yaw)) < 0.08
+        return bool(turned and np.linalg.norm(self._table.hand - goal) < within)
+
+    def _turn(self, euler: Point) -> Point:
+        roll = _wrap(_DOWN + self.roll - euler[0])
+        return np.array([roll, -self.tilt - euler[1], self.yaw - euler[2]])
+
+    def _towards(self, goal: Point, speed: float) -> NDArray[np.float32]:
+        commanded, euler = self._table.commanded
+        way = goal - commanded
+        distance = float(np.linalg.norm(way))
+        if distance > 0:
+            way *= min(speed, distance * _GAIN / _STEP) / distance
+        turn = np.clip(self._turn(euler) * _GAIN / _TURN, -1, 1)
+        return np.array([*way, *turn, self.gripper], dtype=np.float32)
+
+
+def _wrap(angle: float) -> float:
+    return float((angle + np.pi) % (2 * np.pi) - np.pi)

@@ -1,0 +1,111 @@
+"""What an expert reads of the play table. Positions in m, world frame; x to the right, y away from the robot, z up."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.envs.calvin.env import CalvinEnv
+from rdvla.envs.calvin.info import ROBOT, TABLE, Contact, Info
+
+Point = NDArray[np.float64]
+
+_NARROW = 0.1
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block as it lies.
+
+    Attributes:
+        name: `block_red`, `block_blue` or `block_pink`.
+        position: of its centre, `[3]`.
+        axes: rotation matrix `[3, 3]`; its columns are the block's own axes.
+        half: half of its size along these axes, `[3]`.
+        contacts: what touches it.
+    """
+
+    name: str
+    position: Point
+    axes: Point
+    half: Point
+    contacts: frozenset[Contact]
+
+    @property
+    def bodies(self) -> frozenset[str]:
+        """Names of the bodies that touch it."""
+        return frozenset(contact.body for contact in self.contacts)
+
+    def reach(self, direction: Point) -> float:
+        """Return how far it extends from its centre along a unit vector `[3]`."""
+        return float(np.abs(self.axes.T @ direction) @ self.half)
+
+
+class PlayTable:
+    """The running simulation of a `CalvinEnv`."""
+
+    def __init__(self, env: CalvinEnv) -> None:
+        self._env = env
+        self._simulation = env.simulation
+        self.surfaces = self._simulation.config.surfaces
+        client, bodies = self._simulation.client, self._simulation.bodies
+        self._halves = {
+            name: np.array(client.getCollisionShapeData(bodies[name], -1)[0][3]) / 2
+            for name in self._simulation.scene.blocks
+        }
+
+    @property
+    def task(self) -> str:
+        """Name of the task to be solved now."""
+        return self._env.stages[min(self._env.stage_index, len(self._env.stages) - 1)].name
+
+    @property
+    def commanded(self) -> tuple[Point, Point]:
+        """The commanded pose of the fingertips, which relative actions move: position `[3]`, Euler angles `[3]`."""
+        return self._simulation.robot.target_position.copy(), self._simulation.robot.target_euler.copy()
+
+    @property
+    def hand(self) -> Point:
+        """Where the point between the fingertips is, `[3]`."""
+        return np.array(self._simulation.robot.tcp()[0])
+
+    @property
+    def yaw(self) -> float:
+        """How the hand is turned about the vertical, rad."""
+        return float(self._simulation.robot.tcp()[1][2])
+
+    @property
+    def opening(self) -> float:
+        """Distance between the fingers."""
+        return float(self._simulation.robot_obs()[6])
+
+    @property
+    def info(self) -> Info:
+        """The present moment."""
+        return self._simulation.info()
+
+    @property
+    def blocks(self) -> dict[str, Block]:
+        """The blocks by name."""
+        found = {}
+        for name, block in self.info.blocks.items():
+            axes = np.array(self._simulation.client.getMatrixFromQuaternion(block.quaternion)).reshape(3, 3)
+            found[name] = Block(name, block.position, axes, self._halves[name], block.contacts)
+        return found
+
+    @property
+    def held(self) -> Block | None:
+        """The block in the hand, if there is one."""
+        return next((block for block in self.blocks.values() if block.bodies == {ROBOT}), None)
+
+    def box(self, link: str) -> Point:
+        """Return the axis-parallel box around a link of the table: `[2, 3]`, lower and upper corner."""
+        return self._simulation.link_box(TABLE, link)
+
+    def gap(self, x: float) -> tuple[float, float]:
+        """Return where the compartment beside the slider that is nearest to `x` begins and ends, x in m."""
+        (left, _, _), (right, _, _) = self.box("plank_link")
+        lower, upper = self.box("slide_link")
+        if (x < (lower[0] + upper[0]) / 2 and lower[0] - left > _NARROW) or right - upper[0] < _NARROW:
+            return left, lower[0]
+        return upper[0], right

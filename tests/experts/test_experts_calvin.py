@@ -1,0 +1,81 @@
+"""The experts for CALVIN, in the simulator, without a picture."""
+
+import numpy as np
+import pytest
+
+from calvin_files import ASSETS, needs_calvin
+from rdvla.collect.noise import NoisyExpert
+from rdvla.collect.recording import Attempt, play
+from rdvla.envs import InitState, find_suite
+from rdvla.envs.calvin.tasks import TASKS
+from rdvla.envs.episode import turns
+from rdvla.experts import make_expert
+from rdvla.experts.calvin.expert import SKILLS
+
+pytestmark = needs_calvin
+
+
+@pytest.fixture
+def env(monkeypatch):
+    monkeypatch.setenv("RDVLA_CALVIN_DATA", str(ASSETS))
+    monkeypatch.setenv("RDVLA_CALVIN_RENDERER", "tiny")
+    with find_suite("calvin_d").make_env(0) as made:
+        yield made
+
+
+def solve(env, start, stages):
+    """Play the first `stages` stages; return the names of those solved."""
+    env.reset(start)
+    expert = make_expert(env.task)
+    expert.reset(env)
+    solved = []
+    for turn in turns(env):
+        action = expert.act(env)
+        assert np.abs(action).max() <= 1
+        assert abs(action[-1]) == 1
+        if turn.execute(action):
+            solved.append(turn.stage.name)
+        if len(solved) == stages:
+            break
+    return solved
+
+
+def test_there_is_a_skill_for_every_task():
+    assert SKILLS.keys() == TASKS.keys()
+
+
+def test_whole_chain_turn_slide_lift_place_and_switch(env):
+    chain = ["rotate_blue_block_right", "move_slider_right", "lift_red_block_slider", "place_in_slider"]
+    assert solve(env, InitState(0), 5) == [*chain, "turn_off_lightbulb"]
+
+
+@pytest.mark.parametrize(
+    ("chain", "tasks"),
+    [
+        (4, ["open_drawer"]),
+        (55, ["close_drawer"]),
+        (12, ["move_slider_left"]),
+        (13, ["turn_on_led"]),
+        (18, ["turn_on_lightbulb"]),
+        (9, ["push_red_block_left"]),
+        (83, ["push_into_drawer"]),
+        (29, ["lift_red_block_table", "stack_block", "unstack_block"]),
+        (30, ["lift_blue_block_table", "place_in_drawer"]),
+    ],
+)
+def test_first_tasks_of_a_chain(env, chain, tasks):
+    assert solve(env, InitState(chain), len(tasks)) == tasks
+
+
+def test_a_demonstration_has_a_part_for_every_solved_stage(env):
+    attempt = Attempt("calvin_d", 0, 1, 0)
+    recorded = play(env, NoisyExpert(make_expert(env.task)), attempt, render_every=50).demonstration
+    assert recorded is not None
+    assert [part.name for part in recorded.parts] == [stage.name for stage in env.stages[: len(recorded.parts)]]
+    assert sum(part.length for part in recorded.parts) == recorded.length
+    begins = np.cumsum([0, *(part.length for part in recorded.parts[:-1])])
+    assert recorded.fresh[begins].all()
+    assert {name: images[0].shape for name, images in recorded.decoded_images().items()} == {
+        "primary": (200, 200, 3),
+        "wrist": (84, 84, 3),
+    }
