@@ -9,6 +9,7 @@ from rdvla.experts.base import NoPlanError
 from rdvla.experts.boxes import Array
 from rdvla.experts.control import CLOSED, OPEN, action_towards, downward_rotation, rotation_vector
 from rdvla.experts.grasps import plan_grasps
+from rdvla.experts.hand import out_of_reach
 from rdvla.experts.joints import Joint
 from rdvla.experts.scene import Goal, LiberoScene
 
@@ -24,6 +25,8 @@ CLOSE_STEPS = 10
 RELEASE_STEPS = 6
 LEAD_SLIDE = 0.05  # m that the commanded pose is ahead of the joint
 LEAD_HINGE = 0.5  # rad
+FREED = 0.04  # m that the hand then draws back from a bar, and
+FOLDED = 0.03  # m short of where a stretched arm can bend again: from there on the next skill may turn the hand
 SLIPPED = 0.05  # m that the hand may shift on the handle
 PATIENCE = 60  # steps after which a phase ends whatever the error
 
@@ -38,6 +41,7 @@ class Phase(Enum):
     MOVE = auto()
     RELEASE = auto()
     RETREAT = auto()
+    FOLD = auto()
 
 
 class MoveJoint:
@@ -77,7 +81,8 @@ class MoveJoint:
         self._grip, self._rotation = self._plan()
         self._sign = float(np.sign(self._joint.goal - self._joint.value))
         self._standoff = self._grip - STANDOFF * self._rotation[:, 2]
-        self._turning_point = self._scene.gripper_position
+        start = self._scene.gripper_position
+        self._turning_point = np.array([*start[:2], max(start[2], self._standoff[2] + GLIDE)])
         self._enter(Phase.TURN)
 
     def act(self) -> NDArray[np.float32] | None:
@@ -124,10 +129,16 @@ class MoveJoint:
                     self._enter(Phase.RELEASE)
             case Phase.RELEASE:
                 if self._steps >= RELEASE_STEPS:
-                    self._standoff = position - STANDOFF * rotation[:, 2]
+                    back = STANDOFF if self._joint.hinge else FREED
+                    self._standoff = position - back * rotation[:, 2]
                     self._enter(Phase.RETREAT)
             case Phase.RETREAT:
-                return not late and bool(np.linalg.norm(position - self._standoff) > 0.015)
+                if late or np.linalg.norm(position - self._standoff) < 0.015:
+                    self._standoff = self._folded(position, rotation)
+                    self._enter(Phase.FOLD)
+                    return self._advance(position, rotation)
+            case Phase.FOLD:
+                return not late and bool(np.linalg.norm(position - self._standoff) > FOLDED)
         return True
 
     def _slipped(self, position: Array) -> bool:
@@ -171,8 +182,13 @@ class MoveJoint:
                 return self._joint.moved(*self._hold, ahead - self._held_value), CLOSED
             case Phase.RELEASE:
                 return (self._scene.gripper_position, self._rotation), self.waiting_gripper
-            case Phase.RETREAT:
+            case Phase.RETREAT | Phase.FOLD:
                 return (self._standoff, self._rotation), self.waiting_gripper
+
+    def _folded(self, position: Array, rotation: Array) -> Array:
+        """Return where the hand goes, without going ahead, for an arm that can bend again."""
+        outward = out_of_reach(position, rotation, self._scene.base)
+        return position - outward + min(0.0, float(outward @ rotation[:, 2])) * rotation[:, 2]
 
 
 def _bar_grip(scene: LiberoScene, joint: Joint) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rdvla.experts.clearing import is_covered
 from rdvla.experts.scene import Goal, LiberoScene
 
 PASSABLE = 0.7  # of the way from closed to open: from here on things go in and out
@@ -18,7 +19,10 @@ def next_goal(scene: LiberoScene, goals: Sequence[Goal]) -> Goal:
     free = [goal for goal in unmet if not any(_waits(scene, goal, other) for other in unmet if other != goal)]
     goal = (free or unmet)[0]
     door = scene.door(goal.arguments[1]) if goal.predicate == "in" else None
-    return goal if door is None or _is_passable(scene, door) else Goal("open", (door,))
+    if door is None or _is_passable(scene, door):
+        return goal
+    name = goal.arguments[0]
+    return Goal("clear", (name, door)) if is_covered(scene, name, door) else Goal("open", (door,))
 
 
 def _waits(scene: LiberoScene, goal: Goal, other: Goal) -> bool:

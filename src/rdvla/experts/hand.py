@@ -3,7 +3,16 @@
 import numpy as np
 
 from rdvla.experts.boxes import Array
-from rdvla.experts.grasps import FINGER_HALF_DEPTH, FINGER_SPAN, HAND_ABOVE, HAND_HALF_SPAN, TIP_BELOW
+from rdvla.experts.grasps import (
+    ARM_REACH,
+    FINGER_HALF_DEPTH,
+    FINGER_SPAN,
+    HAND_ABOVE,
+    HAND_HALF_SPAN,
+    SHOULDER,
+    TIP_BELOW,
+    WRIST_ABOVE,
+)
 
 HAND_LENGTH = 0.11  # m from the grip site back to the flange
 WRIST_LENGTH = 0.25  # m from the grip site back to the end of what is checked
@@ -30,3 +39,17 @@ def count_inside(position: Array, rotation: Array, points: Array, *, opened: boo
     palm &= (closing < HAND_HALF_SPAN[0] + margin) & (depth < HAND_HALF_SPAN[1] + margin)
     wrist = (behind >= HAND_LENGTH) & (behind < WRIST_LENGTH) & (np.hypot(closing, depth) < WRIST_RADIUS + margin)
     return int((fingers | palm | wrist).sum())
+
+
+def out_of_reach(position: Array, rotation: Array, base: Array) -> Array:
+    """Return how far, horizontally outward from the base, the wrist is beyond a comfortable reach: `[3]`, metres.
+
+    Args:
+        position: the grip site `[3]`.
+        rotation: the grip site's frame `[3, 3]`: closing direction, depth, approach.
+        base: the robot base's position `[3]`.
+    """
+    wrist = position - WRIST_ABOVE * rotation[:, 2] - base
+    limit = float(np.sqrt(max(0.0, ARM_REACH**2 - float(wrist[2] - SHOULDER) ** 2)))
+    length = float(np.linalg.norm(wrist[:2]))
+    return np.array([*wrist[:2], 0.0]) * (max(0.0, length - limit) / length)

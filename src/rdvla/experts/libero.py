@@ -11,6 +11,7 @@ from rdvla.envs.base import TaskSpec
 from rdvla.errors import ConfigError
 from rdvla.experts.articulated import MoveJoint
 from rdvla.experts.base import NoPlanError, Skill
+from rdvla.experts.clearing import Clear
 from rdvla.experts.control import OPEN
 from rdvla.experts.goals import next_goal
 from rdvla.experts.inserting import Insert
@@ -22,6 +23,7 @@ from rdvla.experts.scene import Goal, LiberoScene
 logger = logging.getLogger(__name__)
 
 SKILLS: Mapping[str, Callable[[LiberoScene, Goal], Skill]] = {
+    "clear": Clear,
     "in": PickAndPlace,
     "on": PickAndPlace,
     "open": MoveJoint,
@@ -34,7 +36,7 @@ SKILLS: Mapping[str, Callable[[LiberoScene, Goal], Skill]] = {
 TASK_IDS: Mapping[str, tuple[int, ...] | None] = {
     "libero_object": None,
     "libero_spatial": None,
-    "libero_goal": (0, 1, 2, 4, 5, 6, 7, 8, 9),
+    "libero_goal": None,
     "libero_10": None,
 }
 """Suite -> the tasks that the expert solves; None stands for all."""
