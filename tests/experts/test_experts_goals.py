@@ -9,6 +9,8 @@ from rdvla.experts.scene import Goal
 
 PUT = Goal("in", ("bowl", "drawer"))
 SHUT = Goal("close", ("drawer",))
+OPEN = Goal("open", ("drawer",))
+CLEAR = Goal("clear", ("bowl", "drawer"))
 OPEN_UPPER = Goal("open", ("upper drawer",))
 STACK = Goal("on", ("cup", "bowl"))
 LIGHT = Goal("turnon", ("stove",))
@@ -47,6 +49,19 @@ def test_what_comes_next(goals: tuple[Goal, ...], done: tuple[Goal, ...], expect
     assert next_goal(Kitchen(*done), goals) == expected  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("opened", "expected"), [(0.14, PUT), (0.05, Goal("open", ("drawer",)))])
-def test_a_drawer_that_is_not_open_enough_is_opened_first(opened: float, expected: Goal) -> None:
-    assert next_goal(Kitchen(opened=opened), (SHUT, PUT)) == expected  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("opened", "goals", "covered", "expected"),
+    [
+        (0.14, (SHUT, PUT), True, PUT),
+        (0.05, (SHUT, PUT), False, OPEN),
+        (0.05, (SHUT, PUT), True, CLEAR),
+        (0.05, (OPEN, PUT), True, CLEAR),
+        (0.14, (OPEN, PUT), True, OPEN),  # nearly open: what stands below is not met any more
+        (0.05, (OPEN,), True, OPEN),
+    ],
+)
+def test_a_drawer_that_is_not_open_enough_is_opened_first_and_room_made_before(
+    opened: float, goals: tuple[Goal, ...], covered: bool, expected: Goal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rdvla.experts.goals.is_covered", lambda scene, name, door: covered)
+    assert next_goal(Kitchen(opened=opened), goals) == expected  # type: ignore[arg-type]

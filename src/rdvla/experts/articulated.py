@@ -64,6 +64,7 @@ class MoveJoint:
             ConfigError: its argument has no joint.
         """
         self._scene = scene
+        self._wanted = goal
         self._joint = scene.joint(goal)
         self.phase = Phase.TURN
 
@@ -82,6 +83,7 @@ class MoveJoint:
         self._sign = float(np.sign(self._joint.goal - self._joint.value))
         self._standoff = self._grip - STANDOFF * self._rotation[:, 2]
         start = self._scene.gripper_position
+        start = start - out_of_reach(start, self._scene.gripper_rotation, self._scene.base)
         self._turning_point = np.array([*start[:2], max(start[2], self._standoff[2] + GLIDE)])
         self._enter(Phase.TURN)
 
@@ -125,7 +127,7 @@ class MoveJoint:
                     self._hold, self._held_value = (position, rotation), self._joint.value
                     self._enter(Phase.MOVE)
             case Phase.MOVE:
-                if late or self._slipped(position) or self._sign * (self._joint.goal - self._joint.value) <= 0:
+                if late or self._slipped(position) or self._is_moved:
                     self._enter(Phase.RELEASE)
             case Phase.RELEASE:
                 if self._steps >= RELEASE_STEPS:
@@ -140,6 +142,10 @@ class MoveJoint:
             case Phase.FOLD:
                 return not late and bool(np.linalg.norm(position - self._standoff) > FOLDED)
         return True
+
+    @property
+    def _is_moved(self) -> bool:
+        return self._sign * (self._joint.goal - self._joint.value) <= 0
 
     def _slipped(self, position: Array) -> bool:
         return float(np.linalg.norm(position - self._expected)) > SLIPPED

@@ -80,10 +80,10 @@ def _gaps(boxes: Boxes, others: Array, shifts: list[Array]) -> Array:
 
 
 def _opened(scene: LiberoScene, door: str) -> Array:
-    """Return points `[M, 3]` of what moves, where it is when it is open."""
+    """Return points `[M, 3]` of what moves, where it is when it is wide open."""
     joint = scene.joint(Goal("open", (door,)))
     points = scene.body_boxes(joint.body).points(0.015)
-    return np.stack([joint.moved(point, np.eye(3), joint.goal - joint.value)[0] for point in points])
+    return np.stack([joint.moved(point, np.eye(3), joint.end - joint.value)[0] for point in points])
 
 
 def _shifts() -> list[Array]:

@@ -18,11 +18,20 @@ def next_goal(scene: LiberoScene, goals: Sequence[Goal]) -> Goal:
         return goals[-1]
     free = [goal for goal in unmet if not any(_waits(scene, goal, other) for other in unmet if other != goal)]
     goal = (free or unmet)[0]
+    if goal.predicate == "open":
+        return _opening(scene, goal.arguments[0], unmet)
     door = scene.door(goal.arguments[1]) if goal.predicate == "in" else None
-    if door is None or _is_passable(scene, door):
-        return goal
-    name = goal.arguments[0]
-    return Goal("clear", (name, door)) if is_covered(scene, name, door) else Goal("open", (door,))
+    return goal if door is None or _is_passable(scene, door) else _opening(scene, door, unmet)
+
+
+def _opening(scene: LiberoScene, door: str, unmet: Sequence[Goal]) -> Goal:
+    """Return what to do to open `door`: before that, what goes inside and could not be taken afterwards is cleared."""
+    inside = [goal for goal in unmet if goal.predicate == "in" and scene.door(goal.arguments[1]) == door]
+    if not _is_passable(scene, door):
+        for goal in inside:
+            if is_covered(scene, goal.arguments[0], door):
+                return Goal("clear", (goal.arguments[0], door))
+    return Goal("open", (door,))
 
 
 def _waits(scene: LiberoScene, goal: Goal, other: Goal) -> bool:

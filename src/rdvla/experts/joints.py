@@ -15,6 +15,7 @@ class Joint:
     Attributes:
         body: the simulation's number of the body that it moves.
         goal: the value at which the task's predicate holds, in metres (slide) or radians (hinge).
+        end: where the joint stops beyond that.
         hinge: whether it turns; else it slides.
     """
 
@@ -26,6 +27,8 @@ class Joint:
         self.body = int(model.jnt_bodyid[index])
         self.hinge = int(model.jnt_type[index]) == _HINGE
         self.goal = goal
+        low, high = model.jnt_range[index]
+        self.end = float(high if goal > (low + high) / 2 else low)
 
     @property
     def value(self) -> float:

@@ -53,6 +53,10 @@ class PressShut(MoveJoint):
         yaw = wrap_half_turn(float(np.arctan2(-edge[0], edge[1])))
         return np.array([*position[:2], height]), downward_rotation(yaw)
 
+    @property
+    def _is_moved(self) -> bool:
+        return self._scene.holds(self._wanted)
+
     def _slipped(self, position: Array) -> bool:
         """Say whether the hand has gone past what it presses; a door that swings ahead is caught up with."""
         expected = self._expected
