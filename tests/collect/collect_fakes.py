@@ -120,6 +120,12 @@ def make_broken(task_id, *, camera_size):
 
 
 @dataclass(frozen=True)
+class ChosenSuite(ToySuite):
+    """The toy, of whose tasks two are collected by default."""
+
+    demonstrated = (1, 4)
+
+
 class FakeSuite(ToySuite):
     """The toy, in environments made by `env`."""
 

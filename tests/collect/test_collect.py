@@ -87,6 +87,14 @@ def test_a_chain_is_written_stage_by_stage(tmp_path):
     assert sorted(dataset.instructions) == ["do one", "do three", "do two"]
 
 
+@pytest.mark.parametrize(("task_ids", "collected"), [(None, [1, 4]), ((3, 0), [0, 3])])
+def test_a_suite_says_which_tasks_are_collected_unless_they_are_named(tmp_path, task_ids, collected):
+    suites = {"toy": fakes.ChosenSuite("toy")}
+    settings = config(tmp_path / "d", task_ids=task_ids, episodes=1, workers=1)
+    summary = collect(settings, suites=suites, make_expert=fakes.make_demonstrator, on_status=lambda _: None)
+    assert [task.task_id for task in summary.tasks] == collected
+
+
 def test_play_records_clean_actions_and_renders_rarely():
     env = ToyEnv(3, camera_size=32)
     played = play(env, fakes.ToyDemonstrator(), Attempt("toy", 3, 1, 0), render_every=4)

@@ -62,8 +62,9 @@ def test_a_released_file_is_our_recipe(suite):
     assert theirs["data"]["root"].startswith("data/libero/libero_")
 
 
-def test_our_files_are_left_alone():
-    values = load_yaml(CONFIGS / "tiny_libero.yaml")
+@pytest.mark.parametrize("name", ["tiny_libero", "tiny_libero_takeover", "tiny_libero_40"])
+def test_our_files_are_left_alone(name):
+    values = load_yaml(CONFIGS / f"{name}.yaml")
     assert translate(values) == (values, [])
     assert TrainConfig.build(values).arithmetic == "float32"
 

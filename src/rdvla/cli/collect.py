@@ -27,7 +27,9 @@ EXIT_INCOMPLETE = 1
 def collect(
     suite: Annotated[str, typer.Option(help="Suites, e.g. libero_object,libero_spatial or toy.")],
     output: Annotated[Path, typer.Option(help="Folder of the dataset; an unfinished one is continued.")],
-    task_ids: Annotated[str | None, typer.Option(help="Tasks of every suite, e.g. 3,9 or 0-4 [default: all].")] = None,
+    task_ids: Annotated[
+        str | None, typer.Option(help="Tasks of every suite, e.g. 3,9 or 0-4 [default: all that the expert solves].")
+    ] = None,
     episodes: Annotated[int, typer.Option(help="Demonstrations per task.")] = 40,
     workers: Annotated[int, typer.Option(help="Workers, each with a simulator of its own.")] = 2,
     seed: Annotated[int, typer.Option(help="Decides placements and noise.")] = 0,

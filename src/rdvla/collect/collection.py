@@ -38,7 +38,7 @@ class CollectConfig:
     Attributes:
         output: folder of the dataset.
         suites: benchmark suites, e.g. `("libero_object", "libero_spatial")`.
-        task_ids: tasks of every suite; None takes all.
+        task_ids: tasks of every suite; None takes those that the suite's expert solves.
         episodes: demonstrations per task; one of a chain has up to as many episodes as the chain has stages.
         workers: processes.
         seed: decides placements and noise.
@@ -270,8 +270,9 @@ def _specs(config: CollectConfig, suites: Mapping[str, Suite]) -> list[TaskSpec]
     """Return the tasks to collect, suite by suite."""
     chosen = []
     wanted = None if config.task_ids is None else sorted(set(config.task_ids))
-    for suite in dict.fromkeys(config.suites):
-        chosen += suites[suite].select(wanted)
+    for name in dict.fromkeys(config.suites):
+        suite = suites[name]
+        chosen += suite.select(suite.demonstrated if wanted is None else wanted)
     return chosen
 
 

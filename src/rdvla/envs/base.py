@@ -191,6 +191,11 @@ class Suite(ABC):
                 )
         return list(by_id.values()) if task_ids is None else [by_id[task_id] for task_id in task_ids]
 
+    @property
+    def demonstrated(self) -> Sequence[int] | None:
+        """Ids of the tasks that are collected by default, because the expert solves them; None stands for all."""
+        return None
+
     @abstractmethod
     def num_init_states(self, task_id: int) -> int:
         """Return how many bundled initial states a task has.
