@@ -119,13 +119,13 @@ def make_broken(task_id, *, camera_size):
     raise SimulatorError("no GL library")
 
 
-@dataclass(frozen=True)
 class ChosenSuite(ToySuite):
     """The toy, of whose tasks two are collected by default."""
 
     demonstrated = (1, 4)
 
 
+@dataclass(frozen=True)
 class FakeSuite(ToySuite):
     """The toy, in environments made by `env`."""
 
