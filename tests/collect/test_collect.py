@@ -226,7 +226,7 @@ def wait_for_files(folder, count, process):
 @pytest.mark.parametrize(("staged", "with_workers"), [(1, True), (3, False), (5, True)])
 def test_kill_and_restart(reference, tmp_path, staged, with_workers):
     script = tmp_path / "script.py"
-    script.write_text(KILLED.format(path=[str(Path(__file__).parent)]))
+    script.write_text(KILLED.format(path=[str(folder) for folder in Path(__file__).parents[:2]]))
     command = [sys.executable, str(script), str(tmp_path / "d")]
     with subprocess.Popen(command, start_new_session=True) as process:
         try:
