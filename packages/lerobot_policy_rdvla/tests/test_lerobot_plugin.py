@@ -108,13 +108,16 @@ def test_the_same_chunk_as_load_policy(pretrained, stop):
     np.testing.assert_allclose(found[0].numpy(), expected.actions, atol=1e-6)
 
 
-def test_rows_execute_their_own_chunks(pretrained):
+def test_rows_execute_their_own_chunks(pretrained, caplog):
     policy, _ = opened(pretrained, "--seed=3", "--n_action_steps=2", "--depth=2")
     both = [policy.select_action(batched(1, 2)) for _ in range(3)]
     assert [tuple(action.shape) for action in both] == [(2, 7)] * 3
-    assert policy._decisions == [[2, 2], [2, 2]]
-    policy.reset()
-    assert not policy._decisions
+    assert policy._depths == [[2, 2], [2, 2]]
+    with caplog.at_level("INFO"):
+        policy.reset()
+    assert "4 decisions, 2.00 iterations on average" in caplog.text
+    assert "total ms" in caplog.text
+    assert not policy._depths
 
 
 def test_saved_loaded_and_open_for_rdvla(pretrained, tmp_path):

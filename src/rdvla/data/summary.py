@@ -117,7 +117,8 @@ def _vector(key: str, feature: Feature, values_ND: NDArray[Any]) -> VectorSummar
     size = values_ND.shape[1]
     names = _flat_names(feature.names)
     if len(names) != size:
-        names = [key] if size == 1 else [f"{key}[{index}]" for index in range(size)]
+        places = [",".join(map(str, place)) for place in np.ndindex(*feature.shape)]
+        names = [key] if size == 1 else [f"{key}[{place}]" for place in places]
     return VectorSummary(key, tuple(names), stats, np.stack([_histogram(column) for column in values_ND.T]))
 
 

@@ -9,6 +9,7 @@ Shapes: B batch, K chunk size, A action size, S state size.
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from rdvla.model.rdvla import Inputs, absolute_error
 from rdvla.policies import network
 from rdvla.policies.io import PolicyIO
 from rdvla.policy import Ask, decision_seed
-from rdvla.types import Observation
+from rdvla.types import ActionChunk, Observation
 
 log = logging.getLogger(__name__)
 WEIGHTS_PATTERNS = ("*.json", "*.safetensors", "rdvla/*")
@@ -152,15 +153,18 @@ class RDVLAPolicy(PreTrainedPolicy):
         return self
 
     def reset(self) -> None:
-        """Begin an episode."""
-        if getattr(self, "_decisions", None):
-            depths = [depth for row in self._decisions for depth in row]
-            log.info("rdvla: %d decisions, %.2f iterations on average", len(depths), float(np.mean(depths)))
+        """Begin an episode; what the last one took goes to the log."""
+        if getattr(self, "_decided", None):
+            log.info("rdvla: %s", _in_words(self._decided))
         self._episode += 1
-        self._queues: list[deque[Tensor]] = []
-        self._decisions: list[list[int]] = []
-        self._horizons: list[Any] = []
-        self.signals: list[dict[str, float]] = []
+        self._decided: list[ActionChunk] = []
+        self._rows(0)
+
+    def _rows(self, size: int) -> None:
+        """Start afresh with `size` environments."""
+        self._queues: list[deque[Tensor]] = [deque() for _ in range(size)]
+        self._depths: list[list[int]] = [[] for _ in range(size)]
+        self._horizons = [make_horizon(self.config.horizon or str(self.config.n_action_steps)) for _ in range(size)]
 
     def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
         """Return the mean absolute error of normalised actions at a random depth, padding left out.
@@ -200,12 +204,16 @@ class RDVLAPolicy(PreTrainedPolicy):
 
         Args:
             batch: one observation per row.
-            seeds: of the scratchpads, one per row; None draws them.
+            seeds: of the scratchpads, one per row; None follows `config.seed`, as `select_action` does.
 
         Raises:
             ObservationError: a camera is missing, or the state has another size.
         """
-        chunks = self._decide(batch, seeds)
+        size = len(batch["observation.state"])
+        if len(self._queues) != size:
+            self._rows(size)
+        chunks = self._decide(batch, list(range(size)), seeds)
+        log.info("rdvla: %s", _in_words(chunks))
         return torch.from_numpy(np.stack([chunk.actions for chunk in chunks])).to(batch["observation.state"].device)
 
     @torch.no_grad()
@@ -213,21 +221,20 @@ class RDVLAPolicy(PreTrainedPolicy):
         """Return the next action `[B, A]`; rows whose actions are used up decide anew, together."""
         size = len(batch["observation.state"])
         if len(self._queues) != size:
-            self._queues = [deque() for _ in range(size)]
-            self._decisions = [[] for _ in range(size)]
-            self._horizons = [make_horizon(self.config.horizon or str(self.config.n_action_steps)) for _ in range(size)]
+            self._rows(size)
         asking = [row for row, queue in enumerate(self._queues) if not queue]
         if asking:
-            chunks = self._decide(_rows(batch, asking, size), [self._seed(row) for row in asking])
+            chunks = self._decide(_chosen(batch, asking, size), asking)
             for row, chunk in zip(asking, chunks, strict=True):
-                self._decisions[row].append(chunk.num_recurrences)
                 n_steps = self._horizons[row].steps(chunk.num_recurrences, len(chunk.actions))
                 self._queues[row].extend(torch.from_numpy(chunk.actions[:n_steps]))
-            self.signals = [{"num_recurrences": float(chunk.num_recurrences), **chunk.timings} for chunk in chunks]
         actions = torch.stack([queue.popleft() for queue in self._queues])
         return actions.to(batch["observation.state"].device)
 
-    def _decide(self, batch: dict[str, Any], seeds: list[int | None] | None) -> list[Any]:
+    def _decide(
+        self, batch: dict[str, Any], rows: list[int], seeds: list[int | None] | None = None
+    ) -> list[ActionChunk]:
+        """Decide for environments `rows`, of which `batch` holds the observations."""
         if self.training:
             raise ConfigError("the policy is in training mode; call policy.eval() before it decides.")
         if self._frozen is None:
@@ -248,8 +255,12 @@ class RDVLAPolicy(PreTrainedPolicy):
             for row in range(len(states))
         ]
         ask = Ask(self.config.stop_rule(), budget_ms=self.config.budget_ms)
-        asks = [replace(ask, seed=seed) for seed in seeds or [None] * len(observations)]
-        return self._frozen.infer_batch(observations, asks)
+        asks = [replace(ask, seed=seed) for seed in seeds or map(self._seed, rows)]
+        chunks = self._frozen.infer_batch(observations, asks)
+        for row, chunk in zip(rows, chunks, strict=True):
+            self._depths[row].append(chunk.num_recurrences)
+        self._decided += chunks
+        return chunks
 
     def _images(self, batch: dict[str, Any], camera: str) -> NDArray[np.uint8]:
         """Return a camera's pictures as uint8 `[B, H, W, 3]`."""
@@ -269,7 +280,7 @@ class RDVLAPolicy(PreTrainedPolicy):
         if self.config.seed is None:
             return None
         entropy = np.random.SeedSequence([self.config.seed, self._episode, row])
-        return decision_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1), len(self._decisions[row]))
+        return decision_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1), len(self._depths[row]))
 
     def _on(self, device: torch.device, inputs: Inputs) -> Inputs:
         return Inputs(*(tensor.to(device) for tensor in (inputs.images, inputs.ids, inputs.lengths, inputs.state)))
@@ -304,9 +315,20 @@ def _sentences(batch: dict[str, Any], size: int) -> list[str]:
     return sentences
 
 
-def _rows(batch: dict[str, Any], rows: list[int], size: int) -> dict[str, Any]:
+def _chosen(batch: dict[str, Any], rows: list[int], size: int) -> dict[str, Any]:
     if len(rows) == size:
         return batch
     chosen = {key: value[rows] for key, value in batch.items() if isinstance(value, Tensor) and value.ndim}
     task = batch.get("task")
     return {**chosen, "task": task if isinstance(task, str) else [list(task or ())[row] for row in rows]}
+
+
+def _in_words(chunks: Sequence[ActionChunk]) -> str:
+    """Return how long decisions took to think, and the mean of whatever else they say."""
+    values: dict[str, list[float]] = {}
+    for chunk in chunks:
+        for name, value in {**chunk.signals, **{f"{stage} ms": ms for stage, ms in chunk.timings.items()}}.items():
+            values.setdefault(name, []).append(float(value))
+    parts = [f"{name} {np.mean(found):.3g}" for name, found in values.items()]
+    depth = float(np.mean([chunk.num_recurrences for chunk in chunks]))
+    return ", ".join([f"{len(chunks)} decisions, {depth:.2f} iterations on average", *parts])
