@@ -26,7 +26,7 @@ RELEASE_STEPS = 6
 LEAD_SLIDE = 0.05  # m that the commanded pose is ahead of the joint
 LEAD_HINGE = 0.5  # rad
 FREED = 0.04  # m that the hand then draws back from a bar, and
-FOLDED = 0.03  # m short of where a stretched arm can bend again: from there on the next skill may turn the hand
+FOLDED = 0.05  # m short of where a stretched arm can bend again: from there on the next skill may turn the hand
 SLIPPED = 0.05  # m that the hand may shift on the handle
 PATIENCE = 60  # steps after which a phase ends whatever the error
 
@@ -140,7 +140,7 @@ class MoveJoint:
                     self._enter(Phase.FOLD)
                     return self._advance(position, rotation)
             case Phase.FOLD:
-                return not late and bool(np.linalg.norm(position - self._standoff) > FOLDED)
+                return not late and bool(np.linalg.norm((position - self._standoff)[:2]) > FOLDED)
         return True
 
     @property
@@ -194,7 +194,9 @@ class MoveJoint:
     def _folded(self, position: Array, rotation: Array) -> Array:
         """Return where the hand goes, without going ahead, for an arm that can bend again."""
         outward = out_of_reach(position, rotation, self._scene.base)
-        return position - outward + min(0.0, float(outward @ rotation[:, 2])) * rotation[:, 2]
+        inward = -outward + min(0.0, float(outward @ rotation[:, 2])) * rotation[:, 2]
+        rise = GLIDE if outward.any() else 0.0  # so that the next skill finds the hand at a height to travel
+        return position + inward + np.array([0.0, 0.0, rise])
 
 
 def _bar_grip(scene: LiberoScene, joint: Joint) -> tuple[Array, Array]:
