@@ -13,7 +13,7 @@ import torch
 
 from rdvla.envs import list_tasks
 from rdvla.envs.libero import simulator
-from rdvla.envs.libero.suites import list_suites, load_init_states, load_task
+from rdvla.envs.libero.suites import LiberoSuite, list_suites, load_init_states, load_task
 from rdvla.errors import ConfigError, MissingExtraError, SimulatorError
 
 libero = pytest.importorskip("libero", reason="LIBERO is not installed")
@@ -226,3 +226,10 @@ def test_unreadable_init_states_are_a_clear_error(tmp_path, content):
     task = replace(load_task("libero_object", 0), benchmark=FakeBenchmark(path))
     with pytest.raises(ConfigError, match="'libero_object' task 0 has no readable initial states"):
         load_init_states(task)
+
+
+def test_of_libero_90_the_tasks_that_the_expert_solves_are_collected():
+    chosen = LiberoSuite("libero_90").demonstrated
+    assert len(chosen) == len(set(chosen)) == 82
+    assert not {6, 88} & set(chosen)
+    assert list(LiberoSuite("libero_10").demonstrated) == list(range(10))

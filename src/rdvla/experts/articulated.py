@@ -196,7 +196,7 @@ class MoveJoint:
         outward = out_of_reach(position, rotation, self._scene.base)
         inward = -outward + min(0.0, float(outward @ rotation[:, 2])) * rotation[:, 2]
         rise = GLIDE if outward.any() else 0.0  # so that the next skill finds the hand at a height to travel
-        return position + inward + np.array([0.0, 0.0, rise])
+        return np.asarray(position + inward + np.array([0.0, 0.0, rise]))
 
 
 def _bar_grip(scene: LiberoScene, joint: Joint) -> tuple[Array, Array]:
