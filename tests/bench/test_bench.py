@@ -18,6 +18,7 @@ from rdvla.bench.plot import page
 from rdvla.bench.suite import Plan
 from rdvla.bench.table import format_result
 from rdvla.cli.main import app
+from rdvla.envs.libero.env import SETTLING_STEPS
 from rdvla.envs.toy import ToyEnv
 from rdvla.errors import CheckpointError, ConfigError, RDVLAError, StorageError
 from rdvla.model import recorded
@@ -235,7 +236,10 @@ class TestMemory:
 
 
 class TestSimulatorCase:
-    def test_the_same_episode_with_fewer_pictures(self):
+    @pytest.mark.parametrize(
+        ("place", "first_views"), [(simulator.LIBERO, SETTLING_STEPS), (simulator.CALVIN, 1)], ids=["libero", "calvin"]
+    )
+    def test_the_same_episode_with_fewer_pictures(self, place, first_views):
         counts = []
 
         class Counting(ToyEnv):
@@ -243,7 +247,7 @@ class TestSimulatorCase:
                 counts.append(1)
                 return super().observe()
 
-        cases = simulator.simulator_cases("toy", Counting(0), fakes.Reacher(), horizons=("4",))
+        cases = simulator.simulator_cases("toy", place, Counting(0), fakes.Reacher(), horizons=("4",))
         (timed,) = measuring.measure(cases, repeats=1)
         assert timed.differences == {PUBLISHED: 0.0, OURS: 0.0}
         counts.clear()
@@ -251,7 +255,8 @@ class TestSimulatorCase:
         assert len(counts) == -(-steps // 4)
         counts.clear()
         cases[0].runs[PUBLISHED].call()
-        assert len(counts) == simulator.SETTLING_STEPS + steps
+        assert len(counts) == first_views + steps
+        assert cases[0].unit.endswith("/min")
 
 
 class TestCommand:

@@ -20,8 +20,8 @@ ACTION_LIMIT = 2e-5
 ENCODING_LIMIT = 1e-4
 """Largest difference of hidden states and gradients, relative to the largest number."""
 
-Unit = Literal["ms", "decisions/s", "samples/s", "episodes/min", "MB"]
-_PER_SECOND: Mapping[Unit, float] = {"decisions/s": 1, "samples/s": 1, "episodes/min": 60}
+Unit = Literal["ms", "decisions/s", "samples/s", "episodes/min", "chains/min", "MB"]
+_PER_SECOND: Mapping[Unit, float] = {"decisions/s": 1, "samples/s": 1, "episodes/min": 60, "chains/min": 60}
 
 
 class InexactError(RDVLAError):

@@ -1,6 +1,7 @@
-"""Evaluation with rendering on demand against rendering at every step, in the real simulator."""
+"""Evaluation with rendering on demand against rendering at every step, in the real simulators."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdvla.bench.measure import OURS, PUBLISHED, Case, Run
+from rdvla.bench.measure import OURS, PUBLISHED, Case, Run, Unit
 from rdvla.embodiment import Embodiment
 from rdvla.envs.base import Env, InitState, Stage, Start, TaskSpec
 from rdvla.envs.libero.env import SETTLING_STEPS
@@ -18,16 +19,38 @@ from rdvla.policy import Policy
 from rdvla.stops import StopRule
 from rdvla.types import Observation
 
-SUITE, TASK_ID, START = "libero_object", 3, InitState(0)
+START = InitState(0)
 SEED = 7
 
 
-class RenderEveryStep:
-    """An environment that renders both cameras after every step, settling included, as the stock one does."""
+@dataclass(frozen=True)
+class Place:
+    """Where an episode is played.
 
-    def __init__(self, env: Env) -> None:
-        """Wrap `env`."""
+    Attributes:
+        suite: its suite.
+        task_id: its task.
+        unit: what is counted.
+        first_views: how often both cameras are rendered before the first decision, if they are at every step.
+    """
+
+    suite: str
+    task_id: int
+    unit: Unit
+    first_views: int
+
+
+LIBERO = Place("libero_object", 3, "episodes/min", SETTLING_STEPS)
+CALVIN = Place("calvin_d", 0, "chains/min", 1)
+
+
+class RenderEveryStep:
+    """An environment that renders both cameras after every step, settling included, as the stock ones do."""
+
+    def __init__(self, env: Env, first_views: int) -> None:
+        """Wrap `env`; see `Place.first_views`."""
         self._env = env
+        self._first_views = first_views
         self._latest: Observation | None = None
 
     @property
@@ -46,9 +69,9 @@ class RenderEveryStep:
         return self._env.stages
 
     def reset(self, start: Start) -> None:
-        """Start an episode, and render once for every step of settling."""
+        """Start an episode, and render as often as is done before its first decision."""
         self._env.reset(start)
-        for _ in range(SETTLING_STEPS):
+        for _ in range(self._first_views):
             self._latest = self._env.observe()
 
     def observe(self) -> Observation:
@@ -79,7 +102,9 @@ class RenderEveryStep:
         self._env.close()
 
 
-def simulator_cases(title: str, env: Env, policy: Policy, horizons: tuple[str, ...] = ("5", "8")) -> list[Case]:
+def simulator_cases(
+    title: str, place: Place, env: Env, policy: Policy, horizons: tuple[str, ...] = ("5", "8")
+) -> list[Case]:
     """Return the same episode played in both ways, once for every number of actions executed per decision."""
 
     def play(env: Env, horizon: str) -> Tensor:
@@ -89,11 +114,11 @@ def simulator_cases(title: str, env: Env, policy: Policy, horizons: tuple[str, .
 
     return [
         Case(
-            f"evaluation, {title}",
+            f"evaluation on {place.suite}, {title}",
             f"{horizon} actions per decision",
-            "episodes/min",
+            place.unit,
             {
-                PUBLISHED: Run(lambda h=horizon: play(RenderEveryStep(env), h)),  # type: ignore[misc]
+                PUBLISHED: Run(lambda h=horizon: play(RenderEveryStep(env, place.first_views), h)),  # type: ignore[misc]
                 OURS: Run(lambda h=horizon: play(env, h)),  # type: ignore[misc]
             },
             limit=0.0,
@@ -102,15 +127,16 @@ def simulator_cases(title: str, env: Env, policy: Policy, horizons: tuple[str, .
     ]
 
 
-def start(checkpoint: Path, *, device: str = "cpu", compile: bool = False) -> tuple[Env, Policy]:
-    """Start LIBERO's simulator and load the policy; see `rdvla.policies.network.load_policy`.
+def start(place: Place, checkpoint: Path, *, device: str = "cpu", compile: bool = False) -> tuple[Env, Policy]:
+    """Start the simulator and load the policy; see `rdvla.policies.network.load_policy`.
 
     Raises:
-        MissingExtraError: LIBERO is not installed.
+        ConfigError: CALVIN's data files are missing.
+        MissingExtraError: the simulator is not installed.
         SimulatorError: it does not start.
         CheckpointError: there is no such checkpoint.
     """
     from rdvla.envs.registry import make_env
     from rdvla.policies.network import load_policy
 
-    return make_env(SUITE, TASK_ID), load_policy(checkpoint, device=device, compile=compile)
+    return make_env(place.suite, place.task_id), load_policy(checkpoint, device=device, compile=compile)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,7 +20,12 @@ from rdvla.model.config import RDVLAConfig, rdvla_0_5b
 from rdvla.model.rdvla import RDVLA
 from rdvla.policies.network import check_device
 
-SECTIONS = ("head", "decision", "memory", "batch", "training", "simulator")
+if TYPE_CHECKING:
+    from rdvla.bench.simulator import Place
+
+SECTIONS = ("head", "decision", "memory", "batch", "training", "simulator", "calvin")
+USUAL = SECTIONS[:-2]
+"""What needs no simulator."""
 FORMAT = 1
 FEW = 3
 """Most repetitions of what takes long: the whole released network, the simulator."""
@@ -50,7 +55,7 @@ class Plan:
     """
 
     checkpoint: Path
-    chosen: tuple[str, ...] = SECTIONS[:-1]
+    chosen: tuple[str, ...] = USUAL
     released: RDVLAConfig | None = None
     full: bool = False
     repeats: int = 5
@@ -238,12 +243,22 @@ class _Bench:
         self._time(sections.training_cases(self._title, copy.deepcopy(self.network)))
 
     def simulator(self) -> None:
-        from rdvla.bench import simulator
+        from rdvla.bench.simulator import LIBERO
 
-        self.tell("start the simulator")
-        env, policy = simulator.start(self.plan.checkpoint, device=self.plan.device, compile=self.plan.compile)
+        self._evaluate(LIBERO)
+
+    def calvin(self) -> None:
+        from rdvla.bench.simulator import CALVIN
+
+        self._evaluate(CALVIN)
+
+    def _evaluate(self, place: "Place") -> None:
+        from rdvla.bench.simulator import simulator_cases, start
+
+        self.tell(f"start the simulator of {place.suite}")
+        env, policy = start(place, self.plan.checkpoint, device=self.plan.device, compile=self.plan.compile)
         try:
-            self._time(simulator.simulator_cases(self._title, env, policy), most=FEW)
+            self._time(simulator_cases(self._title, place, env, policy), most=FEW)
         finally:
             env.close()
 

@@ -30,7 +30,10 @@ def bench_command(
     checkpoint: Checkpoint = Path(SHIPPED),
     only: Annotated[
         str | None,
-        typer.Option(help="Of head,decision,memory,batch,training,simulator [default: all but the simulator]."),
+        typer.Option(
+            help="Of head,decision,memory,batch,training, and episodes per minute in LIBERO (simulator) and CALVIN "
+            "(calvin) [default: all but the last two]."
+        ),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Also the whole released network: 12 GB, some minutes.")] = False,
     simulator: Annotated[bool, typer.Option("--simulator", help="Also episodes per minute in LIBERO.")] = False,
@@ -57,7 +60,7 @@ def bench_command(
     from rdvla.bench.table import format_result
 
     _check_folders(json, plot)
-    chosen = tuple(part.strip() for part in only.split(",")) if only is not None else suite.SECTIONS[:-1]
+    chosen = tuple(part.strip() for part in only.split(",")) if only is not None else suite.USUAL
     if simulator and "simulator" not in chosen:
         chosen = (*chosen, "simulator")
     plan = suite.Plan.usual(
