@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint_fakes import statistics
+from rdvla.checkpoints.official_beside import derived_gripper
 from rdvla.config import load_yaml
+from rdvla.embodiment import CALVIN
 from rdvla.errors import ConfigError
 from rdvla.train.config import TrainConfig
 from rdvla.train.presets import LAYERS, changed, preset_network
@@ -62,6 +65,15 @@ def test_a_released_file_is_our_recipe(suite):
     assert theirs["data"]["root"].startswith("data/libero/libero_")
 
 
+def test_calvins_recipe_is_the_released_one_on_other_data():
+    """No file for CALVIN was released; a released file that names its dataset gets CALVIN's gripper."""
+    theirs = released("long", data={"data_root_dir": "data", "dataset_name": "calvin_abc_rlds", "image_aug": True})
+    ours = TrainConfig.build(load_yaml(CONFIGS / "rdvla_calvin.yaml"))
+    assert settled(TrainConfig.build(translate(theirs)[0])) == settled(ours)
+    assert ours.data.gripper == CALVIN.gripper
+    assert derived_gripper({ours.data.name: statistics()}) == CALVIN.gripper, "it loads with its own convention"
+
+
 @pytest.mark.parametrize("name", ["tiny_libero", "tiny_libero_takeover", "tiny_libero_40"])
 def test_our_files_are_left_alone(name):
     values = load_yaml(CONFIGS / f"{name}.yaml")
@@ -74,6 +86,7 @@ def test_a_silent_file_gets_the_released_defaults():
     config = TrainConfig.build(values)
     assert str(config.data.root) == "data/libero/calvin_abc_rlds"
     assert str(config.output) == "outputs/first"
+    assert config.data.gripper == "open_is_positive"
     assert (config.model.head.recurrent_layers, config.model.head.mean_recurrence) == ((6, 23), 12)
     assert (config.max_steps, config.seed, config.optimizer.decay_at) == (200_000, 42, 200_000)
 

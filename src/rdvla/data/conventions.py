@@ -1,10 +1,11 @@
-"""Which gripper convention a dataset's actions can have, by their values alone."""
+"""Which gripper convention a dataset's actions can have: by their values, and by the robot that it names."""
 
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.embodiment import CALVIN, LIBERO
 from rdvla.types import GripperConvention
 
 MEANING: Mapping[str, str] = {
@@ -46,3 +47,21 @@ def contradiction(values_N: NDArray[np.floating], gripper: GripperConvention) ->
         + "; ".join(f"'{name}' ({MEANING[name]})" for name in fits)
         + ". Set data.gripper."
     )
+
+
+def robots_contradiction(state_names: object, gripper: GripperConvention) -> str | None:
+    """Return why a robot whose state is called so cannot have this convention, with the fix; None if it can.
+
+    Values of -1 and +1 say nothing about which of them opens; the state's names tell LIBERO's robot from CALVIN's.
+    """
+    for name, robot in (("LIBERO", LIBERO), ("CALVIN", CALVIN)):
+        if (
+            isinstance(state_names, list | tuple)
+            and tuple(state_names) == robot.state_names
+            and gripper != robot.gripper
+        ):
+            return (
+                f"its state is that of {name}'s robot, where the gripper is '{robot.gripper}' "
+                f"({MEANING[robot.gripper]}), not '{gripper}'. Set data.gripper."
+            )
+    return None

@@ -13,7 +13,7 @@ from typing import Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.conventions import contradiction
+from rdvla.data.conventions import contradiction, robots_contradiction
 from rdvla.data.episodes import ChunkBatch, ChunkSample, Sampling, Timestamps, chunk_starts, chunk_windows
 from rdvla.data.frame_cache import (
     KEEP_SIZE,
@@ -167,10 +167,11 @@ class LeRobotDataset:
         """Make sure that the recorded actions can be of this convention.
 
         Raises:
-            DatasetError: they cannot; the message says what the last entry is and what fits.
+            DatasetError: they cannot; the message says what the last entry is, or whose robot it is, and what fits.
         """
+        names = self.source.info.features[self.state_keys[0]].names if len(self.state_keys) == 1 else None
         last = self._gather(self.action_keys, np.arange(self.source.episode_start[-1]))[:, -1]
-        if reason := contradiction(last, convention.gripper):
+        if reason := contradiction(last, convention.gripper) or robots_contradiction(names, convention.gripper):
             raise DatasetError(f"'{self.source.root}': {reason}")
 
     def statistics(self, convention: ActionConvention | None = None) -> DatasetStatistics:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rdvla.checkpoints.official_config import HEAD_FIELDS
 from rdvla.data.augmentation import PUBLISHED_AUGMENTATION, Augmentation
+from rdvla.embodiment import CALVIN
 from rdvla.errors import ConfigError, suggest
 
 Flat = dict[str, Any]
@@ -111,6 +112,8 @@ def translate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if not any(key in _KNOWN for key in given):
         return dict(values), []
     result: Flat = dict(_DEFAULTS)
+    if _dataset(given).startswith("calvin"):
+        result["data.gripper"] = CALVIN.gripper
     result["data.root"] = f"{given.get('data.data_root_dir', 'data/libero')}/{_dataset(given)}"
     result["output"] = f"{given.get('output_dir', 'outputs')}/{given.get('run_name') or _dataset(given)}"
     notes = []
