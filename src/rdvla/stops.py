@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, suggest
 
@@ -43,6 +44,10 @@ class RuleSpec:
     def limit(self, threshold: float) -> float:
         """Return what the metric, as traces and figures show it, has to fall below."""
         return threshold if self.runs == "below" else 1 - threshold
+
+    def passed(self, metric: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+        """Return where the metric stops the recurrence, decided as its criterion does (not a number never stops)."""
+        return metric < np.float32(threshold) if self.runs == "below" else 1 - metric > np.float32(threshold)
 
     def condition(self, threshold: float) -> str:
         """Return e.g. `action_mse < 0.001` or `cosine > 0.999`."""

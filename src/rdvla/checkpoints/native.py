@@ -23,6 +23,7 @@ from rdvla.data.stats import load_statistics, save_statistics
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.files import replacing_folder
 from rdvla.model.config import RDVLAConfig
+from rdvla.stops import StopRule
 from rdvla.types import ActionConvention, GripperConvention
 
 FORMAT = "rdvla"
@@ -44,6 +45,7 @@ class NativeConfig(Config):
         gripper: the environment's gripper convention.
         max_steps: of earlier versions; for nobody, not written any more.
         step: optimiser step of the checkpoint.
+        default_stop: when to stop iterating where nobody says; absent where nothing was chosen.
         versions: what wrote it; for people, not read.
         notes: recipe, data, commit; for people, not read.
     """
@@ -56,8 +58,14 @@ class NativeConfig(Config):
     gripper: GripperConvention
     max_steps: dict[str, PositiveInt] | None = Field(default=None, exclude=True)
     step: NonNegativeInt | None = None
+    default_stop: StopRule | None = None
     versions: dict[str, str]
     notes: dict[str, Any] = Field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the text of the file."""
+        unset = {"default_stop"} if self.default_stop is None else None  # as versions before it wrote
+        return json.dumps(self.model_dump(mode="json", exclude=unset), indent=2) + "\n"
 
 
 def is_native(directory: Path) -> bool:
@@ -106,11 +114,12 @@ def write_description(directory: Path, checkpoint: Checkpoint) -> None:
             "images": checkpoint.image_path,
             "gripper": checkpoint.actions.gripper,
             "step": checkpoint.step,
+            "default_stop": checkpoint.default_stop,
             "versions": versions(),
             "notes": dict(checkpoint.notes),
         }
     )
-    (directory / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    (directory / CONFIG).write_text(config.to_json(), encoding="utf-8")
     save_statistics(directory / STATISTICS, checkpoint.statistics)
     (directory / TOKENIZER).write_text(checkpoint.tokenizer.to_str(), encoding="utf-8")
 
@@ -135,18 +144,7 @@ def read_description(directory: Path, tensors: dict[str, Tensor], *, source: str
     Raises:
         CheckpointError: see `load_native`.
     """
-    document = read_json(directory / CONFIG)
-    if document.get("format") != FORMAT:
-        raise CheckpointError(f'\'{directory / CONFIG}\' is not a rdvla configuration (it has no "format": "rdvla").')
-    if document.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"'{directory}' has format version {document.get('format_version')!r}, this rdvla reads {FORMAT_VERSION}; "
-            "upgrade rdvla."
-        )
-    try:
-        config = NativeConfig.build(document, source=str(directory / CONFIG))
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
+    config = read_config(directory)
     statistics = load_statistics(directory / STATISTICS)
     tokenizer = load_tokenizer(directory / TOKENIZER)
     model = build_empty(config.model)
@@ -158,8 +156,29 @@ def read_description(directory: Path, tensors: dict[str, Tensor], *, source: str
         image_path=config.images,
         actions=ActionConvention(config.gripper),
         step=config.step,
+        default_stop=config.default_stop,
         notes=config.notes,
     )
+
+
+def read_config(directory: Path) -> NativeConfig:
+    """Read `config.json`.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another version, or has an unknown field.
+    """
+    document = read_json(directory / CONFIG)
+    if document.get("format") != FORMAT:
+        raise CheckpointError(f'\'{directory / CONFIG}\' is not a rdvla configuration (it has no "format": "rdvla").')
+    if document.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"'{directory}' has format version {document.get('format_version')!r}, this rdvla reads {FORMAT_VERSION}; "
+            "upgrade rdvla."
+        )
+    try:
+        return NativeConfig.build(document, source=str(directory / CONFIG))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rdvla.cli.options import SimulatorOptions, StopOptions, parse_budgets, with_options
 from rdvla.cli.parsing import choose_starts, parse_indices, parse_names
 from rdvla.cli.pools import PoolOptions
+from rdvla.cli.tables import align
 from rdvla.envs import Suite, find_suite
 from rdvla.errors import ConfigError
 from rdvla.eval.protocol import EvalConfig, check_init_states
@@ -218,7 +219,7 @@ def format_tables(records: Sequence[AnyRecord]) -> str:
     for (suite, task_id), group in tasks.items():
         summaries = [summarise_group(record for record in group if name(record) == rule) for rule in rules]
         by_task.append([f"{suite} {task_id}", *(f"{s.rate.successes}/{s.rate.n}" for s in summaries)])
-    return "\n\n".join(_align(table) for table in (rows, *_chain_tables(rules), by_task) if table)
+    return "\n\n".join(align(table) for table in (rows, *_chain_tables(rules), by_task) if table)
 
 
 def _chain_tables(rules: Mapping[str, Sequence[AnyRecord]]) -> list[list[list[str]]]:
@@ -251,15 +252,3 @@ def _cells(summary: Summary) -> list[str]:
         "-" if summary.mean_iterations is None else f"{summary.mean_iterations:.2f}",
         *("-" if value is None else f"{value:.1f}" for value in (p50, p95)),
     ]
-
-
-def _align(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

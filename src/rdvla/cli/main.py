@@ -5,6 +5,7 @@ import sys
 import typer
 
 from rdvla.cli.bench import bench_app
+from rdvla.cli.calibrate import calibrate_command
 from rdvla.cli.collect import collect
 from rdvla.cli.convert import convert_command
 from rdvla.cli.dataset import dataset_app
@@ -37,6 +38,7 @@ app.command("collect")(collect)
 app.add_typer(dataset_app, name="dataset")
 app.command("eval")(eval_command)
 app.command("report")(report_command)
+app.command("calibrate")(calibrate_command)
 app.command("serve")(serve_command)
 app.command("play")(play_command)
 app.command("convert")(convert_command)

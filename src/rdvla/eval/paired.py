@@ -119,10 +119,8 @@ def compare(pairs: Sequence[Pair], *, margin: float = 0.05) -> Comparison:
     n = len(pairs)
     wins = sum(pair.first.success > pair.second.success for pair in pairs)
     losses = sum(pair.second.success > pair.first.success for pair in pairs)
-    resampled = _Tasks(pairs)
-    differences = [float(pair.first.success) - float(pair.second.success) for pair in pairs]
-    ones = [1.0] * n
-    by_task = resampled.interval(lambda total: total(differences) / total(ones))
+    resampled = Tasks([pair.task for pair in pairs])
+    by_task = resampled.mean([float(pair.first.success) - float(pair.second.success) for pair in pairs])
     difference = Interval((wins - losses) / n, *tango(wins, losses, n))
     low, high = min(difference.low, by_task.low), max(difference.high, by_task.high)
     return Comparison(
@@ -183,25 +181,26 @@ def _crossing(score: Callable[[float], float], value: float, low: float, high: f
     return (low + high) / 2
 
 
-class _Tasks:
-    """Pairs by task, resampled: how often every task is drawn in every resample."""
+class Tasks:
+    """Things of several tasks, resampled by task: how often every task is drawn in every resample."""
 
-    def __init__(self, pairs: Sequence[Pair]) -> None:
-        names = list(dict.fromkeys(pair.task for pair in pairs))
-        self.count = len(names)
-        self._of_pair = np.array([names.index(pair.task) for pair in pairs])
+    def __init__(self, tasks: Sequence[str]) -> None:
+        """Take the task of every thing."""
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(tasks))}
+        self.count = len(numbers)
+        self._of_thing = np.array([numbers[task] for task in tasks])
         rng = np.random.default_rng(0)
         self._draws = rng.multinomial(self.count, np.full(self.count, 1 / self.count), size=RESAMPLES)
 
     def interval(self, statistic: "Callable[[Callable[[Sequence[float]], Any]], Any]") -> Interval:
-        """Return a statistic of totals over pairs with its percentile interval.
+        """Return a statistic of totals over things with its percentile interval.
 
         Args:
-            statistic: gets a function from values by pair to their total, or to their totals in every resample.
+            statistic: gets a function from one value per thing to their total, or to their totals in every resample.
         """
 
         def totals(values: Sequence[float]) -> NDArray[np.float64]:
-            by_task = np.bincount(self._of_pair, weights=np.asarray(values, dtype=float), minlength=self.count)
+            by_task = np.bincount(self._of_thing, weights=np.asarray(values, dtype=float), minlength=self.count)
             return np.asarray(self._draws @ by_task, dtype=np.float64)
 
         value = float(statistic(lambda values: float(np.sum(np.asarray(values, dtype=float)))))
@@ -209,6 +208,11 @@ class _Tasks:
             drawn = np.asarray(statistic(totals))
         low, high = np.percentile(drawn[np.isfinite(drawn)], [2.5, 97.5])
         return Interval(value, float(low), float(high))
+
+    def mean(self, values: "Sequence[float] | NDArray[Any]") -> Interval:
+        """Return the mean of one value per thing with its percentile interval."""
+        numbers, ones = [float(value) for value in values], [1.0] * len(values)
+        return self.interval(lambda total: total(numbers) / total(ones))
 
 
 def _verdict(low: float, high: float, margin: float) -> Verdict:
@@ -226,7 +230,7 @@ def _needed(disagreements: int, n: int, margin: float, difference: Interval, by_
     return math.ceil((Z_95 + Z_POWER) ** 2 * share * resemblance / margin**2)
 
 
-def _ratios(pairs: Sequence[Pair], tasks: _Tasks) -> dict[str, Interval]:
+def _ratios(pairs: Sequence[Pair], tasks: Tasks) -> dict[str, Interval]:
     known = set.intersection(*({*pair.first.totals} & {*pair.second.totals} for pair in pairs))
     ratios = {}
     for name, (total, by) in QUANTITIES.items():

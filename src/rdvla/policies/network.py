@@ -28,7 +28,7 @@ from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, GripperConvention, Observation
 
 DEFAULT_STOP = StopRule.fixed(12)
-"""The released evaluation's depth."""
+"""The released evaluation's depth; for checkpoints that bring no rule."""
 
 
 def load_policy(
@@ -89,6 +89,7 @@ class RDVLAPolicy(Policy):
         model: the network, frozen for inference.
         device: where it computes.
         io: from observations to the network and back.
+        default_stop: the rule of decisions that name none: the checkpoint's, else `DEFAULT_STOP`.
         costs: what the stages of a decision take, by batch size. Every decision on a CPU corrects it, elsewhere those
             with a budget; only the depth that a budget buys depends on it.
     """
@@ -109,6 +110,7 @@ class RDVLAPolicy(Policy):
         self._recorded = RecordedNetwork(self.model) if compile else None
         self.device = torch.device(device)
         self.io = PolicyIO.of(checkpoint, statistics)
+        self.default_stop = checkpoint.default_stop or DEFAULT_STOP
         self.costs: defaultdict[int, Costs] = defaultdict(Costs)
         config = self.model.config
         self._metadata = PolicyMetadata(
@@ -121,7 +123,7 @@ class RDVLAPolicy(Policy):
                 "step": checkpoint.step,
                 "gripper": self.io.convention.gripper,
                 "images": asdict(self.io.image_path),
-                "default_stop": str(DEFAULT_STOP),
+                "default_stop": str(self.default_stop),
                 "precision": precision or str(self.model.head.gamma_init.dtype).removeprefix("torch."),
                 "int8_products": int8_products() if precision == "int8" else None,
             },
@@ -152,7 +154,7 @@ class RDVLAPolicy(Policy):
     def infer_batch(self, observations: Sequence[Observation], asks: Sequence[Ask]) -> list[ActionChunk]:
         """Decide for several observations at once, of any tasks.
 
-        Each sample stops on its own; the timings are those of the batch. Without a rule, `DEFAULT_STOP` is taken. With
+        Each sample stops on its own; the timings are those of the batch. Without a rule, `default_stop` is taken. With
         a budget, counted from the call on, as many iterations are made as should fit, judged by what they cost in
         earlier decisions and in this one; at least one.
 
@@ -181,7 +183,7 @@ class RDVLAPolicy(Policy):
 
     def _decide(self, observations: Sequence[Observation], asks: Sequence[Ask]) -> list[ActionChunk]:
         """Decide for asks that agree in all but the seed."""
-        rule = asks[0].stop or DEFAULT_STOP
+        rule = asks[0].stop or self.default_stop
         start = time.perf_counter()
         timer = self._timer(len(observations), asks[0])
 

@@ -180,6 +180,8 @@ def _interface(checkpoint: Checkpoint) -> str:
         "gripper": f"`{checkpoint.actions.gripper}`",
         "statistics": ", ".join(f"`{name}`" for name in checkpoint.statistics),
     }
+    if checkpoint.default_stop is not None:
+        rows["stops, unless told"] = f"`{checkpoint.default_stop}`"
     return _table(("", ""), rows.items())
 
 

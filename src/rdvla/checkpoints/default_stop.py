@@ -1,0 +1,42 @@
+"""The stopping rule that a checkpoint brings along, written into what is already there."""
+
+import re
+from pathlib import Path
+
+from rdvla.checkpoints.lerobot import DESCRIPTION, is_lerobot
+from rdvla.checkpoints.native import CONFIG, is_native, read_config
+from rdvla.errors import CheckpointError
+from rdvla.files import write_atomically
+from rdvla.stops import StopRule
+
+CARD = "README.md"
+HEADING = "## When it stops"
+
+
+def store_default_stop(directory: Path, rule: StopRule, sentence: str) -> None:
+    """Make `rule` the default of a checkpoint, in place: in its `config.json` and in its model card.
+
+    Args:
+        directory: a checkpoint of ours, or LeRobot's with the plugin's type.
+        rule: where nobody says when to stop.
+        sentence: for the card's section `HEADING`, which is replaced or added.
+
+    Raises:
+        CheckpointError: another format, which has no place for it, or no checkpoint.
+        StorageError: the disk refuses.
+    """
+    if is_lerobot(directory):
+        description = directory / DESCRIPTION
+    elif is_native(directory):
+        description = directory
+    else:
+        raise CheckpointError(
+            f"'{directory}' is no folder with a checkpoint of ours, so there is no place for a default rule; "
+            "'rdvla convert' makes one."
+        )
+    config = read_config(description).model_copy(update={"default_stop": rule})
+    card = directory / CARD
+    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {directory.name}\n"
+    rest = re.sub(rf"(?ms)^{HEADING}$.*?(?=^## |\Z)", "", text).rstrip()
+    write_atomically(description / CONFIG, config.to_json())
+    write_atomically(card, f"{rest}\n\n{HEADING}\n\n{sentence}\n")

@@ -1,0 +1,175 @@
+"""Calibration: the replay is what the policy does, and a threshold keeps what it was chosen for."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rdvla.cli.calibrate import calibrate_command
+from rdvla.cli.main import app
+from rdvla.envs import find_suite
+from rdvla.errors import CheckpointError, ConfigError
+from rdvla.eval.calibration import Target, base_rules, calibrate, fit
+from rdvla.eval.protocol import EvalConfig
+from rdvla.eval.replay import Decisions, StageCosts, agreement, read_decisions, replay
+from rdvla.eval.runner import evaluate
+from rdvla.model.stopping import make_criterion
+from rdvla.policies import load_policy
+from rdvla.policies.sources import LoadOptions, choose_policy
+from rdvla.stops import StopRule, rules
+
+DEPTH = 8
+STOPS = (
+    StopRule("action_mse", threshold=1e-3, max_depth=DEPTH),
+    StopRule("cosine", threshold=0.999, max_depth=DEPTH),
+    StopRule("latent", threshold=0.2, min_depth=3, max_depth=6),
+    StopRule.fixed(3),
+)
+
+
+def options(**given):
+    usual = {"depth": None, "ms": None, "change": None, "stop": None, "delta": None, "min_depth": 1}
+    return usual | {"max_depth": None, "folds": 5, "json": None, "write": None} | given
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    """A checkpoint, and its traced evaluation."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+    import bench_fakes
+
+    folder = tmp_path_factory.mktemp("calibration")
+    bench_fakes.save_checkpoint(folder / "policy")
+    _, _, factory = choose_policy(folder / "policy", None, LoadOptions())
+    config = EvalConfig(
+        policy="small", suites=("toy",), task_ids=(0, 1), init_states=(0,), stops=STOPS, trace_depth=DEPTH
+    )
+    evaluate(config, suites={"toy": find_suite("toy")}, policy_factory=factory, output=folder / "run")
+    return folder
+
+
+@pytest.fixture
+def decisions():
+    """Metrics that halve at every iteration from where each decision begins; four tasks that differ."""
+    rng = np.random.default_rng(0)
+    start = np.exp(rng.normal(size=(400, 1)) + np.repeat([0.0, 0.1, 0.2, 0.3], 100)[:, None])
+    falling = (start * 0.5 ** np.arange(DEPTH)).astype(np.float32)
+    falling[:, 0] = np.nan
+    to_full = np.nan_to_num(falling, nan=9.0) * (np.arange(DEPTH) < DEPTH - 1)
+    return Decisions(
+        episodes=4,
+        tasks=[f"toy {number // 100}" for number in range(400)],
+        metrics=dict.fromkeys(rules(), falling / 100),
+        to_full=to_full.astype(np.float32),
+        executed=np.full(400, DEPTH),
+        rules=[None] * 400,
+        costs=StageCosts(rest=10, iteration=2, decoding=1),
+    )
+
+
+@pytest.mark.parametrize("name", rules())
+def test_a_rule_passes_where_its_criterion_passes(name):
+    values = torch.tensor([0.0, 1e-3, 1e-3 + 1e-10, 0.00099999, 0.03, 0.029999, 1.0, torch.nan], dtype=torch.float32)
+    for threshold in (rules()[name].default_threshold, 0.5):
+        ours = rules()[name].passed(values.numpy(), threshold)
+        np.testing.assert_array_equal(ours, make_criterion(StopRule(name, threshold)).passed(values).numpy())
+
+
+def test_the_replay_stops_where_the_policy_did(played):
+    found = read_decisions([played / "run"])
+    assert (found.episodes, found.depth) == (2 * len(STOPS), DEPTH)
+    assert len(set(found.executed)) > 2
+    assert agreement(found) == (len(found.tasks), len(found.tasks))
+    assert found.costs is not None
+    assert min(vars(found.costs).values()) > 0
+    elsewhere = replace(found, executed=found.executed % DEPTH + 1)
+    assert agreement(elsewhere) == (0, len(found.tasks))
+
+
+def test_every_rule_keeps_to_what_was_asked(decisions):
+    for base in base_rules(None, None, 1, None, DEPTH):
+        outcome = replay(fit(base, decisions, Target("depth", 4)), decisions)
+        assert 3.9 < outcome.iterations.mean() <= 4
+        outcome = replay(fit(base, decisions, Target("change", 0.01)), decisions)
+        assert 0.009 < outcome.change.mean() <= 0.01
+    actions, latents = (StopRule(name, max_depth=DEPTH) for name in ("action_mse", "latent"))
+    deeper = [replay(fit(base, decisions, Target("ms", 22)), decisions) for base in (actions, latents)]
+    for outcome, by_decision in zip(deeper, (3, 2), strict=True):
+        ms = outcome.milliseconds(decisions.costs)
+        assert 21.7 < ms.mean() <= 22
+        fixed = 10 if by_decision == 3 else 11
+        np.testing.assert_array_equal(ms, fixed + by_decision * outcome.iterations)
+    assert deeper[1].iterations.mean() > deeper[0].iterations.mean()
+
+
+def test_held_out_tasks_are_measured_with_what_the_others_gave(decisions):
+    (found,) = calibrate([StopRule("latent", max_depth=DEPTH)], decisions, Target("depth", 4), folds=4)
+    assert len(set(found.thresholds)) > 1
+    by_hand = []
+    for number in range(4):
+        mine = np.array([task == f"toy {number}" for task in decisions.tasks])
+        rule = StopRule("latent", found.thresholds[number], max_depth=DEPTH)
+        assert replay(rule, decisions).iterations[~mine].mean() <= 4
+        by_hand.append(replay(rule, decisions).iterations[mine].mean())
+    held_out = found.held_out.iterations
+    assert held_out.value == pytest.approx(np.mean(by_hand))
+    assert held_out.low < held_out.value < held_out.high
+    one_task = replace(decisions, tasks=["toy 0"] * 400)
+    assert calibrate([found.rule], one_task, Target("depth", 4), folds=4)[0].held_out is None
+
+
+def test_what_cannot_be_kept_or_replayed_is_said(decisions):
+    base = StopRule("latent", max_depth=DEPTH)
+    with pytest.raises(ConfigError, match="no threshold of 'latent' keeps to 1.5 iterations: it is 2 at the least"):
+        fit(base, decisions, Target("depth", 1.5))
+    with pytest.raises(ConfigError, match="traces end at 8"):
+        replay(StopRule("latent", max_depth=9), decisions)
+    with pytest.raises(ConfigError, match="check_every must be 1"):
+        replay(StopRule("latent", max_depth=DEPTH, check_every=2), decisions)
+    with pytest.raises(ConfigError, match="no column 'latent'"):
+        replay(base, replace(decisions, metrics={}))
+    with pytest.raises(ConfigError, match="drop --ms"):
+        fit(base, replace(decisions, costs=None), Target("ms", 20))
+    with pytest.raises(ConfigError, match="depth must be a number above 0"):
+        Target("depth", -1)
+
+
+def test_the_command_writes_numbers_and_the_policys_default(played, tmp_path, capsys):
+    import bench_fakes
+
+    policy = bench_fakes.save_checkpoint(tmp_path / "policy")
+    (policy / "README.md").write_text("# small\n\n## When it stops\n\nnever\n\n## Data\n\nnone\n")
+    assert str(load_policy(policy).default_stop) == "fixed(12)"
+    calibrate_command([played / "run"], **options(depth=4.0, stop="action_mse", json=tmp_path / "a.json", write=policy))
+    document = json.loads((tmp_path / "a.json").read_text())
+    (rule,) = document["rules"]
+    assert document["replay"]["same"] == document["replay"]["of"] == document["decisions"] > 0
+    assert rule["fitted"]["iterations"]["value"] <= 4
+    loaded = load_policy(policy)
+    assert loaded.default_stop == StopRule(**rule["rule"])
+    assert loaded.metadata.extra["default_stop"] == str(loaded.default_stop)
+    card = (policy / "README.md").read_text()
+    assert card.count("## When it stops") == 1
+    assert "never" not in card
+    assert f"`{loaded.default_stop}`, chosen for at most 4 iterations" in card
+    assert "## Data\n\nnone\n" in card
+    assert "action_mse" in capsys.readouterr().out
+
+
+def test_wishes_that_contradict_each_other_are_refused(played, tmp_path):
+    run = [played / "run"]
+    with pytest.raises(ConfigError, match="give one of"):
+        calibrate_command(run, **options(depth=4.0, ms=3.0))
+    with pytest.raises(ConfigError, match="one --stop rule"):
+        calibrate_command(run, **options(delta=0.1))
+    with pytest.raises(ConfigError, match="--write stores one rule"):
+        calibrate_command(run, **options(depth=4.0, write=tmp_path))
+    with pytest.raises(CheckpointError, match="no place for a default rule"):
+        calibrate_command(run, **options(depth=4.0, stop="latent", write=tmp_path))
+    with pytest.raises(ConfigError, match="folds must be at least 2"):
+        calibrate_command(run, **options(depth=4.0, folds=1))
+    assert "calibrate" in {command.name for command in app.registered_commands}
