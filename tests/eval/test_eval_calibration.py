@@ -124,7 +124,7 @@ def test_held_out_tasks_are_measured_with_what_the_others_gave(decisions):
 
 def test_what_cannot_be_kept_or_replayed_is_said(decisions):
     base = StopRule("latent", max_depth=DEPTH)
-    with pytest.raises(ConfigError, match="no threshold of 'latent' keeps to 1.5 iterations: it is 2 at the least"):
+    with pytest.raises(ConfigError, match=r"no threshold of 'latent' keeps to 1\.5 iterations: it is 2 at"):
         fit(base, decisions, Target("depth", 1.5))
     with pytest.raises(ConfigError, match="traces end at 8"):
         replay(StopRule("latent", max_depth=9), decisions)
