@@ -3,11 +3,12 @@
 # make lowest  the network's tests as on a processor without vector instructions
 # make check   style, types and the import rules
 # make lerobot the plugin in a real LeRobot (LEROBOT=0.4 or 0.6), in an environment of its own
+# make worlds  a decision and a training step beside LeRobot 0.4 and 0.6, and with the lowest versions beside openpi-client
 
 RDVLA := .venv/bin/rdvla
 CODE := src tests
 
-.PHONY: demo test lowest check format lerobot clean
+.PHONY: demo test lowest check format lerobot worlds clean
 
 demo: .venv/.installed
 	$(RDVLA) demo
@@ -29,6 +30,9 @@ check: .venv/.installed
 lerobot:
 	scripts/lerobot_env.sh $(LEROBOT)
 	.venv-lerobot-$(LEROBOT)/bin/python -m pytest packages/lerobot_policy_rdvla $(ARGS)
+
+worlds:
+	scripts/worlds.sh
 
 format: .venv/.installed
 	.venv/bin/ruff check --fix $(CODE)

@@ -24,7 +24,7 @@ if ! command -v ffmpeg >/dev/null; then
 fi
 
 "$PYTHON" -m venv --clear "$FOLDER"
-pip() { "$FOLDER/bin/python" -m pip --disable-pip-version-check install -q "$@"; }
+pip() { "$FOLDER/bin/python" -m pip --disable-pip-version-check install -q -c "constraints/lerobot-$VERSION.txt" "$@"; }
 SHARED=("datasets>=4,<5" "av>=15,<16" "gymnasium<2" "packaging<26" pandas pyserial termcolor jsonlines psutil
     "imageio[ffmpeg]" "numpy>=2,<2.3" "einops<0.9" "deepdiff<9")
 if [ "$VERSION" = 0.4 ]; then

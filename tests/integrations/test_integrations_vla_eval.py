@@ -206,3 +206,9 @@ def test_libero_without_docker(tmp_path):
     wanted["benchmarks"][0] |= {"max_tasks": 1}
     (result,) = api.evaluate(server, wanted)
     assert result["mean_success"] == 1.0
+
+
+def test_the_gripper_can_be_said_but_not_against_the_checkpoint():
+    assert RDVLAModelServer(SHIPPED, gripper="open_is_negative").get_action_spec()["gripper"] == GRIPPER_CLOSE_POS
+    with pytest.raises(ConfigError, match="open_is_negative"):
+        RDVLAModelServer(SHIPPED, gripper="open_is_positive")

@@ -22,7 +22,7 @@ from rdvla.hub import SHIPPED
 from rdvla.policies.network import RDVLAPolicy, load_policy
 from rdvla.policy import Ask, decision_seed
 from rdvla.stops import choose_rule
-from rdvla.types import ActionChunk, Observation
+from rdvla.types import ActionChunk, GripperConvention, Observation
 
 try:
     from vla_eval.model_servers.base import SessionContext
@@ -108,6 +108,7 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         horizon: str = "5",
         seed: int = 7,
         statistics: str | None = None,
+        gripper: GripperConvention | None = None,
         device: str = "cpu",
         precision: str | None = None,
         benchmark: str = "libero",
@@ -126,6 +127,7 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
             horizon: actions executed per decision, or a stateless rule of `rdvla.horizons`.
             seed: of the evaluation; scratchpads follow from it, the suite, the task and the episode.
             statistics: which of the checkpoint's statistics, if it has several.
+            gripper: of a released checkpoint that does not say it: what the benchmark expects in the last action.
             device: a torch device.
             precision: `float32`, `bfloat16` or `int8`; None keeps the checkpoint's.
             benchmark: a name of `DIALECTS`: `libero` (LIBERO-PRO and -Plus speak it too) or `calvin`.
@@ -144,7 +146,9 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         self._stop = choose_rule(depth, stop, threshold, max_depth)
         self._horizon = horizon
         make_horizon(horizon)  # a wrong name is an error now
-        self._policy: RDVLAPolicy = load_policy(checkpoint, statistics=statistics, device=device, precision=precision)
+        self._policy: RDVLAPolicy = load_policy(
+            checkpoint, statistics=statistics, gripper=gripper, device=device, precision=precision
+        )
         metadata = self._policy.metadata
         self.chunk_size = metadata.chunk_size
         self._gripper: str = metadata.extra["gripper"]
