@@ -1,11 +1,13 @@
 """Skills for blocks: lift, put somewhere, stack, unstack, turn and push."""
 
+from collections.abc import Generator
+
 import numpy as np
 
 from rdvla.envs.calvin.info import ROBOT, TABLE
 from rdvla.experts.calvin.furniture import move_slider
 from rdvla.experts.calvin.grasping import EDGE, grasp, put_down, way_out
-from rdvla.experts.calvin.hand import CLOSED, FRONT, TRAVEL, Hand, Moves
+from rdvla.experts.calvin.hand import CLOSED, FRONT, TRAVEL, Hand, Move, Moves
 from rdvla.experts.calvin.table import Block, PlayTable, Point
 
 _TURN = np.radians(78)
@@ -13,7 +15,7 @@ _PUSH = 0.15
 _FINGER = 0.028
 _APART = 0.1
 _NEAR_EDGE = -0.09
-_SOMETHING = 0.02
+_BETWEEN = 0.045
 _BESIDE = 0.08
 _AT_END = 0.03
 _HANDLE = 0.06
@@ -72,7 +74,7 @@ def push_into_drawer(table: PlayTable, hand: Hand, attempt: int) -> Moves:
 
 def stack(table: PlayTable, hand: Hand) -> Moves:
     """Put the held block on another one that lies on the table."""
-    held = table.held
+    held = yield from _take_again(table, hand)
     if held is None:
         return
     below = min(
@@ -98,7 +100,7 @@ def unstack(table: PlayTable, hand: Hand, attempt: int) -> Moves:
 
 def place_in_drawer(table: PlayTable, hand: Hand) -> Moves:
     """Put the held block into the open drawer."""
-    held = table.held
+    held = yield from _take_again(table, hand)
     if held is None:
         return
     lower, upper = table.box("drawer_link")
@@ -114,7 +116,7 @@ def place_in_drawer(table: PlayTable, hand: Hand) -> Moves:
 
 def place_in_slider(table: PlayTable, hand: Hand) -> Moves:
     """Put the held block into the compartment that the slider leaves open."""
-    held = table.held
+    held = yield from _take_again(table, hand)
     if held is None:
         return
     (left, front, _), (right, _, top) = table.box("plank_link")
@@ -126,15 +128,25 @@ def place_in_slider(table: PlayTable, hand: Hand) -> Moves:
 
 
 def release(table: PlayTable, hand: Hand) -> Moves:
-    """Let go of what is between the fingers; what hangs in the air is put down on the table first."""
+    """Put down what hangs in the air somewhere on the table, and leave what is between the fingers."""
     held = table.held
     if held is not None:
         (left, front, z), (right, back, _) = table.surfaces["table"]
         spots = [np.array([x, y, z]) for x in np.linspace(left, right, 12) for y in (front + 0.02, back - 0.03)]
         yield from put_down(table, hand, held, _free_spot(table, held, spots))
-    elif hand.gripper == CLOSED and table.opening > _SOMETHING:
-        yield from hand.open()
-        yield from hand.shift([0, 0, 0.06], within=0.02)
+        return
+    for block in table.blocks.values():
+        if np.linalg.norm(block.position - table.hand) < _BETWEEN:
+            yield from hand.open(6 if hand.gripper == CLOSED else 2)
+            yield from hand.shift(0.7 * way_out(block), within=0.02)
+
+
+def _take_again(table: PlayTable, hand: Hand) -> Generator[Move, None, Block | None]:
+    """Take the block that the task began with in the hand, if it fell; return it as it is held."""
+    if table.held is None and table.carried is not None:
+        yield from grasp(table, hand, table.carried)
+        yield from hand.shift(way_out(table.blocks[table.carried]), speed=0.7)
+    return table.held
 
 
 def _free_spot(table: PlayTable, held: Block, spots: list[Point]) -> Point:

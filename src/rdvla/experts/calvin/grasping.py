@@ -9,8 +9,8 @@ from rdvla.experts.calvin.table import Block, PlayTable, Point
 _WIDEST = 0.068
 _PLANK_FRONT = 0.0
 EDGE = -0.181
-_HAND_WIDTH = 0.12
-_LEAN = 0.45
+_LEANS = (0.0, 0.45, 0.3)
+_FINGERS = 0.075
 _ABOVE = np.array([0.0, 0.0, 0.1])
 _OUT = np.array([0.0, -0.12, 0.11])
 
@@ -28,9 +28,12 @@ def grasp(table: PlayTable, hand: Hand, name: str, attempt: int = 0, turn: float
     hand.gripper = OPEN
     block = table.blocks[name]
     yaws = grasp_yaws(table, block, turn)
-    yaw = yaws[attempt % len(yaws)]
-    yield from hand.travel(block.position + way_out(block), yaw=yaw, tilt=_tilt(block), roll=_roll(table, block))
-    yield from hand.go(block.position + np.array([0, 0, 0.004]), speed=0.6, precise=True)
+    tries = len(_LEANS) if block.position[1] > _PLANK_FRONT else 1
+    yaw = yaws[attempt // tries % len(yaws)]
+    yield from hand.travel(
+        block.position + way_out(block), yaw=yaw, tilt=_tilt(block), roll=_roll(table, block, attempt)
+    )
+    yield from hand.go(block.position + np.array([_aside(table, block), 0, 0.004]), speed=0.6, precise=True)
     yield from hand.close(9)
 
 
@@ -42,19 +45,28 @@ def way_out(block: Block) -> Point:
 
 
 def _tilt(block: Block) -> float:
-    """Return how the hand leans towards the robot: in the drawer, so as not to touch the table's edge."""
+    """Return how the hand leans towards the robot: in a compartment, and in the drawer below the table's edge."""
+    if block.position[1] > _PLANK_FRONT:
+        return 0.35
     return 0.4 if block.position[2] < 0.42 and block.position[1] > EDGE - 0.05 else 0.0
 
 
-def _roll(table: PlayTable, block: Block) -> float:
-    """Return how the hand leans to one side: in a compartment, away from a wall that is near."""
+def _aside(table: PlayTable, block: Block) -> float:
+    """Return how far right of a block's centre to grasp it: in a compartment, so that no finger meets a wall."""
     if block.position[1] < _PLANK_FRONT:
         return 0.0
     low, high = table.gap(block.position[0])
     left, right = block.position[0] - low, high - block.position[0]
-    if min(left, right) > _HAND_WIDTH:
+    return 0.012 * (float(left < _FINGERS) - float(right < _FINGERS))
+
+
+def _roll(table: PlayTable, block: Block, attempt: int) -> float:
+    """Return how the hand leans to one side: in a compartment, if need be, away from the nearer wall."""
+    if block.position[1] < _PLANK_FRONT:
         return 0.0
-    return _LEAN if right < left else -_LEAN
+    low, high = table.gap(block.position[0])
+    lean = _LEANS[attempt % len(_LEANS)]
+    return lean if high - block.position[0] < block.position[0] - low else -lean
 
 
 def grasp_yaws(table: PlayTable, block: Block, turn: float = 0.0) -> list[float]:
@@ -93,7 +105,7 @@ def put_down(table: PlayTable, hand: Hand, block: Block, place: Point) -> Moves:
     offset[2] = 0
     way = _OUT if place[1] > _PLANK_FRONT else _ABOVE
     start = place + offset + way
-    yield from hand.travel(start, yaw=hand.yaw)
+    yield from hand.travel(start, yaw=hand.yaw, tilt=hand.tilt, roll=hand.roll)
     yield from hand.go(
         place + offset - [0, 0, 0.03],
         speed=0.4,

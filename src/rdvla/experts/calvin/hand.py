@@ -26,6 +26,7 @@ _ARRIVED = 0.012
 _STEP, _TURN = 0.02, 0.05
 _GAIN = 0.5
 _DOWN = np.pi
+_TURNED = 0.08
 _PATIENCE = 15
 
 
@@ -54,9 +55,10 @@ class Hand:
     def __init__(self, table: PlayTable, gripper: float) -> None:
         self._table = table
         self.gripper = gripper
-        self.yaw = HOME_YAW
-        self.tilt = 0.0
-        self.roll = 0.0
+        roll, pitch, yaw = table.commanded[1]
+        self.yaw = float(yaw)
+        self.tilt = -float(pitch)
+        self.roll = float(_wrap(_DOWN - roll))
 
     def go(
         self,
@@ -98,12 +100,12 @@ class Hand:
         """Move by `way` `[3]` from where the hand is; see `go`."""
         return self.go(self._table.hand + np.asarray(way), speed=speed, within=within)
 
-    def travel(self, position: ArrayLike, *, yaw: float | None = None, tilt: float = 0.0, roll: float = 0.0) -> Moves:
+    def travel(self, position: ArrayLike, *, yaw: float = HOME_YAW, tilt: float = 0.0, roll: float = 0.0) -> Moves:
         """Move somewhere above or in front of everything: up, over and there.
 
         Args:
             position: where to, `[3]`; of a place in the back wall, a point from which it is reached from the front.
-            yaw: how to be turned there; None keeps it.
+            yaw: how to be turned there.
             tilt: angle by which the fingers point forward there, rad.
             roll: angle by which they point to the side there, rad.
         """
@@ -134,12 +136,11 @@ class Hand:
             yield Move(self._towards(goal, 1.0), True)
 
     def _is_at(self, goal: Point, within: float) -> bool:
-        turned = within >= _PASSING or abs(_wrap(self._table.yaw - self.yaw)) < 0.08
+        turned = within >= _PASSING or np.abs(_wrap(self._turn(self._table.euler))).max() < _TURNED
         return bool(turned and np.linalg.norm(self._table.hand - goal) < within)
 
     def _turn(self, euler: Point) -> Point:
-        roll = _wrap(_DOWN + self.roll - euler[0])
-        return np.array([roll, -self.tilt - euler[1], self.yaw - euler[2]])
+        return np.array([float(_wrap(_DOWN - self.roll - euler[0])), -self.tilt - euler[1], self.yaw - euler[2]])
 
     def _towards(self, goal: Point, speed: float) -> NDArray[np.float32]:
         commanded, euler = self._table.commanded
@@ -151,5 +152,6 @@ class Hand:
         return np.array([*way, *turn, self.gripper], dtype=np.float32)
 
 
-def _wrap(angle: float) -> float:
-    return float((angle + np.pi) % (2 * np.pi) - np.pi)
+def _wrap(angles: ArrayLike) -> NDArray[np.float64]:
+    """Return the same angles in [-pi, pi)."""
+    return (np.asarray(angles, dtype=np.float64) + np.pi) % (2 * np.pi) - np.pi

@@ -70,9 +70,9 @@ class PlayTable:
         return np.array(self._simulation.robot.tcp()[0])
 
     @property
-    def yaw(self) -> float:
-        """How the hand is turned about the vertical, rad."""
-        return float(self._simulation.robot.tcp()[1][2])
+    def euler(self) -> Point:
+        """How the hand is turned: Euler angles xyz `[3]`, rad."""
+        return np.array(self._simulation.robot.tcp()[1])
 
     @property
     def opening(self) -> float:
@@ -97,6 +97,12 @@ class PlayTable:
     def held(self) -> Block | None:
         """The block in the hand, if there is one."""
         return next((block for block in self.blocks.values() if block.bodies == {ROBOT}), None)
+
+    @property
+    def carried(self) -> str | None:
+        """Name of the block that was in the hand when the task began."""
+        began = self._env.stage_start.blocks
+        return next((name for name, block in began.items() if block.touching == {ROBOT}), None)
 
     def box(self, link: str) -> Point:
         """Return the axis-parallel box around a link of the table: `[2, 3]`, lower and upper corner."""
