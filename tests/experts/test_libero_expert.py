@@ -22,6 +22,8 @@ class FakeScene:
 
     goals = (Goal("in", ("bowl", "basket")), Goal("on", ("cup", "tray")))
 
+    elbow = -2.0
+
     def __init__(self, _: object = None) -> None:
         self.done: set[Goal] = set()
 

@@ -19,6 +19,7 @@ from rdvla.experts.pick_and_place import PickAndPlace
 from rdvla.experts.pressing import PressShut
 from rdvla.experts.push import Slide
 from rdvla.experts.scene import Goal, LiberoScene
+from rdvla.experts.unfolding import Unfold
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class LiberoExpert:
             ConfigError: the goal has a predicate that no skill knows.
         """
         self._scene = LiberoScene(env.unwrapped)
+        self._unfold = Unfold(self._scene)
         self._skills = {goal: _skill(self._scene, goal) for goal in self._scene.goals}
         self._next()
 
@@ -87,7 +89,7 @@ class LiberoExpert:
                 self._pause(error)
                 break
             if action is not None:
-                return action
+                return self._unfold.correct(action)
             self._next()
         return np.array([0, 0, 0, 0, 0, 0, OPEN], dtype=np.float32)
 

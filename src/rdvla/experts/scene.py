@@ -67,6 +67,11 @@ class LiberoScene:
         return float(abs(joints[0]) + abs(joints[1]))
 
     @property
+    def elbow(self) -> float:
+        """The angle of the arm's fourth joint in radians: -3.07 (bent) to -0.07 (stretched)."""
+        return float(self.problem.sim.data.get_joint_qpos("robot0_joint4"))
+
+    @property
     def base(self) -> Array:
         """The robot's base: `[3]`."""
         return np.array(self._data.xpos[self._base])
