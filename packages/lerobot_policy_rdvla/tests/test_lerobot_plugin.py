@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from lerobot.envs.configs import LiberoEnv
+from lerobot.policies.factory import get_policy_class, make_policy, make_pre_post_processors
 from lerobot.utils.import_utils import register_third_party_plugins
+from lerobot_policy_rdvla import RDVLAConfig
 
 from rdvla.checkpoints import load
 from rdvla.checkpoints.lerobot import save_lerobot
@@ -105,6 +107,17 @@ def test_the_same_chunk_as_load_policy(pretrained, stop):
     found = after(policy.predict_action_chunk(before(theirs), seeds=[11]))
     expected = load_policy(SHIPPED).infer(ours, Ask(stop, seed=11))
     assert found.shape == (1, 8, 7)
+    np.testing.assert_allclose(found[0].numpy(), expected.actions, atol=1e-6)
+
+
+def test_by_type_with_the_features_of_lerobot_s_libero():
+    config = RDVLAConfig(checkpoint=SHIPPED, depth=4, device="cpu")
+    policy = make_policy(config, env_cfg=LiberoEnv(observation_height=256, observation_width=256))
+    policy.eval()
+    before, after = make_pre_post_processors(config)
+    theirs, ours = moment()
+    found = after(policy.predict_action_chunk(before(theirs), seeds=[11]))
+    expected = load_policy(SHIPPED).infer(ours, Ask(StopRule.fixed(4), seed=11))
     np.testing.assert_allclose(found[0].numpy(), expected.actions, atol=1e-6)
 
 
