@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from rdvla.errors import ConfigError, RDVLAError, StorageError
 
 LOCK = ".lock"
-_LFS = b"version https://git-lfs.github.com/spec/"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 _REFUSALS = {
     errno.ENOSPC: "the disk is full; free some space and repeat the command",
@@ -180,8 +180,8 @@ def refuse_pointer(path: Path, error: type[RDVLAError]) -> None:
         OSError: it cannot be read.
     """
     with path.open("rb") as stream:
-        start = stream.read(len(_LFS))
-    if start == _LFS:
+        start = stream.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
         raise error(
             f"'{path}' is a Git LFS pointer, not the file itself: run `git lfs pull` in that clone (git-lfs has to be "
             "installed), or download the file."

@@ -1,3 +1,4 @@
+import h5py
 import numpy as np
 import pytest
 from replay_fakes import SENTENCE, FakeEnv, demonstration, write_file
@@ -101,6 +102,31 @@ def test_what_is_wrong_is_said(tmp_path):
     write_file(tmp_path / "other", [demonstration(0)], task="pick_up_the_alphabet_soup_and_place_it_in_the_baskets")
     with pytest.raises(DatasetError, match=r"no task of the installed LIBERO\. Did you mean"):
         Regeneration(LiberoDemonstrations.open(tmp_path / "other"), FakeEnv)
+
+
+@pytest.mark.parametrize("name", ["actions", "obs/ee_states", "obs/agentview_rgb"])
+def test_what_a_demonstration_lacks_is_named(tmp_path, name):
+    """File, demonstration and key: when it is missing, empty, or of another length than the actions."""
+    for spoil, words in ((None, "has no rows"), (slice(0, 0), "has no rows"), (slice(0, 3), "has . rows")):
+        whole, bad = demonstration(0), demonstration(1)
+        bad[name] = bad[name][spoil] if spoil else None
+        if bad[name] is None:
+            del bad[name]
+        path = write_file(tmp_path, [whole, bad])
+        with pytest.raises(DatasetError, match=f"{path.name}': demonstration '/data/demo_1' {words}"):
+            list(LiberoDemonstrations.open(tmp_path))
+
+
+def test_a_file_without_demonstrations_or_sentence(tmp_path):
+    with h5py.File(tmp_path / "x_demo.hdf5", "w") as file:
+        file["observations"] = [1, 2]
+    with pytest.raises(DatasetError, match="holds no LIBERO demonstrations"):
+        LiberoDemonstrations.open(tmp_path)
+    path = write_file(tmp_path / "d", [demonstration(0)])
+    with h5py.File(path, "a") as file:
+        del file["data"].attrs["problem_info"]
+    with pytest.raises(DatasetError, match="no attribute problem_info"):
+        list(LiberoDemonstrations.open(tmp_path / "d"))
 
 
 def test_regenerating_needs_demonstrations(tmp_path):

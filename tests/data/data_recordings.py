@@ -1,13 +1,18 @@
 """Small datasets for the tests of this room."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from rdvla.data.checks import check_dataset
 from rdvla.data.lerobot_meta import FRESH_KEY, Feature, camera_feature, vector_feature
+from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 
 STATE = "observation.state"
 PRIMARY = "observation.images.image"
 WRIST = "observation.images.image2"
+DATA = "data/chunk-000/file-000.parquet"
 
 
 def features(dtype="image", size=(24, 32), state=8, action=7, fresh=False):
@@ -48,3 +53,19 @@ def record(root, episodes, **kwargs):
     for recorded in episodes:
         writer.add_episode(recorded)
     return writer.finalize("# A dataset")
+
+
+def open_dataset(root, **options):
+    return LeRobotDataset.open(root, **({"chunk_size": 4, "cache_dir": root.parent / "cache"} | options))
+
+
+def change(root, key, edit, path=DATA):
+    """Replace a column of a data file by what `edit` makes of its Python values."""
+    table = pq.read_table(root / path)
+    values = edit(table[key].to_pylist())
+    place = table.column_names.index(key)
+    pq.write_table(table.set_column(place, key, pa.array(values, table.schema.field(key).type)), root / path)
+
+
+def errors(root):
+    return [finding for finding in check_dataset(root) if finding.severity == "error"]

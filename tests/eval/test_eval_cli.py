@@ -151,6 +151,13 @@ def test_unknown_suite(tmp_path):
             call("eval", "--suite", suite, "--output", tmp_path)
 
 
+def test_a_slip_in_the_suite_is_said_before_the_checkpoint_is_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "choose_policy", lambda *_, **__: pytest.fail("gigabytes were hashed first"))
+    with pytest.raises(ConfigError, match=r"unknown suite 'toi'.*'toy'"):
+        call("eval", "--suite", "toi", "--checkpoint", tmp_path, "--output", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.usefixtures("oracle")
 def test_budgets_are_measured_and_recorded(tmp_path):
     """The oracle takes a millisecond per iteration, and at depth 1 it fails."""

@@ -174,6 +174,21 @@ def test_a_run_has_one_folder_of_its_own(dataset, tmp_path):
         run_small(dataset, tmp_path / "run")
 
 
+def test_what_the_dataset_is_taken_for_is_said_before_the_first_step(dataset, tmp_path):
+    class Listener(Watcher):
+        said = ()
+
+        def found(self, finding):
+            self.said = (*self.said, finding)
+
+        def started(self, step):
+            assert self.said, "said too late"
+
+    listener = Listener()
+    run_small(dataset, tmp_path / "run", listener, max_steps=1)
+    assert "it is taken as 'open_is_negative'" in listener.said[0].what
+
+
 def test_a_failed_start_leaves_nothing(dataset, tmp_path):
     wrong = small(dataset, "")["data"] | {"root": str(tmp_path / "typo")}
     with pytest.raises(DatasetError):

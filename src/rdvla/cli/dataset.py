@@ -1,6 +1,6 @@
 """`rdvla dataset`: convert other formats to LeRobotDataset v3.0, and look at what a dataset holds."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,13 @@ from rdvla.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     from rdvla.data.convert import EpisodeSource
+    from rdvla.data.findings import Finding
     from rdvla.data.libero_hdf5 import LiberoDemonstrations
     from rdvla.data.summary import DatasetSummary
 
 _COLUMNS = ("mean", "std", "min", "q01", "q99", "max")
 
 EXIT_UNUSABLE = 1
-MAX_FPS = 1000
 
 dataset_app = typer.Typer(help="Convert and inspect datasets.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -42,6 +42,7 @@ def convert_dataset(
 ) -> None:
     """Write LeRobotDataset v2.1, RLDS, or the original LIBERO demonstrations without no-ops, as LeRobotDataset v3.0."""
     from rdvla.data.convert import convert
+    from rdvla.data.lerobot_meta import MAX_FPS
 
     if fps is not None and not 0 < fps < MAX_FPS:
         raise ConfigError(f"--fps must be above 0 and below {MAX_FPS}, found {fps}.")
@@ -63,14 +64,23 @@ def inspect_dataset(
     output: Annotated[Path | None, typer.Option(help="Also write one self-contained HTML page.")] = None,
     samples: Annotated[int, typer.Option(help="Episodes whose first frames the page shows.")] = 6,
 ) -> None:
-    """Say what a dataset holds: episodes, lengths, tasks, states and actions, first frames, and what looks wrong."""
+    """Say what a dataset holds: episodes, lengths, tasks, states and actions, first frames, and what looks wrong.
+
+    The exit code is 1 if it cannot be used as it is.
+    """
+    from rdvla.data.checks import check_dataset, unusable
     from rdvla.data.summary import summarise
 
     console = Console()
     if samples < 1:
         raise ConfigError(f"--samples must be at least 1, found {samples}.")
     with console.status("reading the dataset"):
-        summary = summarise(dataset, num_samples=samples if output is not None else 0)
+        findings = check_dataset(dataset, decode=False)
+    if unusable(findings):
+        _print_findings(findings)
+        raise typer.Exit(EXIT_UNUSABLE)
+    with console.status("reading the dataset"):
+        summary = summarise(dataset, num_samples=samples if output is not None else 0, findings=findings)
     _print_summary(console, summary)
     if output is not None:
         from rdvla.report.dataset import write_dataset_page
@@ -88,18 +98,24 @@ def check_command(
     """List everything that is wrong or doubtful in a dataset; the exit code is 1 if it cannot be used as it is."""
     from json import dumps
 
-    from rdvla.data.checks import check_dataset, verdict
+    from rdvla.data.checks import check_dataset, unusable
 
     with _progress(Console(stderr=True), "episodes") as progress:
         findings = check_dataset(dataset, decode=not quick, progress=progress)
     if json:
         print(dumps([finding.document() for finding in findings], indent=1))
     else:
-        for finding in findings:
-            print(f"{finding.severity}: {finding}")
-        print(verdict(findings))
-    if any(finding.severity == "error" for finding in findings):
+        _print_findings(findings)
+    if unusable(findings):
         raise typer.Exit(EXIT_UNUSABLE)
+
+
+def _print_findings(findings: "Sequence[Finding]") -> None:
+    from rdvla.data.checks import verdict
+
+    for finding in findings:
+        print(f"{finding.severity}: {finding}")
+    print(verdict(findings))
 
 
 def _open_source(root: Path, split: str, fps: float | None, camera_size: int | None) -> "EpisodeSource":

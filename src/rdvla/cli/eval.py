@@ -83,6 +83,7 @@ def eval_command(
     rule plays the same initial states with the same seeds.
     """
     simulator.apply()
+    suites = {name: find_suite(name, protocol) for name in parse_names(suite, field="suite")}
     disturbed = _disturb(policy) if noise else None
     name, digest, policy_factory = choose_policy(checkpoint, policy, loading, elsewhere=where.on_other_machines)
     stops, budgets = stopping.rules(), parse_budgets(budget_ms)
@@ -90,7 +91,6 @@ def eval_command(
         raise ConfigError("the expert does not iterate; drop --depth, --stop, --budget-ms and --trace-depth.")
     if policy == EXPERT and horizon not in (None, "1"):
         raise ConfigError(f"the expert decides at every step; drop --horizon {horizon}.")
-    suites = {name: find_suite(name, protocol) for name in parse_names(suite, field="suite")}
     if strategy is None:
         strategy = SYNCHRONOUS if policy == EXPERT else _usual_strategy(suites.values())
     strategies = parse_names(strategy, field="strategy")

@@ -8,6 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rdvla.data.findings import Finding
 from rdvla.envs import find_suite
 from rdvla.envs.fit import require_fit
 from rdvla.eval.protocol import EvalConfig, check_init_states
@@ -68,6 +69,11 @@ class Screen(Watcher):
     def decoding(self, done: int, total: int) -> None:
         """Show the decoded episodes."""
         self._bar.update(self._task, description="decoding images once", completed=done, total=total)
+
+    def found(self, finding: Finding) -> None:
+        """Print a line about the dataset."""
+        style = "yellow" if finding.severity == "warning" else None
+        self._console.print(f"{finding.severity}: {finding}", style=style, soft_wrap=True, markup=False)
 
     def started(self, step: int) -> None:
         """Begin to count steps."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rdvla.data.conventions import MEANING, describe_gripper, fitting_conventions
+from rdvla.data.conventions import about_actions
 from rdvla.data.findings import Finding, Severity, about_episodes, about_numbers, about_sentences, about_timestamps
-from rdvla.data.lerobot_meta import INDEX_FEATURES, STATS_PATH, DatasetInfo, Feature
+from rdvla.data.lerobot_meta import ACTION_KEY, INDEX_FEATURES, STATS_PATH, DatasetInfo, Feature
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.stats import NormStats, rarely_changing
 from rdvla.errors import DatasetError
@@ -51,12 +51,13 @@ def check_dataset(root: Path | str, *, decode: bool = True, progress: Progress |
         *about_sentences(rows),
         *about_numbers(rows, keys),
         *absent,
-        *about_gripper(source),
         *about_cameras(info),
     ]
     if any(info.features[key].dtype == "video" for key in info.cameras):
         findings += about_timestamps(rows)
-    if not any(finding.severity == "error" for finding in findings):
+    if not unusable(findings):
+        if ACTION_KEY in keys:
+            findings += about_actions(source.columns[ACTION_KEY].astype(np.float32))
         findings += [finding for key in keys for finding in about_statistics(folder, key, source)]
         if decode:
             findings += about_pictures(source, progress)
@@ -80,18 +81,6 @@ def is_vector(feature: Feature) -> bool:
     """Say whether a feature is a state, an action or the like: numbers, not an array of pixels."""
     numeric = feature.dtype == "bool" or feature.dtype.startswith(("float", "int", "uint"))
     return numeric and int(np.prod(feature.shape)) <= WIDEST
-
-
-def about_gripper(source: LeRobotSource) -> list[Finding]:
-    """Say what the last entry of `action` is, and which conventions fit it."""
-    if "action" not in source.columns:
-        return []
-    last = source.columns["action"][:, -1].astype(np.float32)
-    if not len(last) or not np.isfinite(last).all():
-        return []
-    fits = "; ".join(f"'{name}' ({MEANING[name]})" for name in fitting_conventions(last))
-    what = f"the last entry is {describe_gripper(last)}; data.gripper can be {fits}."
-    return [Finding("note", what, feature="action")]
 
 
 def about_cameras(info: DatasetInfo) -> list[Finding]:
@@ -155,22 +144,33 @@ def _differs(given: Any, exact: np.ndarray, tolerance: np.ndarray) -> bool:
 
 
 def about_pictures(source: LeRobotSource, progress: Progress | None) -> list[Finding]:
-    """Decode every picture; one finding per camera and episode that cannot be."""
+    """Decode every picture; one finding per camera and episode that cannot be, or has another size than declared."""
     findings = []
     for episode in range(len(source.episodes)):
         frames = np.flatnonzero(source.fresh[source.rows(episode)])
         number = int(source.episodes[episode]["episode_index"])
         for key in source.info.cameras:
-            done = 0
+            done, declared = 0, source.info.features[key].image_size
+            sizes: set[tuple[int, ...]] = set()
             try:
-                for _ in source.decode(episode, key, frames):
+                for picture in source.decode(episode, key, frames):
                     done += 1
+                    sizes.add(picture.shape[:2])
             except DatasetError as error:
                 frame = int(frames[min(done, len(frames) - 1)])
                 findings.append(Finding("error", str(error), "", key, number, frame))
+            if min(declared) > 0 and sizes - {declared}:
+                found = ", ".join(f"{size[0]}x{size[1]}" for size in sorted(sizes))
+                what = f"pictures are {found}, meta/info.json says {declared[0]}x{declared[1]}; training resizes each."
+                findings.append(Finding("warning", what, "A camera that was turned or exchanged?", key, number))
         if progress is not None:
             progress(episode + 1, len(source.episodes))
     return findings
+
+
+def unusable(findings: Sequence[Finding]) -> bool:
+    """Say whether a dataset with these findings cannot be used as it is."""
+    return any(finding.severity == "error" for finding in findings)
 
 
 def verdict(findings: Sequence[Finding]) -> str:

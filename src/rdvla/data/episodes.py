@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, suggest
 
-Sampling = Literal["padded", "published"]
 Timestamps = Literal["stored", "frame_index"]
+"""Which video frame belongs to a row: `stored` goes by its timestamp, `frame_index` by its number."""
+
+Sampling = Literal["padded", "published"]
 """`padded`: every frame starts a chunk; past the episode's end the last action repeats, marked as padding.
 `published`: the last T - 1 frames of an episode start no chunk, so nothing is padded (as the OpenVLA line trains)."""
 

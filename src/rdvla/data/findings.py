@@ -94,16 +94,16 @@ def about_numbers(rows: Rows, keys: Sequence[str]) -> list[Finding]:
     """Find values that are not finite, by feature and entry, and absurd ones."""
     findings = []
     for key in keys:
-        values = rows.columns[key]
-        if not np.issubdtype(values.dtype, np.floating):
-            continue
+        with np.errstate(over="ignore"):
+            values = rows.columns[key].astype(np.float32)  # as every policy sees it
         bad_N, bad_D = np.nonzero(~np.isfinite(values))
         for entry in np.unique(bad_D):
             where = bad_N[bad_D == entry]
             episode, frame = rows.place(int(where[0]))
-            found, count = values[where[0], entry], len(where)
+            found, count = rows.columns[key][where[0], entry], len(where)
             more = f" (and {count - 1} more rows)" if count > 1 else ""
-            what = f"entry {entry} is {found}{more}."
+            large = ", more than float32 holds" if np.isfinite(found) else ""
+            what = f"entry {entry} is {found}{large}{more}."
             findings.append(Finding("error", what, "Remove or repair the episode.", key, episode, frame))
         if not len(bad_N):
             findings += _absurd(rows, key)

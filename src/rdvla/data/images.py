@@ -20,13 +20,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from rdvla.errors import ConfigError, DatasetError, ObservationError, suggest
+from rdvla.files import LFS_POINTER
 
 ResizeKernel = Literal["lanczos3", "box"]
 
 JPEG_QUALITY = 95
 LANCZOS_RADIUS = 3.0
 _BLOCK = 28
-_JPEG_START = b"\xff\xd8"
+_JPEG_START, _PNG_START = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+_PNG_DEPTH = 24
+"""Where a PNG file says how many bits a channel has."""
 _EIGHT_BITS = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
 
 
@@ -145,14 +148,19 @@ def decode_image(content: bytes) -> NDArray[np.uint8]:
     try:
         if content.startswith(_JPEG_START):
             return decode_jpeg(content)
+        if content.startswith(LFS_POINTER):
+            raise DatasetError("it is a Git LFS pointer, not the picture itself: run `git lfs pull` where it came from")
         picture = Image.open(io.BytesIO(content))
-        if picture.mode not in _EIGHT_BITS:
+        wide = content.startswith(_PNG_START) and content[_PNG_DEPTH] > 8  # of colours, Pillow would drop the low bits
+        if wide or picture.mode not in _EIGHT_BITS:
             raise DatasetError(
-                f"it is no 8-bit picture (mode {picture.mode}): depth or floats, whose scale nobody knows. Leave this "
-                "camera out (data.cameras), or record it as 8-bit RGB"
+                f"it is no 8-bit picture (mode {'16-bit ' if wide else ''}{picture.mode}): depth or floats, whose "
+                "scale nobody knows. Leave this camera out (data.cameras), or record it as 8-bit RGB"
             )
         return np.asarray(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError, ObservationError) as error:
+    except UnidentifiedImageError:
+        raise DatasetError(f"its {len(content)} bytes are no image file, or only a part of one") from None
+    except (OSError, ValueError, SyntaxError, ObservationError) as error:
         raise DatasetError(f"the bytes are not a readable image: {error}") from None
 
 

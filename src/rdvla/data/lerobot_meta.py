@@ -20,6 +20,8 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 CHUNKS_SIZE = 1000
 DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
+MAX_FPS = 1000
+"""Frames per second: more are a slip of the hand, or nanoseconds."""
 
 FRESH_KEY = "frame_is_fresh"
 """Boolean feature: the images of this row were rendered at this row, not repeated from an earlier one. The name neither
@@ -92,9 +94,25 @@ class Feature:
         """Read the entry of `info.json`.
 
         Raises:
-            KeyError, TypeError: it is malformed.
+            ValueError: it is malformed, or a camera whose channels are in another order than RGB.
         """
-        return cls(entry["dtype"], tuple(entry["shape"]), entry.get("names"), entry.get("info") or {})
+        if not isinstance(entry, dict):
+            raise ValueError(f"it is {entry!r}, not a mapping")
+        dtype, shape, names, info = (entry.get(name) for name in ("dtype", "shape", "names", "info"))
+        if not isinstance(dtype, str):
+            raise ValueError(f"dtype is {dtype!r}")
+        if not isinstance(shape, list) or not all(size is None or type(size) is int for size in shape):
+            raise ValueError(f"shape is {shape!r}, not a list of whole numbers")
+        if info is not None and not isinstance(info, dict):
+            raise ValueError(f"info is {info!r}, not a mapping")
+        feature = cls(dtype, tuple(0 if size is None else size for size in shape), names, info or {})
+        if not feature.is_camera or feature.is_depth:
+            return feature
+        if len(shape) != 3:
+            raise ValueError(f"shape is {shape}, and a picture has height, width and channels")
+        if "bgr" in json.dumps(names).lower().replace('", "', ""):
+            raise ValueError("its channels are said to be blue, green, red; record it as RGB, or say rgb if it is")
+        return feature
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of `info.json`."""
@@ -200,24 +218,34 @@ class DatasetInfo:
             raise DatasetError(f"'{path}' has codebase_version {version!r}, this reads {VERSION}; {_CONVERT}.")
         try:
             return cls._parse(document)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(f"'{path}' is incomplete or malformed ({error!r}); copy the dataset again.") from None
+        except ValueError as error:
+            raise DatasetError(f"'{path}' is incomplete or malformed: {error}; repair it, or copy it again.") from None
 
     @classmethod
     def _parse(cls, document: Mapping[str, Any]) -> Self:
-        features = {key: Feature.from_json(entry) for key, entry in document["features"].items()}
-        fps = float(document["fps"])
-        if not fps > 0:
-            raise ValueError(f"fps = {fps}")
-        return cls(
-            fps=fps,
-            features=features,
-            total_episodes=int(document["total_episodes"]),
-            total_frames=int(document["total_frames"]),
-            robot_type=document.get("robot_type"),
-            data_path=document["data_path"],
-            video_path=document.get("video_path"),
-        )
+        entries, robot = document.get("features"), document.get("robot_type")
+        fps: Any = document.get("fps")
+        if not isinstance(entries, dict):
+            raise ValueError(f"features is {entries!r}, not a mapping")
+        features = {}
+        for key, entry in entries.items():
+            try:
+                features[key] = Feature.from_json(entry)
+            except ValueError as error:
+                raise ValueError(f"feature '{key}': {error}") from None
+        if type(fps) not in (int, float) or not 0 < fps < MAX_FPS:
+            raise ValueError(f"fps is {fps!r}, not a number above 0 and below {MAX_FPS}")
+        totals: dict[str, Any] = {name: document.get(name) for name in ("total_episodes", "total_frames")}
+        for name, total in totals.items():
+            if type(total) is not int or total < 0:
+                raise ValueError(f"{name} is {total!r}, not a whole number")
+        data_path: Any = document.get("data_path")
+        video_path = document.get("video_path")
+        _require_template("data_path", data_path)
+        if video_path is not None:
+            _require_template("video_path", video_path, video_key="")
+        robot_type = None if robot is None else str(robot)
+        return cls(float(fps), features, **totals, robot_type=robot_type, data_path=data_path, video_path=video_path)
 
     def to_json(self, *, total_tasks: int) -> dict[str, Any]:
         """Return the content of `meta/info.json`, every field that v3.0 defines."""
@@ -246,6 +274,19 @@ class DatasetInfo:
         if key not in self.features:
             raise DatasetError(f"the dataset has no {role} '{key}'.{suggest(key, self.features)}")
         return self.features[key]
+
+
+def _require_template(name: str, template: Any, **names: str) -> None:
+    """Make sure that file names can be made from a template.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    try:
+        template.format(chunk_index=0, file_index=0, **names)
+    except (AttributeError, KeyError, IndexError, ValueError, TypeError):
+        known = ", ".join(["chunk_index", "file_index", *names])
+        raise ValueError(f"{name} is {template!r}, not a template of {known}") from None
 
 
 def frame_rate(fps: float) -> Fraction:

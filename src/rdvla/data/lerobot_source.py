@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
@@ -193,11 +194,26 @@ class LeRobotSource:
 
     def _decode_cell(self, cell: Any, path: Path, where: str) -> NDArray[np.uint8]:
         try:
-            content = cell["bytes"] if cell["bytes"] is not None else (self.root / cell["path"]).read_bytes()
-            return decode_image(content)
-        except (TypeError, KeyError, OSError, DatasetError) as error:
-            reason = "the cell is empty" if cell is None else error
-            raise DatasetError(f"'{path}': the image at {where} cannot be used: {reason}.") from None
+            return decode_image(self._content(cell))
+        except (OSError, DatasetError) as error:
+            raise DatasetError(f"'{path}': the image at {where} cannot be used: {error}.") from None
+
+    def _content(self, cell: Any) -> bytes:
+        """Return the encoded file in a cell of an `image` feature.
+
+        Raises:
+            DatasetError: there is none.
+            OSError: it cannot be read.
+        """
+        if cell is None:
+            raise DatasetError("the cell is empty")
+        if not isinstance(cell, dict) or not {"bytes", "path"} <= cell.keys():
+            raise DatasetError(f"the cell holds a {type(cell).__name__}, not an encoded file (bytes and path)")
+        if isinstance(cell["bytes"], bytes):
+            return cell["bytes"]
+        if cell["path"] is None:
+            raise DatasetError("the cell has neither bytes nor a path")
+        return (self.root / str(cell["path"])).read_bytes()
 
     def _check(self) -> None:
         episode_index, frame_index = (self.columns[key][:, 0] for key in ("episode_index", "frame_index"))
@@ -224,7 +240,13 @@ def _load_episodes(root: Path, info: DatasetInfo) -> list[dict[str, Any]]:
     for path in files:
         names = [name for name in tables.column_names(path) if not name.startswith("stats/")]
         names += [name for name in _EPISODE_COLUMNS if name not in names]
-        episodes += tables.read_table(path, names).to_pylist()
+        rows = tables.read_table(path, names).to_pylist()
+        for row, name in product(rows, _EPISODE_COLUMNS):
+            if type(row[name]) is not int or row[name] < 0:
+                raise DatasetError(
+                    f"'{path}': {name} is {row[name]!r} in an episode, not a whole number; copy the dataset again."
+                )
+        episodes += rows
     episodes.sort(key=lambda row: int(row["episode_index"]))
     if len(episodes) != info.total_episodes:
         raise DatasetError(
@@ -249,6 +271,10 @@ def _load_columns(
     if len(order) != expected:
         raise DatasetError(
             f"'{root}': meta/episodes counts {expected} frames, the data files hold {len(order)}; copy it again."
+        )
+    if expected != info.total_frames:
+        raise DatasetError(
+            f"'{root}': meta/info.json says {info.total_frames} frames, there are {expected}; copy it again."
         )
     return {key: values[order] for key, values in columns.items()}
 

@@ -15,6 +15,7 @@ from rdvla.files import refuse_pointer, writing
 
 try:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 except ImportError as error:
     raise MissingExtraError("pyarrow", "data") from error
@@ -194,11 +195,11 @@ def numeric_column(table: Any, key: str, feature: Feature, path: Path) -> NDArra
     Raises:
         DatasetError: empty cells, or rows that do not have the declared size.
     """
-    column = table[key].combine_chunks()
-    if column.null_count:
-        raise DatasetError(f"'{path}': column '{key}' has {column.null_count} empty cells; record the dataset again.")
+    column = _full(table[key].combine_chunks(), key, path)
+    sizes = list(feature.shape)
     while not pa.types.is_primitive(column.type):  # extension arrays and lists of lists, as the Hub's tools write them
-        column = column.storage if isinstance(column, pa.ExtensionArray) else _flatten(column, key, path)
+        column = column.storage if isinstance(column, pa.ExtensionArray) else _flatten(column, key, sizes, path)
+        column = _full(column, key, path)
     values = column.to_numpy(zero_copy_only=False)
     size = int(np.prod(feature.shape))
     if len(values) != size * len(table):
@@ -206,13 +207,44 @@ def numeric_column(table: Any, key: str, feature: Feature, path: Path) -> NDArra
             f"'{path}': column '{key}' has {len(values)} values in {len(table)} rows, "
             f"but meta/info.json declares shape {list(feature.shape)}; the two do not belong together."
         )
-    return np.asarray(values.reshape(len(table), size).astype(feature.dtype))
+    return _cast(values, key, feature.dtype, path).reshape(len(table), size)
 
 
-def _flatten(column: Any, key: str, path: Path) -> Any:
+def _full(column: Any, key: str, path: Path) -> Any:
+    if column.null_count:
+        raise DatasetError(f"'{path}': column '{key}' has {column.null_count} empty cells; record the dataset again.")
+    return column
+
+
+def _flatten(column: Any, key: str, shape: Sequence[int], path: Path) -> Any:
+    """Open one level of lists, all of the same length: values of a row must not slip into the next."""
     if not hasattr(column, "flatten") or pa.types.is_struct(column.type):
         raise DatasetError(f"'{path}': column '{key}' holds {column.type}, not numbers; name another feature.")
+    lengths = np.unique(pc.list_value_length(column).to_numpy(zero_copy_only=False))
+    if len(lengths) > 1:
+        raise DatasetError(
+            f"'{path}': column '{key}' has rows of {lengths[0]} to {lengths[-1]} values, but meta/info.json declares "
+            f"shape {list(shape)}; remove those episodes."
+        )
     return column.flatten()
+
+
+def _cast(values: NDArray[Any], key: str, dtype: str, path: Path) -> NDArray[Any]:
+    """Bring values to the declared dtype; whole numbers must have been whole before."""
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError:
+        raise DatasetError(
+            f"feature '{key}': meta/info.json says dtype '{dtype}', which is no kind of number."
+        ) from None
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = values.astype(wanted)
+    if wanted.kind in "iub" and not np.array_equal(cast, values):
+        raise DatasetError(
+            f"'{path}': column '{key}' holds {values.dtype}, which meta/info.json's dtype '{dtype}' would cut short; "
+            f"declare '{values.dtype}' there."
+        )
+    return cast
 
 
 def episode_table(rows: Sequence[Mapping[str, Any]]) -> Any:

@@ -13,8 +13,9 @@ from typing import Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.conventions import contradiction, robots_contradiction
+from rdvla.data.conventions import about_actions, contradiction, robots_contradiction
 from rdvla.data.episodes import ChunkBatch, ChunkSample, Sampling, Timestamps, chunk_starts, chunk_windows
+from rdvla.data.findings import Finding, about_numbers
 from rdvla.data.frame_cache import (
     KEEP_SIZE,
     EpisodeFrames,
@@ -163,16 +164,20 @@ class LeRobotDataset:
         joined = np.concatenate(anchors) if anchors else np.zeros(0, dtype=np.int64)
         return replace(self, episodes=chosen, anchors=joined)
 
-    def refuse_contradiction(self, convention: ActionConvention) -> None:
-        """Make sure that the recorded actions can be of this convention.
+    def look_through(self, convention: ActionConvention) -> list[Finding]:
+        """Return what is doubtful in the numbers of all episodes, and what the last action entry is taken for.
 
         Raises:
-            DatasetError: they cannot; the message says what the last entry is, or whose robot it is, and what fits.
+            DatasetError: the recorded actions cannot be of this convention; the message says what the last entry is, or
+                whose robot it is, and what fits.
         """
         names = self.source.info.features[self.state_keys[0]].names if len(self.state_keys) == 1 else None
-        last = self._gather(self.action_keys, np.arange(self.source.episode_start[-1]))[:, -1]
-        if reason := contradiction(last, convention.gripper) or robots_contradiction(names, convention.gripper):
+        actions = self._gather(self.action_keys, np.arange(self.source.episode_start[-1]))
+        reason = contradiction(actions[:, -1], convention.gripper) or robots_contradiction(names, convention.gripper)
+        if reason:
             raise DatasetError(f"'{self.source.root}': {reason}")
+        numbers = about_numbers(self.source.as_rows(), list(dict.fromkeys(self.state_keys + self.action_keys)))
+        return [*numbers, *about_actions(actions, convention.gripper)]
 
     def statistics(self, convention: ActionConvention | None = None) -> DatasetStatistics:
         """Compute the statistics of this view's rows, actions in the training space of `convention`.

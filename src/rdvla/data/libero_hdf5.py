@@ -84,7 +84,7 @@ class LiberoDemonstrations:
             raise DatasetError(f"'{root}' has no files *{SUFFIX}; name the folder of one LIBERO suite.")
         with _opened(files[0]) as file:
             first = _demonstrations(file)[0]
-            shapes = {key: first["obs"][name].shape[1:3] for key, name in _CAMERAS.items()}
+            shapes = {key: _entry(first, f"obs/{name}").shape[1:3] for key, name in _CAMERAS.items()}
         features = demonstration_features(shapes, LIBERO.state_names, LIBERO.action_names)
         return cls(root.name.removesuffix(SUFFIX), files, features)
 
@@ -116,7 +116,8 @@ class LiberoDemonstrations:
         """
         with _opened(path) as file:
             for group in _demonstrations(file):
-                yield Trace(np.asarray(group["states"][0], np.float64), np.asarray(group["actions"], np.float32))
+                start, actions = _entry(group, "states")[0], _entry(group, "actions")
+                yield Trace(np.asarray(start, np.float64), np.asarray(actions, np.float32))
 
 
 def task_name(path: Path) -> str:
@@ -125,30 +126,57 @@ def task_name(path: Path) -> str:
 
 
 def _recorded(group: Any, task: str) -> RecordedEpisode:
-    actions = np.asarray(group["actions"], np.float32)
+    actions = np.asarray(_entry(group, "actions"), np.float32)
+    stored = {name: _entry(group, f"obs/{name}") for name in ("ee_states", "gripper_states", *_CAMERAS.values())}
+    for name, values in stored.items():
+        if len(values) != len(actions):
+            raise DatasetError(
+                f"'{group.file.filename}': demonstration '{group.name}' has {len(values)} rows of 'obs/{name}' for "
+                f"{len(actions)} actions; copy the file again, or remove the demonstration."
+            )
     kept = np.flatnonzero(moving_steps(actions))
     if not len(kept):
         raise DatasetError(f"'{group.file.filename}': demonstration '{group.name}' has no-ops only; remove it.")
-    observations = group["obs"]
-    state = np.concatenate([observations["ee_states"], observations["gripper_states"]], axis=1).astype(np.float32)
+    state = np.concatenate([stored["ee_states"], stored["gripper_states"]], axis=1).astype(np.float32)
     images = {
-        key: [np.ascontiguousarray(observations[name][step][::-1, ::-1]) for step in kept]
-        for key, name in _CAMERAS.items()
+        key: [np.ascontiguousarray(stored[name][step][::-1, ::-1]) for step in kept] for key, name in _CAMERAS.items()
     }
     return RecordedEpisode(task, {"observation.state": state[kept], "action": actions[kept]}, images)
 
 
+def _entry(group: Any, name: str) -> Any:
+    """Return what a demonstration calls `name`, rows first.
+
+    Raises:
+        DatasetError: it has none.
+    """
+    found = group.get(name)
+    if not isinstance(found, h5py.Dataset) or not found.shape or not len(found):
+        raise DatasetError(
+            f"'{group.file.filename}': demonstration '{group.name}' has no rows of '{name}'; copy the file again, or "
+            "remove the demonstration."
+        )
+    return found
+
+
 def _demonstrations(file: Any) -> list[Any]:
     """Return the groups demo_0, demo_1, ... in the order of their numbers."""
-    names = sorted(file["data"].keys(), key=lambda name: int(name.rpartition("_")[2]))
+    data = file.get("data")
+    names = [name for name in data or () if name.rpartition("_")[2].isdecimal()]
     if not names:
-        raise DatasetError(f"'{file.filename}' holds no demonstrations; remove it.")
-    return [file["data"][name] for name in names]
+        raise DatasetError(f"'{file.filename}' holds no LIBERO demonstrations (data/demo_0, ...); remove it.")
+    return [data[name] for name in sorted(names, key=lambda name: int(name.rpartition("_")[2]))]
 
 
 def _instruction(file: Any) -> str:
-    language = json.loads(file["data"].attrs["problem_info"])["language_instruction"]
-    return (language if isinstance(language, str) else " ".join(language)).strip('" ')
+    try:
+        language = json.loads(file["data"].attrs["problem_info"])["language_instruction"]
+        return (language if isinstance(language, str) else " ".join(language)).strip('" ')
+    except (KeyError, TypeError, ValueError):
+        raise DatasetError(
+            f"'{file.filename}': 'data' has no attribute problem_info with a language_instruction, so the task has no "
+            "sentence; copy the file again."
+        ) from None
 
 
 @contextmanager

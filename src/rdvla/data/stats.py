@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import CheckpointError, DatasetError, suggest
-from rdvla.files import refuse_pointer
+from rdvla.files import refuse_pointer, write_json
 from rdvla.types import ActionConvention
 
 EPSILON = 1e-8
@@ -212,7 +212,11 @@ def rarely_changing(values_ND: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
 
 
 def save_statistics(path: Path, statistics: Mapping[str, DatasetStatistics]) -> None:
-    """Write `dataset_statistics.json` in the published layout: dataset key -> action, proprio, counts."""
+    """Write `dataset_statistics.json` in the published layout: dataset key -> action, proprio, counts.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
     document = {
         key: {
             "action": entry.action.to_json(),
@@ -222,7 +226,7 @@ def save_statistics(path: Path, statistics: Mapping[str, DatasetStatistics]) -> 
         }
         for key, entry in statistics.items()
     }
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_json(path, document)
 
 
 def load_statistics(path: Path) -> dict[str, DatasetStatistics]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rdvla.data.checks import check_dataset, vector_keys
+from rdvla.data.findings import Finding
 from rdvla.data.lerobot_meta import INDEX_FEATURES, DatasetInfo, Feature
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.stats import NormStats
@@ -85,12 +86,13 @@ class DatasetSummary:
     remarks: tuple[str, ...]
 
 
-def summarise(root: Path | str, *, num_samples: int = 0) -> DatasetSummary:
+def summarise(root: Path | str, *, num_samples: int = 0, findings: Sequence[Finding] | None = None) -> DatasetSummary:
     """Read a dataset and sum it up.
 
     Args:
         root: folder, or `owner/name[@revision]` on the Hugging Face hub.
         num_samples: episodes, evenly spread, whose first frames are decoded.
+        findings: what `check_dataset` has said; None: it is asked.
 
     Raises:
         DatasetError: missing or damaged, or with values that are not finite.
@@ -99,6 +101,8 @@ def summarise(root: Path | str, *, num_samples: int = 0) -> DatasetSummary:
     info = DatasetInfo.load(folder)
     keys, _ = vector_keys(folder, info)
     source = LeRobotSource.load(folder, keys)
+    if findings is None:
+        findings = check_dataset(folder, decode=False)
     vectors = tuple(_vector(key, info.features[key], source.columns[key]) for key in keys)
     return DatasetSummary(
         root=folder,
@@ -107,7 +111,7 @@ def summarise(root: Path | str, *, num_samples: int = 0) -> DatasetSummary:
         tasks=_tasks(source),
         vectors=vectors,
         samples=_samples(source, num_samples),
-        remarks=(*map(str, check_dataset(folder, decode=False)), *_about_arrays(info, keys), *_about_images(source)),
+        remarks=(*map(str, findings), *_about_arrays(info, keys), *_about_images(source)),
     )
 
 

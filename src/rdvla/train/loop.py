@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rdvla.checkpoints.native import save_native
+from rdvla.data.findings import Finding
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.errors import ConfigError, TrainingError
 from rdvla.files import owned_folder
@@ -24,6 +25,7 @@ from rdvla.train.precision import choose_device
 from rdvla.train.run import RunFolder
 from rdvla.train.start import Origin, Split, new_checkpoint, open_split
 from rdvla.train.step import Site
+from rdvla.types import ActionConvention
 
 
 class Watcher:
@@ -31,6 +33,9 @@ class Watcher:
 
     def decoding(self, done: int, total: int) -> None:
         """So many episodes' images of all are in the cache."""
+
+    def found(self, finding: Finding) -> None:
+        """Something is worth knowing about the dataset; said before the first step."""
 
     def started(self, step: int) -> None:
         """Training begins, or goes on, after `step`."""
@@ -98,6 +103,9 @@ class _Run:
         self._split: Split = open_split(config, origin, watcher.decoding if ranks.is_first else None)
         if ranks.is_first:
             ranks.wait()
+        findings = self._split.training.look_through(ActionConvention(config.data.gripper))
+        for finding in findings if ranks.is_first else ():
+            watcher.found(finding)
         checkpoint = new_checkpoint(config, self._split, origin)
         self._io = PolicyIO.of(checkpoint, config.data.name)
         if config.evaluation is not None and ranks.is_first:

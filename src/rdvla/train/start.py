@@ -121,7 +121,6 @@ def new_checkpoint(config: TrainConfig, split: Split, origin: Origin) -> Checkpo
         CheckpointError: the weights have another state or action size than the dataset, or do not fit the preset.
     """
     convention = ActionConvention(config.data.gripper)
-    split.training.refuse_contradiction(convention)
     statistics = {config.data.name: split.training.statistics(convention)}
     notes = {"recipe": config.model_dump(mode="json", exclude={"output"}), "rdvla": __version__}
     torch.manual_seed(config.seed)
