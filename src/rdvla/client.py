@@ -13,9 +13,11 @@ from rdvla.robot.connection import Connection, ConnectionLost
 from rdvla.robot.guard import ActionGuard, ActionLimits, Intervention
 from rdvla.robot.loop import ControlLoop, Decider, Outcome, Pacer, RequestEvent, ThreadedDecider
 from rdvla.stops import StopRule
+from rdvla.types import ActionChunk, Observation
 from rdvla.wire.protocol import BadRequest, Busy, DeadlineMissed, RateLimited, RequestRefused, ShuttingDown
 
 __all__ = [
+    "ActionChunk",
     "ActionGuard",
     "ActionLimits",
     "Ask",
@@ -32,6 +34,7 @@ __all__ = [
     "Entry",
     "Intervention",
     "Ledger",
+    "Observation",
     "Outcome",
     "Pacer",
     "RateLimited",

@@ -105,3 +105,13 @@ def test_every_intervention_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_impossible_settings_are_refused(build: object) -> None:
     with pytest.raises(ConfigError):
         build()  # type: ignore[operator]
+
+
+def test_a_stop_leaves_the_gripper_as_it_is() -> None:
+    made = guard(keep=[-1])
+    np.testing.assert_array_equal(made.miss(0, "nothing yet"), STOP)
+    made.check(1, np.array([0.25, 1]))
+    np.testing.assert_array_equal(made.miss(2, "late"), [0, 1])
+    np.testing.assert_array_equal(made.miss(3, "late"), [0, 1])
+    with pytest.raises(ConfigError, match="keep"):
+        guard(keep=[2])

@@ -24,14 +24,15 @@ class Executor:
     demand therefore renders once per decision instead of once per step.
 
     An answer can be made to arrive `delay` control steps after it was asked for, whatever it really took. The world
-    goes on meanwhile; without an action at hand, the robot stands still.
+    goes on meanwhile; without an action at hand, the robot stands still. Where the strategy waits for an answer, its
+    steps are not counted, as on a robot (`rdvla.robot.ControlLoop`): the plan still begins where the robot stands.
 
     Attributes:
         policy: decides.
         ask: how every decision is wanted; its seed is the episode's.
         delay: control steps from question to answer.
         decisions: the chunks of this episode, oldest first.
-        ledger: what became of their actions; steps are counted within a stage.
+        ledger: what became of their actions; steps are counted within a stage, without those of waiting.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Executor:
         self._stand_still = stand_still
         self._step = 0
         self._asked: Decision | None = None
+        self._asked_for = 0
         self._last: NDArray[np.float32] | None = None
 
     def reset(self, seed: int | None = None) -> None:
@@ -98,13 +100,15 @@ class Executor:
             number = len(self.decisions)
             chunk = self.policy.infer(observe(), decision_ask(self.ask, number))
             self.decisions.append(chunk)
-            self._asked = Decision(number, self._step, chunk)
+            self._asked, self._asked_for = Decision(number, self._step, chunk), 0
             self._arrive()
-        action = self._strategy.next(self._step, self.ledger)
+        waiting = self._asked is not None and self._strategy.waits(self._step)
+        action = None if waiting else self._strategy.next(self._step, self.ledger)
         if action is None:
             assert self._stand_still is not None, "without a delay there is always an action"
             action = self._stand_still(self._last)
-        self._step += 1
+        self._step += not waiting
+        self._asked_for += 1
         self._last = action
         return action
 
@@ -116,6 +120,6 @@ class Executor:
 
     def _arrive(self) -> None:
         """Take in the answer, if it is due."""
-        if self._asked is not None and self._step - self._asked.step >= self.delay:
+        if self._asked is not None and self._asked_for >= self.delay:
             decision, self._asked = self._asked, None
             self._strategy.add(decision, self._step, self.ledger)

@@ -2,6 +2,7 @@
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,7 +70,8 @@ class ActionGuard:
 
     Without a usable action it repeats the last command (`hold`, for position control: stand still) or sends
     `stop_action` (`stop`, for velocity or delta control: repeating would go on moving). After `max_holds` repeats
-    in a row it sends `stop_action` too. The next usable action ends this.
+    in a row it sends `stop_action` too. The next usable action ends this. In the dimensions `keep` a stop repeats the
+    last command: a gripper does not drop what it holds.
 
     Attributes:
         interventions: the last 10,000 of this guard's interventions, oldest first; each is also logged.
@@ -80,13 +82,15 @@ class ActionGuard:
         limits: ActionLimits,
         *,
         stop_action: NDArray[np.float32],
+        keep: Sequence[int] = (),
         on_miss: MissRule = "stop",
         max_holds: int = 10,
     ) -> None:
         """Guard commands of the shape of `limits.low`.
 
         Raises:
-            ConfigError: a stop action of another shape or outside the limits, an unknown rule, a negative count.
+            ConfigError: a stop action of another shape or outside the limits, a dimension to keep that it has not, an
+                unknown rule, a negative count.
         """
         stop_action = np.asarray(stop_action, dtype=np.float32)
         inside = stop_action.shape == limits.low.shape and bool(
@@ -94,11 +98,15 @@ class ActionGuard:
         )
         if not inside:
             raise ConfigError(f"stop_action {stop_action.tolist()} must lie within the limits.")
+        size = len(stop_action)
+        if not all(-size <= dimension < size for dimension in keep):
+            raise ConfigError(f"keep {list(keep)} must be dimensions of an action of {size} values.")
         if on_miss not in ("hold", "stop") or max_holds < 0:
             raise ConfigError(f"on_miss must be 'hold' or 'stop' and max_holds >= 0; found {on_miss!r}, {max_holds}.")
         self.interventions: deque[Intervention] = deque(maxlen=KEPT)
         self._limits = limits
         self._stop_action = stop_action
+        self._keep = list(keep)
         self._on_miss = on_miss
         self._max_holds = max_holds
         self._last: NDArray[np.float32] | None = None
@@ -135,8 +143,11 @@ class ActionGuard:
             self._note(step, "held", f"{reason}; repeating the last command ({self._holds} of {self._max_holds})")
             return self._last.copy()
         self._note(step, "stopped", reason)
-        self._last = self._stop_action
-        return self._stop_action.copy()
+        command = self._stop_action.copy()
+        if self._last is not None:
+            command[self._keep] = self._last[self._keep]
+        self._last = command
+        return command.copy()
 
     def _note(self, step: int, kind: InterventionKind, detail: str) -> None:
         self.interventions.append(Intervention(step, kind, detail))
