@@ -6,7 +6,7 @@
 # make worlds  a decision and a training step beside LeRobot 0.4 and 0.6, and with the lowest versions beside openpi-client
 
 RDVLA := .venv/bin/rdvla
-CODE := src tests
+CODE := src tests packages scripts
 
 .PHONY: demo test lowest check format lerobot worlds clean
 

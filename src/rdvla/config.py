@@ -7,9 +7,10 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -39,10 +40,6 @@ class Config(BaseModel):
             raise ConfigError(f"{source}: " + "; ".join(lines)) from None
 
 
-_NOISE = re.compile(r"typing\.|rdvla\.[\w.]*\.|pathlib\.|<class '|'>|Annotated\[|, [A-Z]\w+\(.*?\)+\]?")
-"""What Python writes around a type that people need not read."""
-
-
 @dataclass(frozen=True)
 class Setting:
     """One key of a configuration.
@@ -50,7 +47,7 @@ class Setting:
     Attributes:
         key: dotted name.
         kind: type, as people would say it.
-        default: as YAML; `required` without one.
+        default: as JSON; `required` without one.
         meaning: one sentence.
     """
 
@@ -60,31 +57,61 @@ class Setting:
     meaning: str
 
 
-def describe(config: type[BaseModel], prefix: str = "") -> list[Setting]:
+def describe(config: type[Any], prefix: str = "", required: str = "required") -> list[Setting]:
     """Return every key of a configuration, those of its sections included, from its fields and docstrings."""
     meanings = _attributes(config)
     settings = []
-    for name, field in config.model_fields.items():
-        section = _section(field.annotation)
+    for name, (annotation, default) in _fields(config).items():
+        section = next((each for each in (annotation, *get_args(annotation)) if _is_section(each)), None)
+        shown = required if default is _REQUIRED else json.dumps(to_jsonable_python(default))
+        own = Setting(f"{prefix}{name}", _kind(annotation), shown, meanings.get(name, ""))
         if section is not None:
-            settings += describe(section, f"{prefix}{name}.")
+            if is_dataclass(default) and default != section():  # as a whole it is another than its keys' defaults
+                settings.append(own)
+            within = f"required where {prefix}{name} is given" if default is None else required
+            settings += describe(section, f"{prefix}{name}.", within)
             continue
-        default = (
-            "required"
-            if field.is_required()
-            else json.dumps(to_jsonable_python(field.get_default(call_default_factory=True)))
-        )
-        kind = _NOISE.sub("", str(field.annotation))
-        settings.append(Setting(f"{prefix}{name}", kind, default, meanings.get(name, "")))
+        settings.append(own)
     return settings
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
-    options = [annotation, *get_args(annotation)]
-    return next((each for each in options if isinstance(each, type) and issubclass(each, BaseModel)), None)
+_REQUIRED = object()
 
 
-def _attributes(config: type[BaseModel]) -> dict[str, str]:
+def _fields(config: type[Any]) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (annotation, default or `_REQUIRED`)."""
+    if issubclass(config, BaseModel):
+        return {
+            name: (
+                field.annotation,
+                _REQUIRED if field.is_required() else field.get_default(call_default_factory=True),
+            )
+            for name, field in config.model_fields.items()
+        }
+    types = get_type_hints(config)
+    defaults = {field.name: _REQUIRED if field.default is MISSING else field.default for field in fields(config)}
+    return {name: (types[name], default) for name, default in defaults.items()}
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation))
+
+
+def _kind(annotation: Any) -> str:
+    """Return a type as people would say it, without what constrains it."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(arguments[0])
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_kind, arguments))
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join('...' if each is ... else _kind(each) for each in arguments)}]"
+    return "null" if annotation is NoneType else getattr(annotation, "__name__", str(annotation))
+
+
+def _attributes(config: type[Any]) -> dict[str, str]:
     """Return name -> sentence from the `Attributes:` of a class's docstring."""
     documented = getattr(config, "described_by", None) or config
     lines = (inspect.getdoc(documented) or "").partition("Attributes:\n")[2].splitlines()

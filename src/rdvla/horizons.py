@@ -20,10 +20,6 @@ class Horizon(Protocol):
         """Return how many actions of the chunk to execute, in 1..`chunk_size`."""
         ...
 
-    def reset(self) -> None:
-        """Start a new episode."""
-        ...
-
 
 class Fixed:
     """Always execute `n` actions (the released default is 5 of 8)."""
@@ -38,9 +34,6 @@ class Fixed:
         """Return `n`, at most the chunk."""
         return min(self.n, chunk_size)
 
-    def reset(self) -> None:
-        """Nothing to forget."""
-
 
 class Binary:
     """One horizon up to `threshold` iterations, another above it."""
@@ -52,9 +45,6 @@ class Binary:
     def steps(self, num_recurrences: int, chunk_size: int) -> int:
         """Return the horizon of the side of the threshold that `num_recurrences` is on."""
         return min(self.uncertain if num_recurrences > self.threshold else self.confident, chunk_size)
-
-    def reset(self) -> None:
-        """Nothing to forget."""
 
 
 class LinearDecay:
@@ -69,9 +59,6 @@ class LinearDecay:
         else:
             n = max(2, 7 - (num_recurrences - 8))
         return min(n, chunk_size)
-
-    def reset(self) -> None:
-        """Nothing to forget."""
 
 
 class DynamicBuckets:
@@ -98,9 +85,6 @@ class DynamicBuckets:
         deviation = math.sqrt(self._m2 / self._n)
         limits = (self._mean - deviation, self._mean, self._mean + deviation)
         return min(self.buckets[sum(num_recurrences >= limit for limit in limits)], chunk_size)
-
-    def reset(self) -> None:
-        """Keep the statistics: they describe the policy; `rdvla eval` makes a new horizon for every episode."""
 
 
 HORIZONS: Mapping[str, Callable[[], Horizon]] = {

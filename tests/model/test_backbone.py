@@ -16,6 +16,7 @@ from rdvla.model.backbone import Backbone, BackboneConfig, Features, backbones
 from rdvla.model.backbones.tiny import TinyConfig
 from rdvla.model.config import RDVLAConfig, rdvla_0_5b, rdvla_tiny
 from rdvla.model.rdvla import RDVLA, Inputs
+from rdvla.reference.network import PublishedNetwork
 from rdvla.train.config import LoraConfig
 from rdvla.train.lora import add_adapters, targets
 from rdvla.train.precision import checkpoint_activations
@@ -103,6 +104,17 @@ def test_is_trained(config):
     trained = {name for name, each in model.backbone.named_parameters() if each.requires_grad}
     assert "latent_tokens" in trained
     assert all(".lora_" in name for name in trained - {"latent_tokens"})
+
+
+def test_is_not_compared_with_the_published_computation(config):
+    with pytest.raises(ConfigError, match="no published computation to compare a backbone Mean"):
+        PublishedNetwork(RDVLA(config))
+
+
+def test_a_part_that_is_called_like_one_of_ours_is_refused(config, monkeypatch):
+    monkeypatch.setattr(MeanConfig, "network", lambda self: nn.ModuleDict({"head": nn.Linear(2, 2)}))
+    with pytest.raises(ConfigError, match="the backbone's part 'head' would be stored as our 'head'"):
+        RDVLA(config)
 
 
 def test_an_unknown_kind_is_named(installed):

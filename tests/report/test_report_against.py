@@ -90,5 +90,6 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
     edit(deep, lambda record: {**record, "protocol": "", "seed": 8})
     with pytest.raises(ConfigError, match="no episode in common"):
         compare_runs(load_runs([adaptive]), load_runs([deep]))
-    with pytest.raises(ConfigError, match="--json writes a comparison"):
-        call(adaptive, "--json", tmp_path / "x.json", "--output", tmp_path / "page.html")
+    for option in (("--json", tmp_path / "x.json"), ("--margin", "0.1")):
+        with pytest.raises(ConfigError, match="--json and --margin belong to a comparison"):
+            call(adaptive, *option, "--output", tmp_path / "page.html")

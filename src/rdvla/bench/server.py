@@ -29,7 +29,6 @@ from rdvla.policy import Ask, PolicyMetadata
 from rdvla.stops import StopRule
 from rdvla.types import Observation
 
-SERVE = "import typer; from rdvla.cli.serve import serve_command; typer.run(serve_command)"
 LARGEST_P99_RATIO = 3.0
 SMALLEST_SPEED_UP = 1.5
 LARGEST_GROWTH_MIB = 20.0
@@ -61,7 +60,7 @@ def start(checkpoint: str, port: int = 0, *options: str) -> Server:
     Raises:
         ServeError: it ended instead.
     """
-    command = [sys.executable, "-c", SERVE, "--checkpoint", checkpoint, "--port", str(port), *options]
+    command = [sys.executable, "-m", "rdvla", "serve", "--checkpoint", checkpoint, "--port", str(port), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()

@@ -16,7 +16,7 @@ class PoolOptions:
         Literal["process", "ray"], "Where workers run: processes of this machine, or actors of a Ray cluster."
     ] = "process"
     address: Annotated[
-        str | None, "Of --pool ray: auto, HOST:PORT or ray://HOST:PORT [default: RAY_ADDRESS, else this machine alone]."
+        str | None, "Of --pool ray: auto or HOST:PORT [default: RAY_ADDRESS, else this machine alone]."
     ] = None
     gpus_per_worker: Annotated[float | None, "Of --pool ray: a worker's share of a GPU, e.g. 0.25 [default: 0]."] = None
 

@@ -24,7 +24,9 @@ def report_command(
         str | None,
         typer.Option(help="The rule to compare with, if there are several, as the table of 'rdvla eval' names it."),
     ] = None,
-    margin: Annotated[float, typer.Option(help="A loss of success that would not matter, as a share.")] = 0.05,
+    margin: Annotated[
+        float | None, typer.Option(help="A loss of success that would not matter, as a share [default: 0.05].")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the comparison to this file.")] = None,
 ) -> None:
     """Write a self-contained HTML page: what evaluations found, or how training went.
@@ -38,19 +40,19 @@ def report_command(
         write_training_report(runs[0], output)
     else:
         comparisons = _compare(runs, against, baseline, margin)
+        if not comparisons and (json is not None or margin is not None):
+            raise ConfigError("--json and --margin belong to a comparison; add --against FOLDER or --baseline RULE.")
         if json is not None:
-            if not comparisons:
-                raise ConfigError("--json writes a comparison; add --against FOLDER or --baseline RULE.")
             write_comparisons(comparisons, json)
         write_report(runs, output, comparisons)
     print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 
-def _compare(runs: list[Path], against: Path | None, baseline: str | None, margin: float) -> list[Against]:
+def _compare(runs: list[Path], against: Path | None, baseline: str | None, margin: float | None) -> list[Against]:
     if against is None and baseline is None:
         return []
     loaded = load_runs(runs)
     others = loaded if against is None else load_runs([against])
-    comparisons = compare_runs(loaded, others, baseline=baseline, margin=margin)
+    comparisons = compare_runs(loaded, others, baseline=baseline, margin=0.05 if margin is None else margin)
     print(format_comparisons(comparisons) + "\n")
     return comparisons

@@ -195,14 +195,15 @@ class LeRobotWriter:
     def _put_in_place(self) -> None:
         parts = ["data", "videos", "README.md", "meta"]
         with writing(self.root):
+            before = self._staging / "before"
+            before.mkdir()
             for part in reversed(parts):  # without meta it is no dataset, so that goes first and comes back last
-                target = self.root / part
-                if target.is_dir():
-                    shutil.rmtree(target)
+                if (self.root / part).exists():
+                    (self.root / part).rename(before / part)
             for part in parts:
                 if (self._staging / part).exists():
                     (self._staging / part).rename(self.root / part)
-            self._staging.rmdir()
+            shutil.rmtree(self._staging)
 
     def _check_keys(self, episode: RecordedEpisode) -> None:
         given = set(episode.columns) | set(episode.images)

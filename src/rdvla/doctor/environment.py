@@ -19,7 +19,7 @@ TESTED = {
     "robosuite": "1.4.0",
 }
 OPTIONAL = ("mujoco", "robosuite")
-TESTED_PYTHON = "3.11"
+TESTED_PYTHON = ("3.11", "3.12", "3.13")
 
 _ADVICE = {
     "mujoco": "it decides what a policy sees: from 3.3.3 on LIBERO-Object is about 36 grey levels darker. "
@@ -42,7 +42,8 @@ def _verdict(item: str, *, fine: bool, note: str) -> Check:
 
 def _python() -> Check:
     version = platform.python_version()
-    return _verdict("python", fine=version.startswith(TESTED_PYTHON + "."), note=f"{version} (tested: {TESTED_PYTHON})")
+    tested = ", ".join(TESTED_PYTHON)
+    return _verdict("python", fine=version.rpartition(".")[0] in TESTED_PYTHON, note=f"{version} (tested: {tested})")
 
 
 def _library(name: str, tested: str) -> Check:

@@ -81,8 +81,6 @@ class Synchronous:
     def reset(self, ledger: Ledger, step: int) -> None:
         """Drop what is left."""
         self._queue.drop(step, ledger, "episode_end")
-        if self._horizon is not None:
-            self._horizon.reset()
 
     def wants(self, step: int) -> bool:
         """Ask when nothing is left."""

@@ -27,6 +27,7 @@ from rdvla.jobs.pool import (
     rebuilt,
     reply,
 )
+from rdvla.wire.protocol import API_KEY_VARIABLE
 
 START_TIMEOUT_S = 600.0
 """So long a cluster may take until the first worker runs."""
@@ -41,7 +42,7 @@ class RayPool:
         """Connect to a cluster, or start one on this machine.
 
         Args:
-            address: `auto`, `HOST:PORT` or `ray://HOST:PORT`; None takes `RAY_ADDRESS`, else this machine alone.
+            address: `auto` or `HOST:PORT`; None takes `RAY_ADDRESS`, else this machine alone.
             gpus_per_worker: a worker's share of a GPU; workers with 0.25 each share one between four.
 
         Raises:
@@ -57,8 +58,10 @@ class RayPool:
 
     def open(self, make_player: Callable[[], Player[J, R]], count: int) -> "Sequence[RaySlot[J, R]]":
         """Prepare `count` actors; those that the cluster has no room for wait until it has."""
-        one = dict.fromkeys((name for name in THREAD_VARIABLES if name not in os.environ), "1")
-        options = {"num_cpus": 1, "num_gpus": self._gpus, "max_restarts": 0, "runtime_env": {"env_vars": one}}
+        variables = dict.fromkeys((name for name in THREAD_VARIABLES if name not in os.environ), "1")
+        ours = (name for name in os.environ if name.startswith("RDVLA_") and name != API_KEY_VARIABLE)
+        variables |= {name: os.environ[name] for name in ours}
+        options = {"num_cpus": 1, "num_gpus": self._gpus, "max_restarts": 0, "runtime_env": {"env_vars": variables}}
         slots: list[RaySlot[J, R]] = [RaySlot(self._ray, make_player, options) for _ in range(count)]
         self._slots, self._opened = list(slots), time.monotonic()
         return slots

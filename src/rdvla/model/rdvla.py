@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rdvla.errors import ConfigError
 from rdvla.model.config import RDVLAConfig
 from rdvla.model.depth import DepthSampler
 from rdvla.model.projector import StateProjector
@@ -36,12 +37,20 @@ class RDVLA(nn.Module):
     """A recurrent-depth vision-language-action network: a backbone, and the head that reads it."""
 
     def __init__(self, config: RDVLAConfig) -> None:
-        """Build the network with random weights from torch's global generator."""
+        """Build the network with random weights from torch's global generator.
+
+        Raises:
+            ConfigError: a part of the backbone has the name of one of ours: a checkpoint would keep one of the two.
+        """
         super().__init__()
         self.config = config
         self.backbone = config.backbone.network()
         self.state_projector = StateProjector(config.head.state_dim, config.backbone.width)
         self.head = RecurrentHead(config.head)
+        ours = {name for name, _ in self.named_children()}
+        for name, _ in self.backbone.named_children():
+            if name in ours:
+                raise ConfigError(f"the backbone's part '{name}' would be stored as our '{name}'; call it otherwise.")
         self.depth_sampler = DepthSampler(
             config.head.mean_recurrence, config.head.backprop_depth, random=config.head.random_depth
         )

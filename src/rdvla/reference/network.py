@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from rdvla.checkpoints.names import HEAD, PROPRIO, part, to_published
 from rdvla.checkpoints.official_config import head_document
+from rdvla.errors import ConfigError
 from rdvla.model.backbones.inline import Inline
 from rdvla.model.backbones.prismatic import DinoSiglip, ViT
 from rdvla.model.rdvla import RDVLA, Inputs
@@ -26,9 +27,15 @@ class PublishedNetwork(nn.Module):
     """An `RDVLA` computed as released; its parameters are the network's own."""
 
     def __init__(self, network: RDVLA) -> None:
-        """Share the tensors of `network`, whose backbone is one of ours."""
+        """Share the tensors of `network`.
+
+        Raises:
+            ConfigError: its backbone is not one of ours; there is nothing published to compare it with.
+        """
         super().__init__()
-        assert isinstance(network.backbone, Inline)
+        if not isinstance(network.backbone, Inline):
+            kind = type(network.backbone).__name__
+            raise ConfigError(f"there is no published computation to compare a backbone {kind} with.")
         self.network, self._backbone = network, network.backbone
         projector = {f"state_projector.{name}": value for name, value in network.state_projector.named_parameters()}
         self._state_projector = part(to_published(projector), PROPRIO)
