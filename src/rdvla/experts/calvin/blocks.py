@@ -11,15 +11,14 @@ from rdvla.experts.calvin.hand import CLOSED, FRONT, TRAVEL, Hand, Move, Moves
 from rdvla.experts.calvin.table import Block, PlayTable, Point
 
 _TURN = np.radians(78)
-_PUSH = 0.15
-_FINGER = 0.028
-_APART = 0.1
-_NEAR_EDGE = -0.09
-_BETWEEN = 0.045
-_BESIDE = 0.08
-_AT_END = 0.03
-_HANDLE = 0.06
-_HAND = 0.06
+_PUSH = 0.15  # m
+_FINGER = 0.028  # m from a block's side to the closed fingers beside it
+_APART = 0.1  # m between the centres of blocks that are not in each other's way
+_NEAR_EDGE = -0.09  # y in m, from where a block is pushed into the drawer
+_BETWEEN = 0.045  # m from the hand to a block between its fingers
+_BESIDE = 0.08  # m on either side of the slider where it is in the way
+_AT_END = 0.03  # m that a slider at its end lacks to it
+_HANDLE, _HAND = 0.06, 0.06  # m taken by the drawer's handle and by the hand
 
 
 def lift(table: PlayTable, hand: Hand, name: str, attempt: int) -> Moves:

@@ -6,11 +6,13 @@ from rdvla.envs.calvin.info import ROBOT
 from rdvla.experts.calvin.hand import HOME_YAW, MAX_YAW, MIN_YAW, OPEN, Hand, Moves
 from rdvla.experts.calvin.table import Block, PlayTable, Point
 
-_WIDEST = 0.068
-_PLANK_FRONT = 0.0
 EDGE = -0.181
-_LEANS = (0.0, 0.45, 0.3)
-_FINGERS = 0.075
+"""Where the table ends in front, y in m."""
+
+_WIDEST = 0.068  # m between the fingers
+_PLANK_FRONT = 0.0  # beyond, y in m, are the compartments
+_LEANS = (0.0, 0.45, 0.3)  # rad, one attempt after the other
+_FINGERS = 0.075  # m from the middle of the hand to the outside of a finger
 _ABOVE = np.array([0.0, 0.0, 0.1])
 _OUT = np.array([0.0, -0.12, 0.11])
 

@@ -13,21 +13,22 @@ from rdvla.experts.calvin.table import PlayTable, Point
 
 OPEN, CLOSED = 1.0, -1.0
 HOME_YAW = 1.5
+"""How the hand is turned when a chain begins: the fingers close along x; rad."""
 MIN_YAW, MAX_YAW = -1.3, 4.4
+"""What the arm's last joint allows, rad."""
 TRAVEL = 0.58
 """Height at which nothing on the table is in the way, m."""
 FRONT = -0.13
 """In front of what sticks out of the table's back wall, y in m."""
 
-_BACK = -0.06
-_NEAR = 0.03
-_PASSING = 0.03
-_ARRIVED = 0.012
-_STEP, _TURN = 0.02, 0.05
-_GAIN = 0.5
+_BACK = -0.06  # beyond, y in m, the table's back wall is near
+_NEAR = 0.03  # m; no detour for less
+_PASSING, _ARRIVED = 0.03, 0.012  # m; a point on the way, and where a detour ends
+_STEP, _TURN = 0.02, 0.05  # an action of 1 in m and rad
+_GAIN = 0.5  # share of the rest of the way that a step goes
 _DOWN = np.pi
-_TURNED = 0.08
-_PATIENCE = 15
+_TURNED = 0.08  # rad
+_PATIENCE = 15  # further steps before a move that is blocked ends
 
 
 class Move(NamedTuple):

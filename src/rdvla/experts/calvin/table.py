@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.envs.calvin.env import CalvinEnv
-from rdvla.envs.calvin.info import ROBOT, TABLE, Contact, Info
+from rdvla.envs.calvin.info import ROBOT, TABLE, Contact
 
 Point = NDArray[np.float64]
 
-_NARROW = 0.1
+_NARROW = 0.1  # m; less is no compartment
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,10 @@ class PlayTable:
         return np.array(self._simulation.robot.tcp()[1])
 
     @property
-    def opening(self) -> float:
-        """Distance between the fingers."""
-        return float(self._simulation.robot_obs()[6])
-
-    @property
-    def info(self) -> Info:
-        """The present moment."""
-        return self._simulation.info()
-
-    @property
     def blocks(self) -> dict[str, Block]:
         """The blocks by name."""
         found = {}
-        for name, block in self.info.blocks.items():
+        for name, block in self._simulation.info().blocks.items():
             axes = np.array(self._simulation.client.getMatrixFromQuaternion(block.quaternion)).reshape(3, 3)
             found[name] = Block(name, block.position, axes, self._halves[name], block.contacts)
         return found
