@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import time
 
 import pytest
@@ -187,6 +188,18 @@ def test_what_the_dataset_is_taken_for_is_said_before_the_first_step(dataset, tm
     listener = Listener()
     run_small(dataset, tmp_path / "run", listener, max_steps=1)
     assert "it is taken as 'open_is_negative'" in listener.said[0].what
+
+
+def test_a_dataset_that_was_moved_goes_on_and_another_does_not(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "here")
+    run_small(tmp_path / "here", tmp_path / "run", max_steps=1)
+    other = record(tmp_path / "other", seed=1)
+    for wrong, error in ((tmp_path / "typo", DatasetError), (other, TrainingError)):
+        with pytest.raises(error):
+            run_small(wrong, tmp_path / "run", max_steps=2)
+    (tmp_path / "here").rename(tmp_path / "there")
+    run_small(tmp_path / "there", tmp_path / "run", max_steps=2)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["root"] == str(tmp_path / "there")
 
 
 def test_a_failed_start_leaves_nothing(dataset, tmp_path):

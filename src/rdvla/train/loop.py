@@ -115,9 +115,11 @@ class _Run:
                 PolicyMetadata(config.data.name, cameras, head.state_dim, head.action_dim, head.chunk_size, extra)
             )
         self._learner = Learner(config, checkpoint, ranks=ranks, site=site)
+        self._start = ranks.from_first(self._folder.newest_intact(watcher.warned) if ranks.is_first else 0)
+        if self._start:
+            self._folder.require_same_data(self._start, checkpoint.statistics)
         if ranks.is_first:
             self._folder.begin()
-        self._start = ranks.from_first(self._folder.newest_intact(watcher.warned) if ranks.is_first else 0)
         if self._start > config.max_steps:
             raise TrainingError(
                 f"'{self._folder.path}' is at step {self._start} already, beyond max_steps {config.max_steps}."

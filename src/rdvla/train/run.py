@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from rdvla.checkpoints.checkpoint import Checkpoint
-from rdvla.checkpoints.native import save_native
+from rdvla.checkpoints.native import STATISTICS, save_native
+from rdvla.data.stats import DatasetStatistics, load_statistics
 from rdvla.errors import CheckpointError, ConfigError, TrainingError
 from rdvla.files import replacing_folder, write_json
 from rdvla.train.config import TrainConfig
@@ -51,19 +52,23 @@ class RunFolder:
         """Look at the folder of `config`; nothing is written before `begin`.
 
         Raises:
-            TrainingError: the folder belongs to a run with other settings (schedule lengths may change).
+            TrainingError: the folder belongs to a run with other settings (schedule lengths may change, and where the
+                dataset lies: `require_same_data` makes sure that it is the same).
         """
         self.path = config.output
         self.keep = config.keep
         self._settings = config.model_dump(mode="json", exclude={"output", *_CONTINUABLE})
         self._file = self.path / "config.json"
+        self._has_moved = False
         if self._file.exists():
             previous = _completed(_read_settings(self._file), config)
-            different = sorted(key for key in self._settings if previous.get(key) != self._settings[key])
+            before, now = _elsewhere(previous), _elsewhere(self._settings)
+            different = sorted(key for key in now if before.get(key) != now[key])
             if different:
                 raise TrainingError(
                     f"'{self.path}' holds a run with another {', '.join(different)}; choose another output folder."
                 )
+            self._has_moved = previous != self._settings
 
     def begin(self) -> None:
         """Claim the folder for these settings, once dataset and network are known to be there.
@@ -71,8 +76,23 @@ class RunFolder:
         Raises:
             StorageError: the folder cannot be written.
         """
-        if not self._file.exists():
+        if not self._file.exists() or self._has_moved:
             write_json(self._file, self._settings)
+
+    def require_same_data(self, step: int, statistics: Mapping[str, DatasetStatistics]) -> None:
+        """Make sure that a dataset found elsewhere than before is the one that `step` was trained on.
+
+        Raises:
+            TrainingError: its statistics are others.
+        """
+        if not self._has_moved:
+            return
+        saved = load_statistics(self.directory(step) / "policy" / STATISTICS)
+        if _numbers(saved) != _numbers(statistics):
+            raise TrainingError(
+                f"'{self.path}' holds a run on other data than '{'+'.join(statistics)}'; correct data.root, or choose "
+                "another output folder."
+            )
 
     def save(self, step: int, checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
         """Write the checkpoint of `step` and drop the oldest beyond `keep`.
@@ -140,6 +160,25 @@ class RunFolder:
     def directory(self, step: int) -> Path:
         """Return the folder of a step's checkpoint."""
         return self.path / "checkpoints" / f"{step:06d}"
+
+
+def _elsewhere(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without where the dataset lies."""
+    data = settings.get("data")
+    return settings | {"data": data | {"root": None}} if isinstance(data, dict) else settings
+
+
+def _numbers(statistics: Mapping[str, DatasetStatistics]) -> list[Any]:
+    """Return what statistics say, whatever the datasets are called; floats as far as every machine computes them."""
+    return [
+        [entry.num_transitions, entry.num_trajectories]
+        + [
+            [f"{value:.5g}" for value in vector]
+            for feature in (entry.action, entry.state)
+            for vector in (feature.q01, feature.q99, feature.mean, feature.std)
+        ]
+        for entry in statistics.values()
+    ]
 
 
 def _completed(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
