@@ -71,7 +71,8 @@ def serve_command(
 
     def announce() -> None:
         page = f"\nlive page: {server.url.replace('ws', 'http', 1)}" if settings.web else ""
-        print(f"ready: {server.url}{page}\nstops at: {rule or policy.default_stop}, unless a request says", flush=True)
+        stop = rule or policy.metadata.extra.get("default_stop", "own rule")
+        print(f"ready: {server.url}{page}\nstops at: {stop}, unless a request says", flush=True)
 
     asyncio.run(serve_until_signal(server, announce))
 
