@@ -24,6 +24,10 @@ class ObservationError(RDVLAError):
     """An observation does not have the shape, dtype or values a policy needs."""
 
 
+class CarryError(RDVLAError):
+    """What an earlier decision left for this one is damaged, or another policy's."""
+
+
 class CheckpointError(RDVLAError):
     """A checkpoint is missing, damaged or does not fit the model."""
 

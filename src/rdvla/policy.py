@@ -5,12 +5,12 @@ remote server all look like this, so evaluation, serving and the control loop kn
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, suggest
 from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 
@@ -42,6 +42,16 @@ class PolicyMetadata:
         return str(self.extra.get("fingerprint", ""))
 
 
+WarmStart = Literal["noise", "half", "end"]
+
+WARM_STARTS: Mapping[WarmStart, str] = {
+    "noise": "at random, as trained",
+    "half": "where the decision before was after half of its iterations",
+    "end": "where the decision before ended",
+}
+"""Where the scratchpad of a decision begins, with a sentence for people."""
+
+
 @dataclass(frozen=True)
 class Ask:
     """How one decision is wanted.
@@ -50,32 +60,44 @@ class Ask:
         stop: when to stop iterating; None takes the policy's default.
         seed: fixes the random initial scratchpad; None draws one.
         budget_ms: stop iterating when this much time has passed; None means no limit.
+        warm_start: where the scratchpad begins, a name of `WARM_STARTS`; all but `noise` need the carry of the
+            decision before, and begin at random without one.
+        carry: what the decision before returned as `ActionChunk.carry`. None after a new episode has begun.
         trace_depth: go on to this many iterations after the decision, for `ActionChunk.trace`; None does not.
 
     Raises:
-        ConfigError: a budget that is not positive, or a trace of fewer than two iterations.
+        ConfigError: a budget that is not positive, a trace of fewer than two iterations, an unknown warm start, or a
+            carry for a start from noise.
     """
 
     stop: StopRule | None = None
     seed: int | None = None
     budget_ms: float | None = None
     trace_depth: int | None = None
+    warm_start: WarmStart = "noise"
+    carry: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.budget_ms is not None and not self.budget_ms > 0:
             raise ConfigError(f"budget_ms must be positive, found {self.budget_ms!r}.")
         if self.trace_depth is not None and self.trace_depth < 2:
             raise ConfigError(f"trace_depth must be at least 2 iterations, found {self.trace_depth!r}.")
+        if self.warm_start not in WARM_STARTS:
+            raise ConfigError(f"unknown warm start '{self.warm_start}'.{suggest(str(self.warm_start), WARM_STARTS)}")
+        if self.carry is not None and self.warm_start == "noise":
+            raise ConfigError("a carry is of no use to a start from noise; drop it, or say warm_start='half' or 'end'.")
 
     @property
     def manner(self) -> str:
-        """Return in words what is not usual beside the stopping rule, e.g. `50 ms`; empty if nothing is."""
-        return "" if self.budget_ms is None else f"{self.budget_ms:g} ms"
+        """Return in words what is not usual beside the stopping rule, e.g. `50 ms, half`; empty if nothing is."""
+        budget = "" if self.budget_ms is None else f"{self.budget_ms:g} ms"
+        warm = "" if self.warm_start == "noise" else f"{self.warm_start} start"
+        return ", ".join(part for part in (budget, warm) if part)
 
     @property
     def shared(self) -> "Ask":
-        """Everything but the seed: decisions that agree in this can be made together."""
-        return replace(self, seed=None)
+        """Everything but seed and carry: decisions that agree in this can be made together."""
+        return replace(self, seed=None, carry=None)
 
 
 PLAIN = Ask()
@@ -95,6 +117,7 @@ class Policy(Protocol):
 
         Raises:
             ObservationError: a camera is missing or the state has another size.
+            CarryError: the ask's carry is damaged, or another policy's.
         """
         ...
 
@@ -104,7 +127,7 @@ class Policy(Protocol):
         A class that names `Policy` as its base inherits this.
 
         Raises:
-            ObservationError: one of them is wrong; nothing is decided then.
+            ObservationError, CarryError: one of them is wrong; nothing is decided then.
         """
         return [self.infer(observation, ask) for observation, ask in zip(observations, asks, strict=True)]
 
@@ -113,9 +136,16 @@ class Policy(Protocol):
         ...
 
 
-def decision_ask(ask: Ask, decision: int) -> Ask:
-    """Return the ask of an episode's `decision`-th decision, where `ask.seed` is the episode's (or None)."""
-    return ask if ask.seed is None else replace(ask, seed=decision_seed(ask.seed, decision))
+def decision_ask(ask: Ask, decision: int, carry: bytes | None = None) -> Ask:
+    """Return the ask of an episode's `decision`-th decision.
+
+    Args:
+        ask: how decisions are wanted; its seed is the episode's (or None).
+        decision: its number, from 0.
+        carry: what the decision before returned; None for the first of an episode or a stage.
+    """
+    seed = None if ask.seed is None else decision_seed(ask.seed, decision)
+    return replace(ask, seed=seed, carry=carry)
 
 
 def decision_seed(episode_seed: int, decision: int) -> int:

@@ -76,6 +76,8 @@ class ActionChunk:
             rounds it; None if nothing is rounded, or it is not known.
         trace: what every stopping rule would have seen at iteration 1, 2, ... to full depth: float32 `[depth]` by rule
             and under `to_full` (see `rdvla.model.trace`). Empty unless it was asked for.
+        carry: what the next decision of the episode may begin with (`rdvla.policy.Ask.carry`), for the policy alone to
+            read; None if nothing was asked for, or is worth it.
     """
 
     actions: NDArray[np.float32]
@@ -87,6 +89,7 @@ class ActionChunk:
     signals: Mapping[str, float] = field(default_factory=dict)
     opening: NDArray[np.float32] | None = None
     trace: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    carry: bytes | None = field(default=None, repr=False)
 
     def to_wire(self) -> dict[str, Any]:
         """Return everything as plain values, `actions` as a contiguous float32 array; `from_wire` reads them."""
@@ -102,6 +105,7 @@ class ActionChunk:
             "signals": {name: float(value) for name, value in self.signals.items()},
             "opening": [] if self.opening is None else self.opening.tolist(),
             "trace": {name: column.tolist() for name, column in self.trace.items()},
+            "carry": self.carry,
         }
         return values | {key: value for key, value in further.items() if value}
 
@@ -116,7 +120,9 @@ class ActionChunk:
         opening = np.array(values["opening"], np.float32) if "opening" in values else None
         if opening is not None and opening.shape != actions.shape[:1]:
             raise ValueError(f"opening has shape {opening.shape} for {len(actions)} actions")
-        steps = values.get("n_action_steps")
+        steps, carry = values.get("n_action_steps"), values.get("carry")
+        if carry is not None and not isinstance(carry, bytes):
+            raise TypeError(f"a carry must be bytes, found {type(carry).__name__}")
         return cls(
             actions=actions,
             num_recurrences=int(values.get("num_recurrences", 0)),
@@ -127,6 +133,7 @@ class ActionChunk:
             signals={str(name): float(value) for name, value in dict(values.get("signals", {})).items()},
             opening=opening,
             trace={str(name): np.array(column, np.float32) for name, column in dict(values.get("trace", {})).items()},
+            carry=carry,
         )
 
 

@@ -1,6 +1,7 @@
 """Chunks in lockstep with a simulator: strategies, injected delays, and the account of all actions."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from rdvla.execution import (
     make_strategy,
 )
 from rdvla.horizons import make_horizon
-from rdvla.policy import PLAIN, Policy, PolicyMetadata, decision_seed
+from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata, decision_seed
 from rdvla.types import ActionChunk, Observation
 
 CHUNK = 8
@@ -177,3 +178,33 @@ def test_a_delay_that_no_strategy_can_bridge_is_refused():
         Executor(Planner(), Synchronous(), delay=1)
     with pytest.raises(ConfigError, match="delay = -1"):
         Executor(Planner(), Synchronous(), delay=-1)
+
+
+class Carrying(Planner):
+    """Leaves the number of the step to the next decision."""
+
+    def __init__(self):
+        super().__init__()
+        self.carries = []
+
+    def infer(self, observation, ask=PLAIN):
+        self.carries.append(ask.carry)
+        return replace(super().infer(observation, ask), carry=b"%d" % self.asked[-1])
+
+
+def test_a_carry_goes_to_the_next_decision_of_the_same_stage_and_episode():
+    planner = Carrying()
+    executor = Executor(planner, Synchronous(3), Ask(warm_start="half"))
+
+    def play(steps):
+        for step in range(steps):
+            executor.act(lambda now=step: Observation({}, np.array([now], np.float32), "go"))
+
+    executor.reset(seed=5)
+    play(7)
+    assert planner.carries == [None, b"0", b"3"]
+    executor.next_stage()
+    play(4)
+    executor.reset(seed=6)
+    play(1)
+    assert planner.carries[3:] == [None, b"0", None]

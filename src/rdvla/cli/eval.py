@@ -10,7 +10,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rdvla.cli.options import SimulatorOptions, StopOptions, parse_budgets, with_options
+from rdvla.cli.options import (
+    START_HELP,
+    SimulatorOptions,
+    StopOptions,
+    parse_budgets,
+    parse_warm_starts,
+    with_options,
+)
 from rdvla.cli.parsing import choose_starts, parse_indices, parse_names
 from rdvla.cli.pools import PoolOptions
 from rdvla.cli.tables import align
@@ -54,6 +61,7 @@ def eval_command(
     budget_ms: Annotated[
         str | None, typer.Option(help="Milliseconds for a decision, e.g. 50 (to compare: 50,100) [default: no limit].")
     ] = None,
+    start: Annotated[str, typer.Option(help=START_HELP)] = "noise",
     horizon: Annotated[
         str | None,
         typer.Option(
@@ -110,6 +118,7 @@ def eval_command(
         protocol=protocol,
         stops=stops,
         budgets_ms=budgets,
+        warm_starts=parse_warm_starts(start),
         horizons=parse_names(horizon or ("1" if policy == EXPERT else "5"), field="horizon"),
         strategies=strategies,
         delays=parse_indices(delay, field="delay"),

@@ -19,6 +19,7 @@ import typer
 
 from rdvla.cli.parsing import parse_depths, parse_names
 from rdvla.errors import ConfigError, suggest
+from rdvla.policy import Ask, WarmStart
 from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule, rules
 
 
@@ -126,6 +127,21 @@ class SimulatorOptions:
         """Tell this process, and those it starts."""
         if self.calvin_data is not None:
             os.environ["RDVLA_CALVIN_DATA"] = str(self.calvin_data.expanduser().absolute())
+
+
+def parse_warm_starts(text: str) -> tuple[WarmStart, ...]:
+    """Read where scratchpads begin, e.g. `half` or `noise,half`.
+
+    Raises:
+        ConfigError: an unknown or repeated name.
+    """
+    return tuple(Ask(warm_start=name).warm_start for name in parse_names(text, field="start"))  # type: ignore[arg-type]
+
+
+START_HELP = (
+    "Where scratchpads begin: noise, or where the decision before was after half of its iterations or at its end "
+    "(to compare: noise,half)."
+)
 
 
 def parse_budgets(text: str | None) -> tuple[float | None, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdvla.cli.options import SimulatorOptions, StopOptions, with_options
+from rdvla.cli.options import START_HELP, SimulatorOptions, StopOptions, parse_warm_starts, with_options
 from rdvla.cli.parsing import parse_indices
 from rdvla.cli.serve import THREADS_HELP, limit_threads
 from rdvla.errors import ConfigError
@@ -41,6 +41,7 @@ def play_command(
     ] = None,
     show_every: Annotated[int, typer.Option(help="Render for the page every n-th step; 0 only at decisions.")] = 2,
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
+    start: Annotated[str, typer.Option(help=START_HELP)] = "noise",
     *,
     stopping: StopOptions,
     loading: LoadOptions,
@@ -69,7 +70,9 @@ def play_command(
     if episodes is not None and episodes < 1:
         raise ConfigError(f"--episodes must be at least 1, found {episodes}.")
     settings = ServeConfig.build({"port": port, "web": True}, source="the command line")
-    rule = stopping.rule()
+    rule, (warm_start, *others) = stopping.rule(), parse_warm_starts(start)
+    if others:
+        raise ConfigError(f"--start {start}: one is needed here.")
     states = parse_indices(init_states, field="init-states")
     found = find_suite(suite, protocol)
     check_init_states(found, [task_id], states, f"init-states names {max(states)}")
@@ -90,7 +93,7 @@ def play_command(
             print(f"{env.task.instruction}\nlive page: {server.url.replace('ws', 'http', 1)}", flush=True)
             player = LivePlayer(
                 env,
-                Executor(remote, strategy, Ask(rule)),
+                Executor(remote, strategy, Ask(rule, warm_start=warm_start)),
                 feed,
                 starts=[InitState(state) for state in states],
                 rate_hz=rate or env.embodiment.control_hz,

@@ -18,7 +18,7 @@ from rdvla.envs.base import InitState, Seed, Start, Suite, TaskSpec
 from rdvla.errors import ConfigError, suggest
 from rdvla.execution import SYNCHRONOUS, Strategy, execution_label, make_strategy
 from rdvla.horizons import make_horizon
-from rdvla.policy import Ask
+from rdvla.policy import Ask, WarmStart
 from rdvla.stops import StopRule
 
 POLICY_DEFAULT = "default"
@@ -35,6 +35,7 @@ class Rule:
         strategy: how chunks are executed (`rdvla.execution.make_strategy`).
         delay: control steps from question to answer.
         budget_ms: time for a decision; None means no limit.
+        warm_start: where the scratchpads of decisions begin (`rdvla.policy.WARM_STARTS`).
         trace_depth: iterations of the trace that is kept of every decision; None keeps none. No part of the label: the
             episode is the same.
     """
@@ -44,6 +45,7 @@ class Rule:
     strategy: str = SYNCHRONOUS
     delay: int = 0
     budget_ms: float | None = None
+    warm_start: WarmStart = "noise"
     trace_depth: int | None = None
 
     @property
@@ -65,7 +67,7 @@ class Rule:
     @property
     def ask(self) -> Ask:
         """Return how every decision is wanted."""
-        return Ask(self.stop, budget_ms=self.budget_ms, trace_depth=self.trace_depth)
+        return Ask(self.stop, budget_ms=self.budget_ms, warm_start=self.warm_start, trace_depth=self.trace_depth)
 
     @property
     def execution(self) -> str:
@@ -93,6 +95,7 @@ class EvalConfig(Config):
         horizons: execution horizons of the strategy `synchronous`; every rule runs under every horizon.
         strategies: how chunks are executed (`rdvla.execution.make_strategy`); every rule runs under every one.
         delays: control steps from question to answer, injected; every rule runs under every one.
+        warm_starts: where the scratchpads of decisions begin; every rule runs with every one.
         trace_depth: iterations of the traces that are kept; None keeps none.
         seed: seeds the scratchpads (see `episode_seed`).
         videos: how many starts per task and rule to film.
@@ -107,6 +110,7 @@ class EvalConfig(Config):
     protocol: str = ""
     stops: tuple[StopRule | None, ...] = (None,)
     budgets_ms: tuple[float | None, ...] = (None,)
+    warm_starts: tuple[WarmStart, ...] = ("noise",)
     horizons: tuple[str, ...] = ("5",)
     strategies: tuple[str, ...] = (SYNCHRONOUS,)
     delays: tuple[int, ...] = (0,)
@@ -118,7 +122,17 @@ class EvalConfig(Config):
     def _check(self) -> Self:
         if bool(self.init_states) == bool(self.seeds):
             raise ConfigError("an evaluation starts its episodes either from init_states or from seeds; give one.")
-        for name in ("suites", "init_states", "seeds", "stops", "budgets_ms", "horizons", "strategies", "delays"):
+        for name in (
+            "suites",
+            "init_states",
+            "seeds",
+            "stops",
+            "budgets_ms",
+            "warm_starts",
+            "horizons",
+            "strategies",
+            "delays",
+        ):
             values = getattr(self, name)
             if not values and name not in ("init_states", "seeds"):
                 raise ConfigError(f"{name} must name at least one.")
@@ -152,8 +166,11 @@ class EvalConfig(Config):
             for strategy in self.strategies
             for horizon in (self.horizons if strategy == SYNCHRONOUS else ("",))
         ]
-        ways = product(self.stops, executions, self.delays, self.budgets_ms)
-        return tuple(Rule(stop, *execution, delay, budget, self.trace_depth) for stop, execution, delay, budget in ways)
+        ways = product(self.stops, executions, self.delays, self.budgets_ms, self.warm_starts)
+        return tuple(
+            Rule(stop, *execution, delay, budget, warm_start, self.trace_depth)
+            for stop, execution, delay, budget, warm_start in ways
+        )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rdvla.envs.base import InitState, Seed, Start
 from rdvla.errors import RDVLAError, RecordError
 from rdvla.execution import SYNCHRONOUS, execution_label
 from rdvla.files import append_line, cut_torn_line, owned_folder
-from rdvla.policy import Ask
+from rdvla.policy import Ask, WarmStart
 from rdvla.stops import StopRule
 
 EPISODES_FILE = "episodes.jsonl"
@@ -45,6 +45,7 @@ class _Identity(Config):
         strategy: how chunks were executed.
         delay: control steps from question to answer.
         budget_ms: time for a decision; None means no limit.
+        warm_start: where the scratchpads of decisions began (`rdvla.policy.WARM_STARTS`).
         attempts: how often the episode was started (more than 1 if the simulator broke).
         versions: of everything that matters: packages, Python, checkpoint.
     """
@@ -65,6 +66,7 @@ class _Identity(Config):
     strategy: str = SYNCHRONOUS
     delay: int = 0
     budget_ms: float | None = None
+    warm_start: WarmStart = "noise"
     attempts: int = Field(ge=1)
     versions: dict[str, str]
 
@@ -85,7 +87,7 @@ class _Identity(Config):
     @property
     def ask(self) -> Ask:
         """Return how every decision was wanted; the seed is the episode's."""
-        return Ask(self.stop, self.episode_seed, self.budget_ms)
+        return Ask(self.stop, self.episode_seed, self.budget_ms, warm_start=self.warm_start)
 
     @property
     def execution(self) -> str:
@@ -171,7 +173,7 @@ _ADAPTER: TypeAdapter[EpisodeRecord | ErrorRecord] = TypeAdapter(Record)
 
 _UNUSUAL: Mapping[str, object] = {
     "init_state": None, "placement_seed": None, "protocol": "", "num_stages": 1, "stages": [],
-    "strategy": SYNCHRONOUS, "delay": 0, "budget_ms": None, "signals": {}, "trace": None,
+    "strategy": SYNCHRONOUS, "delay": 0, "budget_ms": None, "warm_start": "noise", "signals": {}, "trace": None,
 }  # fmt: skip
 
 

@@ -167,6 +167,7 @@ class _Evaluation:
             "strategy": job.rule.strategy,
             "delay": job.rule.delay,
             "budget_ms": job.rule.budget_ms,
+            "warm_start": job.rule.warm_start,
             "attempts": attempts,
             "versions": dict(versions) | checkpoint,
         }

@@ -74,6 +74,7 @@ class Executor:
         self._step = 0
         self._asked: Decision | None = None
         self._asked_for = 0
+        self._carry: bytes | None = None
         self._last: NDArray[np.float32] | None = None
 
     def reset(self, seed: int | None = None) -> None:
@@ -88,7 +89,7 @@ class Executor:
         """Go on with another instruction: drop the actions at hand; decisions are counted on."""
         if self._asked is not None:
             self.ledger.settle(self._step, self._asked, range(len(self._asked.chunk.actions)), "episode_end")
-        self._asked = None
+        self._asked = self._carry = None
         self._strategy.reset(self.ledger, self._step)
         self._step = 0
         self.policy.reset()
@@ -98,8 +99,9 @@ class Executor:
         self._arrive()
         if self._asked is None and self._strategy.wants(self._step):
             number = len(self.decisions)
-            chunk = self.policy.infer(observe(), decision_ask(self.ask, number))
+            chunk = self.policy.infer(observe(), decision_ask(self.ask, number, self._carry))
             self.decisions.append(chunk)
+            self._carry = chunk.carry
             self._asked, self._asked_for = Decision(number, self._step, chunk), 0
             self._arrive()
         waiting = self._asked is not None and self._strategy.waits(self._step)

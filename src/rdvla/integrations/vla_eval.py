@@ -8,7 +8,7 @@ and episode, so both play the same episodes. docs/vla_eval.md has the commands.
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -20,7 +20,7 @@ from rdvla.eval.protocol import episode_seed
 from rdvla.horizons import Horizon, make_horizon
 from rdvla.hub import SHIPPED
 from rdvla.policies.network import RDVLAPolicy, load_policy
-from rdvla.policy import Ask, decision_seed
+from rdvla.policy import Ask, WarmStart, decision_ask
 from rdvla.stops import choose_rule
 from rdvla.types import ActionChunk, GripperConvention, Observation
 
@@ -88,6 +88,7 @@ class _Session:
     seed: int
     horizon: Horizon
     decisions: int = 0
+    carry: bytes | None = None
     recorder: StepRecorder | None = None
 
 
@@ -105,6 +106,7 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         stop: str | None = None,
         threshold: float | None = None,
         max_depth: int = 32,
+        start: WarmStart = "noise",
         horizon: str = "5",
         seed: int = 7,
         statistics: str | None = None,
@@ -124,6 +126,7 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
             stop: an adaptive rule of `rdvla.stops.StopRule`, e.g. `action_mse`.
             threshold: of that rule; None takes its default.
             max_depth: the most iterations of that rule.
+            start: where scratchpads begin, a name of `rdvla.policy.WARM_STARTS`.
             horizon: actions executed per decision, or a stateless rule of `rdvla.horizons`.
             seed: of the evaluation; scratchpads follow from it, the suite, the task and the episode.
             statistics: which of the checkpoint's statistics, if it has several.
@@ -143,7 +146,7 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         if benchmark not in DIALECTS:
             raise ConfigError(f"unknown benchmark '{benchmark}'.{suggest(benchmark, DIALECTS)}")
         self._dialect = DIALECTS[benchmark]
-        self._stop = choose_rule(depth, stop, threshold, max_depth)
+        self._ask = Ask(choose_rule(depth, stop, threshold, max_depth), warm_start=start)
         self._horizon = horizon
         make_horizon(horizon)  # a wrong name is an error now
         self._policy: RDVLAPolicy = load_policy(
@@ -205,6 +208,8 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         """Answer with the next action at hand, or decide; a chain's next subtask drops what was planned."""
         if obs.get("episode_restart"):
             self._chunk_buffers.pop(ctx.session_id, None)
+            with self._lock:
+                self._sessions[ctx.session_id].carry = None
         await super().on_observation(obs, ctx)
 
     def predict_batch(self, obs_batch: list[dict[str, Any]], ctx_batch: list[SessionContext]) -> list[dict[str, Any]]:
@@ -220,11 +225,15 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
             sessions = [self._sessions[ctx.session_id] for ctx in ctx_batch]
         chunks = self._policy.infer_batch(
             [self._observation(obs) for obs in obs_batch],
-            [Ask(self._stop, decision_seed(session.seed, session.decisions)) for session in sessions],
+            [
+                decision_ask(replace(self._ask, seed=session.seed), session.decisions, session.carry)
+                for session in sessions
+            ],
         )
         answers = []
         for chunk, session, ctx in zip(chunks, sessions, ctx_batch, strict=True):
             session.decisions += 1
+            session.carry = chunk.carry
             n_steps = session.horizon.steps(chunk.num_recurrences, len(chunk.actions))
             if session.recorder is not None:
                 session.recorder.record({"step": ctx.step, **_row(chunk, n_steps)})

@@ -4,7 +4,7 @@ Samples that have converged leave the batch, so a batch costs the sum of its dep
 depend on its companions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self, TypeVar
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rdvla.model.budget import Timer
 from rdvla.model.stopping import Look, StoppingCriterion
+from rdvla.policy import WarmStart
 from rdvla.stops import StopRule
 
 
@@ -51,6 +52,7 @@ class HeadOutput:
         num_recurrences: int64 `[B]` iterations taken by each sample.
         out_of_time: bool `[B]` samples whose recurrence the budget ended.
         traces: per sample, the criterion's metric at each check.
+        carry: the scratchpads `[B, K, D]` that the next decisions may begin with, if they were asked for.
         signals: whatever else is known about the samples' decisions, `[B]` by name (`rdvla.types.ActionChunk.signals`).
     """
 
@@ -58,6 +60,7 @@ class HeadOutput:
     num_recurrences: Tensor
     out_of_time: Tensor
     traces: list[list[float]]
+    carry: Tensor | None = None
     signals: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -70,6 +73,7 @@ def decide(
     rule: StopRule,
     *,
     timer: Timer | None = None,
+    warm_start: WarmStart = "noise",
 ) -> HeadOutput:
     """Iterate the core and decode. The host waits for the device once per check, and never between.
 
@@ -80,6 +84,8 @@ def decide(
         criterion: judges convergence between consecutive checks.
         rule: depth limits and how often to check.
         timer: asked before every iteration but the first whether it still fits; if not, the best so far is decoded.
+        warm_start: which scratchpad to keep for the next decision: the one after `half` of the iterations or at the
+            `end`; `noise` keeps none.
     """
     timer = timer or Timer()
     batch = len(latents_BKD)
@@ -90,6 +96,7 @@ def decide(
     rows = torch.arange(batch)
     previous: Look | None = None
     actions: Tensor | None = None
+    kept: list[tuple[list[int], Tensor]] = []  # which samples, and their scratchpads, after every iteration
     for depth in range(1, rule.max_depth + 1):
         if depth > 1 and not timer.allows_another():
             out_of_time[rows] = True
@@ -97,6 +104,8 @@ def decide(
         latents_BKD, actions = head.core(latents_BKD, conditioning), None
         depths[rows] = depth
         timer.lap("iteration")
+        if warm_start != "noise":
+            kept.append((rows.tolist(), latents_BKD))
         if rule.name == "fixed" or depth % rule.check_every:
             continue
         if criterion.needs_actions:
@@ -131,4 +140,12 @@ def decide(
         for row, action in zip(rows.tolist(), actions, strict=True):
             final[row] = action
     answers = torch.stack([action for action in final if action is not None])
-    return HeadOutput(answers, depths, out_of_time, traces)
+    return HeadOutput(answers, depths, out_of_time, traces, _carry(kept, depths.tolist(), warm_start))
+
+
+def _carry(kept: Sequence[tuple[list[int], Tensor]], depths: Sequence[int], warm_start: WarmStart) -> Tensor | None:
+    """Return every sample's scratchpad after half of its iterations, at least one, or after all of them."""
+    if not kept:
+        return None
+    chosen = [kept[(max(1, depth // 2) if warm_start == "half" else depth) - 1] for depth in depths]
+    return torch.stack([latents_BKD[rows.index(row)] for row, (rows, latents_BKD) in enumerate(chosen)])

@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rdvla import checkpoints
 from rdvla.checkpoints.checkpoint import Checkpoint, require_gripper
 from rdvla.errors import ConfigError
 from rdvla.model.budget import Costs, Timer
-from rdvla.model.decide import Recurrence, decide
+from rdvla.model.decide import HeadOutput, Recurrence, decide
 from rdvla.model.freeze import freeze, int8_products
 from rdvla.model.rdvla import Inputs
 from rdvla.model.recorded import RecordedNetwork
 from rdvla.model.stopping import make_criterion
 from rdvla.model.trace import trace
+from rdvla.policies.carry import Carry, CarryFormat, as_latents, tag
 from rdvla.policies.io import PolicyIO
 from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.stops import StopRule
@@ -106,6 +108,7 @@ class RDVLAPolicy(Policy):
     ) -> None:
         """Take over `checkpoint.model`, frozen for inference (see `rdvla.model.freeze`)."""
         network = checkpoint.model.to(device).requires_grad_(requires_grad=False)
+        self._carry_format = CarryFormat(network.head)
         self.model = freeze(network, precision, pack=not compile)
         self._recorded = RecordedNetwork(self.model) if compile else None
         self.device = torch.device(device)
@@ -188,12 +191,13 @@ class RDVLAPolicy(Policy):
         timer = self._timer(len(observations), asks[0])
 
         inputs = self._on_device(self.io.observed(observations))
-        latents = torch.cat([self.model.head.init_latents(1, _generator(ask.seed)) for ask in asks])
+        latents = torch.cat([self._begin(ask, each.instruction) for ask, each in zip(asks, observations, strict=True)])
         prepared = time.perf_counter()
         head, conditioning = self._condition(inputs)
         timer.lap("encode")
         encoded = time.perf_counter()
-        decision = decide(head, conditioning, latents, make_criterion(rule), rule, timer=timer)
+        criterion, warm_start = make_criterion(rule), asks[0].warm_start
+        decision = decide(head, conditioning, latents, criterion, rule, timer=timer, warm_start=warm_start)
         normalised = decision.actions.float().cpu().numpy()
         signals = {name: values.tolist() for name, values in decision.signals.items()}
         decided = time.perf_counter()
@@ -207,6 +211,7 @@ class RDVLAPolicy(Policy):
         }
         if self._times_stages(asks[0]):
             timings |= {"core": timer.spent["iteration"] * 1e3, "coda": timer.spent["decode"] * 1e3}
+        carries = self._carries(decision, observations)
         columns: dict[str, NDArray[np.float32]] = {}
         if asks[0].trace_depth is not None:
             shadow = trace(head, conditioning, latents, asks[0].trace_depth)
@@ -222,8 +227,28 @@ class RDVLAPolicy(Policy):
                 signals={name: values[row] for name, values in signals.items()},
                 opening=None if opening is None else opening[row],
                 trace={name: values[row] for name, values in columns.items()},
+                carry=carries[row],
             )
             for row, chunk in enumerate(actions)
+        ]
+
+    def _begin(self, ask: Ask, instruction: str) -> Tensor:
+        """Return the scratchpad `[1, K, D]` that a decision begins with."""
+        head = self.model.head
+        if ask.warm_start != "noise" and ask.carry is not None:
+            carry = self._carry_format.read(ask.carry)
+            if carry.instruction == tag(instruction):
+                return as_latents(carry, head.prelude.action_queries)
+        return head.init_latents(1, _generator(ask.seed))
+
+    def _carries(self, decision: HeadOutput, observations: Sequence[Observation]) -> list[bytes | None]:
+        """Return what the decisions leave to the next ones."""
+        if decision.carry is None:
+            return [None] * len(observations)
+        latents = decision.carry.float().cpu().numpy()
+        return [
+            self._carry_format.write(Carry(tag(each.instruction), latents[row]))
+            for row, each in enumerate(observations)
         ]
 
     def _condition(self, inputs: Inputs) -> tuple[Recurrence[Any], Any]:

@@ -184,6 +184,7 @@ class ControlLoop:
         self._step = 0
         self._asked = 0
         self._asked_in_episode = 0
+        self._carry: bytes | None = None
         self._request: _Request | None = None
 
     @property
@@ -199,6 +200,7 @@ class ControlLoop:
         self._ask_for = replace(self._ask_for, seed=seed)
         self._step = 0
         self._asked_in_episode = 0
+        self._carry = None
 
     def act(self, observe: Callable[[], Observation]) -> NDArray[np.float32]:
         """Return the command `[action_dim]` of this control step; `observe` is called only if the policy is asked."""
@@ -223,7 +225,7 @@ class ControlLoop:
         return command
 
     def _ask(self, observation: Observation) -> None:
-        ask = decision_ask(self._ask_for, self._asked_in_episode)
+        ask = decision_ask(self._ask_for, self._asked_in_episode, self._carry)
         self._request = _Request(self._asked, self._step, self._clock.now())
         self._asked += 1
         self._asked_in_episode += 1
@@ -238,11 +240,13 @@ class ControlLoop:
         outcome = self._decider.collect(wait_s)
         if outcome is None:
             return
+        self._carry = None
         in_time = not request.given_up and self._clock.now() - request.asked_at <= self._deadline_s
         if outcome.chunk is None:
             self._note("failed", str(outcome.error))
         elif in_time:
             self._note("answered")
+            self._carry = outcome.chunk.carry
             self._strategy.add(Decision(request.number, request.step, outcome.chunk), self._step, self.ledger)
         else:
             self._note("late")

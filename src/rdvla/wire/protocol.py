@@ -5,13 +5,13 @@ open and the next request is welcome; after any other code it is closed with 101
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 
 from rdvla.errors import ConfigError, ServeError, suggest
-from rdvla.policy import PLAIN, Ask, PolicyMetadata
+from rdvla.policy import PLAIN, WARM_STARTS, Ask, PolicyMetadata, WarmStart
 from rdvla.stops import StopRule, check_name
 from rdvla.types import ActionChunk
 
@@ -19,6 +19,7 @@ API_KEY_VARIABLE = "RDVLA_API_KEY"
 CLOSE_ERROR = 1011
 MAX_SEED = 2**63 - 1
 MAX_MS = 3_600_000.0
+MAX_CARRY_BYTES = 2**20
 
 
 class RequestRefused(ServeError):  # noqa: N818 - a refusal is an answer, and each kind is named after its code
@@ -93,7 +94,7 @@ class RequestOptions:
 
 
 def read_options(message: Mapping[str, Any], *, max_depth: int) -> RequestOptions:
-    """Read `depth`, `stop`, `budget_ms`, `seed`, `trace_depth` and `deadline_ms` of a request; all may be absent.
+    """Read the fields of `Ask`, `depth` and `deadline_ms` of a request; all may be absent.
 
     `depth` alone is a fixed number of iterations. `stop` is the name of a rule, or a map of `StopRule`'s fields;
     with a name, `depth` is its largest number of iterations.
@@ -114,7 +115,12 @@ def read_options(message: Mapping[str, Any], *, max_depth: int) -> RequestOption
         seed=_whole(message, "seed", 0, MAX_SEED),
         budget_ms=_milliseconds(message, "budget_ms"),
         trace_depth=_whole(message, "trace_depth", 2, max_depth),
+        warm_start=_warm_start(message.get("warm_start", "noise")),
     )
+    try:
+        ask = replace(ask, carry=_carry(message.get("carry")))
+    except ConfigError as error:
+        raise BadRequest(str(error)) from None
     return RequestOptions(ask, deadline_ms=_milliseconds(message, "deadline_ms"))
 
 
@@ -126,6 +132,8 @@ def write_options(options: RequestOptions) -> dict[str, Any]:
         "budget_ms": ask.budget_ms,
         "stop": None if ask.stop is None else asdict(ask.stop),
         "trace_depth": ask.trace_depth,
+        "warm_start": None if ask.warm_start == "noise" else ask.warm_start,
+        "carry": ask.carry,
         "deadline_ms": options.deadline_ms,
     }
     return {key: value for key, value in values.items() if value is not None}
@@ -154,6 +162,19 @@ def _named_rule(fields: Mapping[str, Any], depth: int | None) -> StopRule:
     if depth is not None:
         values["max_depth"] = depth
     return StopRule(**values)
+
+
+def _warm_start(name: Any) -> WarmStart:
+    if isinstance(name, str) and name in WARM_STARTS:
+        return cast("WarmStart", name)
+    raise BadRequest(f"'warm_start' must be one of {', '.join(WARM_STARTS)}, found {name!r:.40}.")
+
+
+def _carry(blob: Any) -> bytes | None:
+    if blob is not None and (not isinstance(blob, bytes) or len(blob) > MAX_CARRY_BYTES):
+        found = f"{len(blob)} bytes" if isinstance(blob, bytes) else type(blob).__name__
+        raise BadRequest(f"'carry' must be an earlier reply's, at most {MAX_CARRY_BYTES} bytes, found {found}.")
+    return blob
 
 
 def _whole(message: Mapping[str, Any], key: str, low: int, high: int) -> int | None:

@@ -1,7 +1,7 @@
 """What `--policy.type=rdvla` can be told. LeRobot finds this file and its siblings by their names."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, NormalizationMode
@@ -11,7 +11,8 @@ from lerobot.optim.schedulers import CosineDecayWithWarmupSchedulerConfig
 from rdvla.data.lerobot_meta import camera_key
 from rdvla.errors import ConfigError
 from rdvla.horizons import make_horizon
-from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule, choose_rule
+from rdvla.policy import Ask, WarmStart
+from rdvla.stops import DEFAULT_MAX_DEPTH, choose_rule
 
 GRIPPERS = ("none", "open_is_negative", "open_is_positive")
 
@@ -41,6 +42,7 @@ class RDVLAConfig(PreTrainedConfig):
         stop: an adaptive rule, e.g. `action_mse`.
         threshold: of that rule; None takes its default.
         max_depth: the most iterations of that rule.
+        start: where scratchpads begin, a name of `rdvla.policy.WARM_STARTS`.
         budget_ms: stop iterating after this time, milliseconds.
         precision: of inference: `float32`, `bfloat16` or `int8`; None keeps the checkpoint's.
         seed: of the scratchpads; None draws them.
@@ -64,6 +66,7 @@ class RDVLAConfig(PreTrainedConfig):
     stop: str | None = None
     threshold: float | None = None
     max_depth: int = DEFAULT_MAX_DEPTH
+    start: str = "noise"
     budget_ms: float | None = None
     precision: str | None = None
     seed: int | None = None
@@ -86,16 +89,17 @@ class RDVLAConfig(PreTrainedConfig):
             raise ConfigError(f"policy.gripper must be one of {', '.join(GRIPPERS)}, found '{self.gripper}'.")
         if set(map(str, self.normalization_mapping.values())) - {str(NormalizationMode.IDENTITY)}:
             raise ConfigError("policy.normalization_mapping must be IDENTITY throughout: the policy normalises itself.")
-        self.stop_rule()
+        self.ask()
         make_horizon(self.horizon or str(self.n_action_steps))
 
-    def stop_rule(self) -> StopRule | None:
-        """Return the rule that `depth` or `stop` ask for; None leaves it to the policy.
+    def ask(self) -> Ask:
+        """Return how every decision is wanted.
 
         Raises:
-            ConfigError: both, an unknown rule, or a value out of range.
+            ConfigError: both a depth and a rule, an unknown name, or a value out of range.
         """
-        return choose_rule(self.depth, self.stop, self.threshold, self.max_depth, prefix="policy.")
+        rule = choose_rule(self.depth, self.stop, self.threshold, self.max_depth, prefix="policy.")
+        return Ask(rule, budget_ms=self.budget_ms, warm_start=cast("WarmStart", self.start))
 
     def key_of(self, camera: str) -> str:
         """Return the feature of one of our cameras."""

@@ -32,7 +32,7 @@ from rdvla.horizons import make_horizon
 from rdvla.model.rdvla import Inputs, absolute_error
 from rdvla.policies import network
 from rdvla.policies.io import PolicyIO
-from rdvla.policy import Ask, decision_seed
+from rdvla.policy import decision_seed
 from rdvla.types import ActionChunk, Observation
 
 log = logging.getLogger(__name__)
@@ -164,6 +164,7 @@ class RDVLAPolicy(PreTrainedPolicy):
         """Start afresh with `size` environments."""
         self._queues: list[deque[Tensor]] = [deque() for _ in range(size)]
         self._depths: list[list[int]] = [[] for _ in range(size)]
+        self._carries: list[bytes | None] = [None] * size
         self._horizons = [make_horizon(self.config.horizon or str(self.config.n_action_steps)) for _ in range(size)]
 
     def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
@@ -254,11 +255,12 @@ class RDVLAPolicy(PreTrainedPolicy):
             Observation({camera: pictures[camera][row] for camera in pictures}, states[row], sentences[row])
             for row in range(len(states))
         ]
-        ask = Ask(self.config.stop_rule(), budget_ms=self.config.budget_ms)
-        asks = [replace(ask, seed=seed) for seed in seeds or map(self._seed, rows)]
+        ask, seeds = self.config.ask(), seeds or [self._seed(row) for row in rows]
+        asks = [replace(ask, seed=seed, carry=self._carries[row]) for row, seed in zip(rows, seeds, strict=True)]
         chunks = self._frozen.infer_batch(observations, asks)
         for row, chunk in zip(rows, chunks, strict=True):
             self._depths[row].append(chunk.num_recurrences)
+            self._carries[row] = chunk.carry
         self._decided += chunks
         return chunks
 
