@@ -132,15 +132,12 @@ def served(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def test_a_served_process_becomes_ready_and_stops_at_a_signal(sent: signal.Signals, checkpoint: Path) -> None:
     with served("--checkpoint", checkpoint, "--web") as (process, url):
         assert url.startswith("ws://127.0.0.1:")
-        assert process.stdout is not None
-        lines = process.stdout.readline(), process.stdout.readline()
-        assert lines[0].startswith("live page: http://127.0.0.1:")
-        assert lines[1] == "stops at: own rule, unless a request says\n"
         address = url.replace("ws", "http", 1)
         with urllib.request.urlopen(address + "/healthz", timeout=60) as answer:
             assert answer.read() == b"OK\n"
         assert process.stdout is not None
         assert process.stdout.readline() == f"live page: {address}\n"
+        assert process.stdout.readline() == "stops at: own rule, unless a request says\n"
         process.send_signal(sent)
         rest, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
