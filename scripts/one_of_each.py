@@ -56,6 +56,7 @@ def rdvla(*arguments: object) -> None:
 
 
 if __name__ == "__main__":
-    print(", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "transformers", "huggingface-hub", "pillow")))
+    names = ("torch", "numpy", "transformers", "huggingface-hub", "pillow")
+    print(", ".join(f"{name} {version(name)}" for name in names))
     decide()
     train()
