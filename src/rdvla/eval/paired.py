@@ -97,7 +97,6 @@ class Comparison:
 
 QUANTITIES: Mapping[str, tuple[str, str | None]] = {
     "iterations per decision": ("iterations", "decisions"),
-    "decodings per decision": ("decodings", "decisions"),
     "decisions per episode": ("decisions", None),
     "iterations per episode": ("iterations", None),
     "ms per decision": ("ms", "decisions"),

@@ -126,9 +126,6 @@ def _side(record: EpisodeRecord, clock: str) -> Side:
     totals = {"decisions": float(len(record.iterations)), "iterations": float(sum(record.iterations))}
     if clock:
         totals["ms"] = sum(record.latency_ms[clock])
-    codas = record.signals.get("codas")
-    if codas is not None and None not in codas:
-        totals["decodings"] = float(sum(value for value in codas if value is not None))
     return Side(record.success, totals)
 
 
