@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 _MANIFEST = "manifest.json"
 _CHECKED_FRAMES = 200
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
