@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rdvla.errors import ConfigError
+from rdvla.eval.paired import MARGIN
 from rdvla.report.against import Against, compare_runs, format_comparisons, write_comparisons
 from rdvla.report.load import load_runs
 from rdvla.report.page import write_report
@@ -25,7 +26,7 @@ def report_command(
         typer.Option(help="The rule to compare with, if there are several, as the table of 'rdvla eval' names it."),
     ] = None,
     margin: Annotated[
-        float | None, typer.Option(help="A loss of success that would not matter, as a share [default: 0.05].")
+        float | None, typer.Option(help=f"A loss of success that would not matter, as a share [default: {MARGIN}].")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the comparison to this file.")] = None,
 ) -> None:
@@ -53,6 +54,6 @@ def _compare(runs: list[Path], against: Path | None, baseline: str | None, margi
         return []
     loaded = load_runs(runs)
     others = loaded if against is None else load_runs([against])
-    comparisons = compare_runs(loaded, others, baseline=baseline, margin=0.05 if margin is None else margin)
+    comparisons = compare_runs(loaded, others, baseline=baseline, margin=MARGIN if margin is None else margin)
     print(format_comparisons(comparisons) + "\n")
     return comparisons

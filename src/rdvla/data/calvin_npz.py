@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.lerobot_meta import STANDARD_CAMERAS, Feature, demonstration_features
+from rdvla.data.lerobot_meta import ACTION_KEY, STANDARD_CAMERAS, STATE_KEY, Feature, demonstration_features
 from rdvla.data.lerobot_writer import RecordedEpisode
 from rdvla.embodiment import CALVIN
 from rdvla.errors import DatasetError
@@ -92,8 +92,8 @@ class CalvinRecordings:
         for first, last, sentence in self.spans:
             steps = [_step(self.folder, number) for number in range(first, last + 1)]
             columns = {
-                "observation.state": np.stack([step["robot_obs"] for step in steps])[:, _STATE].astype(np.float32),
-                "action": np.stack([step["rel_actions"] for step in steps]).astype(np.float32),
+                STATE_KEY: np.stack([step["robot_obs"] for step in steps])[:, _STATE].astype(np.float32),
+                ACTION_KEY: np.stack([step["rel_actions"] for step in steps]).astype(np.float32),
             }
             images = {key: [step[name] for step in steps] for key, name in _CAMERAS.items()}
             yield RecordedEpisode(sentence, columns, images)

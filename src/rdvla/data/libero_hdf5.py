@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.lerobot_meta import STANDARD_CAMERAS, Feature, demonstration_features
+from rdvla.data.lerobot_meta import ACTION_KEY, STANDARD_CAMERAS, STATE_KEY, Feature, demonstration_features
 from rdvla.data.lerobot_writer import RecordedEpisode
 from rdvla.embodiment import LIBERO
 from rdvla.errors import DatasetError, MissingExtraError
@@ -141,7 +141,7 @@ def _recorded(group: Any, task: str) -> RecordedEpisode:
     images = {
         key: [np.ascontiguousarray(stored[name][step][::-1, ::-1]) for step in kept] for key, name in _CAMERAS.items()
     }
-    return RecordedEpisode(task, {"observation.state": state[kept], "action": actions[kept]}, images)
+    return RecordedEpisode(task, {STATE_KEY: state[kept], ACTION_KEY: actions[kept]}, images)
 
 
 def _entry(group: Any, name: str) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data.images import decode_image
-from rdvla.data.lerobot_meta import STANDARD_CAMERAS, Feature, demonstration_features
+from rdvla.data.lerobot_meta import ACTION_KEY, STANDARD_CAMERAS, STATE_KEY, Feature, demonstration_features
 from rdvla.data.lerobot_writer import RecordedEpisode
 from rdvla.data.tfrecord import Values, parse_example, read_records
 from rdvla.embodiment import CALVIN, LIBERO, Embodiment
@@ -164,7 +164,7 @@ class RldsDataset:
 
     def _episode(self, values: Mapping[str, Values], where: str) -> RecordedEpisode:
         action = _vectors(values, _ACTION, where)
-        action = action.reshape(-1, len(self.features["action"].names))
+        action = action.reshape(-1, len(self.features[ACTION_KEY].names))
         state = _vectors(values, _STATE, where).reshape(len(action), -1)
         sentences = {sentence.decode() for sentence in _files(values, _LANGUAGE, where)}
         if len(sentences) != 1:
@@ -174,7 +174,7 @@ class RldsDataset:
             if len(files) != len(action):
                 raise DatasetError(f"{where} has {len(files)} images '{self.cameras[key]}' for {len(action)} actions.")
         entries = slice(None) if self.state_entries is None else list(self.state_entries)
-        columns = {"observation.state": np.ascontiguousarray(state[:, entries]), "action": action}
+        columns = {STATE_KEY: np.ascontiguousarray(state[:, entries]), ACTION_KEY: action}
         return RecordedEpisode(sentences.pop(), columns, images)
 
 

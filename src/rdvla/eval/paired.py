@@ -105,7 +105,11 @@ QUANTITIES: Mapping[str, tuple[str, str | None]] = {
 """What is compared: a total, by another total or by the number of episodes."""
 
 
-def compare(pairs: Sequence[Pair], *, margin: float = 0.05) -> Comparison:
+MARGIN = 0.05
+"""A loss of success that would not matter, as a share, where nobody says."""
+
+
+def compare(pairs: Sequence[Pair], *, margin: float = MARGIN) -> Comparison:
     """Compare both sides of the pairs, at least one; the same at every call.
 
     Raises:

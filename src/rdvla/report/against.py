@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rdvla.errors import ConfigError, suggest
-from rdvla.eval.paired import Comparison, Interval, Pair, Side, compare
+from rdvla.eval.paired import MARGIN, Comparison, Interval, Pair, Side, compare
 from rdvla.eval.records import EpisodeRecord
 from rdvla.files import write_json
 from rdvla.report.load import RuleGroup, Run, group_runs
@@ -62,7 +62,7 @@ class Against:
 
 
 def compare_runs(
-    runs: Sequence[Run], others: Sequence[Run], *, baseline: str | None = None, margin: float = 0.05
+    runs: Sequence[Run], others: Sequence[Run], *, baseline: str | None = None, margin: float = MARGIN
 ) -> list[Against]:
     """Compare every rule of `runs` with one of `others`.
 

@@ -6,9 +6,8 @@ All options are LeRobot's. Its server loads no plugins and knows policies from a
 It unpickles what clients send: bind it to an address that only trusted machines reach.
 """
 
+from rdvla.checkpoints.lerobot import TYPE
 from rdvla.errors import ConfigError
-
-TYPE = "rdvla"
 
 
 def accept() -> None:

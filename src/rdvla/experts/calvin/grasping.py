@@ -1,5 +1,7 @@
 """Taking a block from wherever it lies, and putting it down."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rdvla.envs.calvin.info import ROBOT
@@ -77,6 +79,7 @@ def grasp_yaws(table: PlayTable, block: Block, turn: float = 0.0) -> list[float]
     The fingers close across a side that fits between them. The best are near the usual turn, before and after
     turning by `turn`, with no other block where the fingers come down.
     """
+    others = [other for other in table.blocks.values() if other.name != block.name]
     found = []
     for axis, half in zip(block.axes.T, block.half, strict=True):
         if abs(axis[2]) > 0.5 or 2 * half > _WIDEST:
@@ -84,14 +87,13 @@ def grasp_yaws(table: PlayTable, block: Block, turn: float = 0.0) -> list[float]
         across = np.arctan2(axis[1], axis[0])  # the fingers close along yaw - pi / 2
         for yaw in across + np.pi / 2 + np.pi * np.arange(-2, 3):
             if min(yaw, yaw + turn) >= MIN_YAW and max(yaw, yaw + turn) <= MAX_YAW:
-                found.append((_cost(table, block, yaw, half) + abs(yaw + turn / 2 - HOME_YAW), yaw))
+                found.append((_cost(block, others, yaw) + abs(yaw + turn / 2 - HOME_YAW), yaw))
     return [yaw for _, yaw in sorted(found)] or [HOME_YAW]
 
 
-def _cost(table: PlayTable, block: Block, yaw: float, half: float) -> float:
+def _cost(block: Block, others: Sequence[Block], yaw: float) -> float:
     """Return 10 for every finger that would come down on another block."""
     across = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
-    others = [other for other in table.blocks.values() if other.name != block.name]
     cost = 0.0
     for side in (-1, 1):
         finger = block.position + side * 0.055 * across
