@@ -24,9 +24,9 @@ from rdvla.cli.tables import align
 from rdvla.envs import Suite, find_suite
 from rdvla.errors import ConfigError
 from rdvla.eval.protocol import EvalConfig, check_init_states
-from rdvla.eval.records import EpisodeRecord, ErrorRecord
+from rdvla.eval.records import AnyRecord, EpisodeRecord, ErrorRecord
 from rdvla.eval.runner import Resources, evaluate
-from rdvla.eval.summary import AnyRecord, Summary, group_by, summarise_group
+from rdvla.eval.summary import Summary, group_by, summarise_group
 from rdvla.eval.video import require_av
 from rdvla.execution import SYNCHRONOUS
 from rdvla.policies.sources import EXPERT, LoadOptions, choose_policy

@@ -6,7 +6,7 @@ simulator or loads a policy.
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
 from typing import Self
 
@@ -77,6 +77,10 @@ class Rule:
     def make_strategy(self) -> Strategy:
         """Return the strategy, new for every episode."""
         return make_strategy(self.strategy, make_horizon(self.horizon) if self.horizon else None)
+
+
+DRIVEN = tuple(each.name for each in fields(Rule) if each.name != "trace_depth")
+"""What a record says of a rule, under the same names: everything that can change an episode."""
 
 
 class EvalConfig(Config):

@@ -5,7 +5,7 @@ when the log is opened again; a damaged line anywhere else is an error.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -15,9 +15,10 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from rdvla.config import Config
 from rdvla.envs.base import InitState, Seed, Start
 from rdvla.errors import RDVLAError, RecordError
-from rdvla.execution import SYNCHRONOUS, execution_label
+from rdvla.eval.protocol import DRIVEN, Rule
+from rdvla.execution import SYNCHRONOUS
 from rdvla.files import append_line, cut_torn_line, owned_folder
-from rdvla.policy import Ask, WarmStart
+from rdvla.policy import WarmStart
 from rdvla.stops import StopRule
 
 EPISODES_FILE = "episodes.jsonl"
@@ -85,14 +86,14 @@ class _Identity(Config):
         return Seed(self.placement_seed)
 
     @property
-    def ask(self) -> Ask:
-        """Return how every decision was wanted; the seed is the episode's."""
-        return Ask(self.stop, self.episode_seed, self.budget_ms, warm_start=self.warm_start)
+    def driven(self) -> Rule:
+        """Return how the policy was driven; whether it was traced is not known."""
+        return Rule(**{name: getattr(self, name) for name in DRIVEN})
 
     @property
     def execution(self) -> str:
-        """Return a name that tells apart all ways to execute chunks (as `rdvla.eval.protocol.Rule.execution`)."""
-        return execution_label(self.strategy, self.horizon, self.delay)
+        """Return a name that tells apart all ways to execute chunks."""
+        return self.driven.execution
 
     @property
     def key(self) -> Key:
@@ -166,27 +167,23 @@ class ErrorRecord(_Identity):
     error: str
 
 
-Record = Annotated[EpisodeRecord | ErrorRecord, Field(discriminator="kind")]
+AnyRecord = EpisodeRecord | ErrorRecord
 
-_ADAPTER: TypeAdapter[EpisodeRecord | ErrorRecord] = TypeAdapter(Record)
-
-
-_UNUSUAL: Mapping[str, object] = {
-    "init_state": None, "placement_seed": None, "protocol": "", "num_stages": 1, "stages": [],
-    "strategy": SYNCHRONOUS, "delay": 0, "budget_ms": None, "warm_start": "noise", "signals": {}, "trace": None,
-}  # fmt: skip
+_ADAPTER: TypeAdapter[AnyRecord] = TypeAdapter(Annotated[AnyRecord, Field(discriminator="kind")])
 
 
-def to_line(record: EpisodeRecord | ErrorRecord) -> str:
-    """Return the record as one line of JSON. What most evaluations have no use for is left out."""
-    values = record.model_dump(mode="json")
-    for name, default in _UNUSUAL.items():
-        if values.get(name) == default:
-            values.pop(name, None)
+_ALWAYS = {"kind", "video"}
+"""Fields that are written even at their defaults, as the first versions did."""
+
+
+def to_line(record: AnyRecord) -> str:
+    """Return the record as one line of JSON, without what is at its default: most evaluations have no use for it."""
+    told = record.model_dump(mode="json", exclude_defaults=True).keys() | _ALWAYS
+    values = {name: value for name, value in record.model_dump(mode="json").items() if name in told}
     return json.dumps(values, separators=(",", ":"), ensure_ascii=False)
 
 
-def parse_line(line: str, *, where: str) -> EpisodeRecord | ErrorRecord:
+def parse_line(line: str, *, where: str) -> AnyRecord:
     """Read one line.
 
     Raises:
@@ -204,7 +201,7 @@ def parse_line(line: str, *, where: str) -> EpisodeRecord | ErrorRecord:
         raise RecordError(f"{where}: {error}") from None
 
 
-def read_records(folder: Path) -> list[EpisodeRecord | ErrorRecord]:
+def read_records(folder: Path) -> list[AnyRecord]:
     """Return the records in `folder`; where an episode was repeated after an error, only the last one.
 
     A last line without its newline (a writer was killed) is ignored.
@@ -229,9 +226,9 @@ def read_records(folder: Path) -> list[EpisodeRecord | ErrorRecord]:
     return latest(records)
 
 
-def latest(records: Iterable[EpisodeRecord | ErrorRecord]) -> list[EpisodeRecord | ErrorRecord]:
+def latest(records: Iterable[AnyRecord]) -> list[AnyRecord]:
     """Return the last record of every episode, in order of first appearance."""
-    by_key: dict[Key, EpisodeRecord | ErrorRecord] = {}
+    by_key: dict[Key, AnyRecord] = {}
     for record in records:
         by_key[record.key] = record
     return list(by_key.values())
@@ -248,9 +245,9 @@ class EpisodeLog:
         """Write to `folder`."""
         self._folder, self._path = folder, folder / EPISODES_FILE
         self._owner = ExitStack()
-        self.records: list[EpisodeRecord | ErrorRecord] = []
+        self.records: list[AnyRecord] = []
 
-    def append(self, record: EpisodeRecord | ErrorRecord) -> None:
+    def append(self, record: AnyRecord) -> None:
         """Write one record and wait until it is on disk.
 
         Raises:

@@ -16,8 +16,8 @@ from typing import Any
 from rdvla.envs.base import InitState, Seed, Suite
 from rdvla.errors import ConfigError, RecordError
 from rdvla.eval.player import EpisodePlayer, PolicyFactory, Recipe, Result, versions
-from rdvla.eval.protocol import EvalConfig, Job, plan
-from rdvla.eval.records import EpisodeLog, EpisodeRecord, ErrorRecord, Key, latest
+from rdvla.eval.protocol import DRIVEN, EvalConfig, Job, plan
+from rdvla.eval.records import AnyRecord, EpisodeLog, EpisodeRecord, ErrorRecord, Key, latest
 from rdvla.eval.summary import summarise
 from rdvla.files import write_atomically, write_json
 from rdvla.jobs.driver import drive
@@ -26,7 +26,7 @@ from rdvla.jobs.process import ProcessPool
 
 RUN_FILE, POLICY_FILE, SUMMARY_FILE = "run.json", "policy.json", "summary.json"
 
-OnRecord = Callable[[EpisodeRecord | ErrorRecord, int, int], None]
+OnRecord = Callable[[AnyRecord, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def evaluate(
     output: Path,
     resources: Resources | None = None,
     on_record: OnRecord = lambda record, done, total: None,
-) -> list[EpisodeRecord | ErrorRecord]:
+) -> list[AnyRecord]:
     """Play every episode of `config` that `output` does not hold yet, and summarise all of them.
 
     Args:
@@ -85,7 +85,7 @@ def evaluate(
     jobs = plan(config, suites)
     with EpisodeLog(output) as log:
         _claim_folder(output, config, jobs, resources.command, started=bool(log.records))
-        done: dict[Key, EpisodeRecord | ErrorRecord] = {r.key: r for r in log.records if r.kind == "episode"}
+        done: dict[Key, AnyRecord] = {r.key: r for r in log.records if r.kind == "episode"}
         todo = [job for job in jobs if job.key not in done]
         work = _Evaluation(output, log, todo, config.policy_digest, total=len(jobs), on_record=on_record)
         make_player = partial(EpisodePlayer, Recipe(policy_factory, suites))
@@ -114,7 +114,7 @@ class _Evaluation:
             self._queues.setdefault(job.task_key, deque()).append(job)
         self._total, self._done = total, total - len(todo)
         self._policy_written = False
-        self.records: list[EpisodeRecord | ErrorRecord] = []
+        self.records: list[AnyRecord] = []
 
     def waiting(self) -> Mapping[TaskKey, int]:
         return {task: len(queue) for task, queue in self._queues.items()}
@@ -161,18 +161,13 @@ class _Evaluation:
             "seed": job.run_seed,
             "episode_seed": job.seed,
             "rule": job.rule.label,
-            "stop": stop,
             "depth": stop.max_depth if stop is not None and stop.name == "fixed" else None,
-            "horizon": job.rule.horizon,
-            "strategy": job.rule.strategy,
-            "delay": job.rule.delay,
-            "budget_ms": job.rule.budget_ms,
-            "warm_start": job.rule.warm_start,
+            **{name: getattr(job.rule, name) for name in DRIVEN},
             "attempts": attempts,
             "versions": dict(versions) | checkpoint,
         }
 
-    def _record(self, record: EpisodeRecord | ErrorRecord) -> None:
+    def _record(self, record: AnyRecord) -> None:
         self._log.append(record)
         self.records.append(record)
         self._done += 1

@@ -12,12 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rdvla.eval.intervals import Mean, Rate, bootstrap_mean, wilson
-from rdvla.eval.records import EpisodeRecord, ErrorRecord
+from rdvla.eval.records import AnyRecord, EpisodeRecord
 
 RULE = ("rule", "horizon", "strategy", "delay")
 """What tells apart the ways a policy was driven."""
-
-AnyRecord = EpisodeRecord | ErrorRecord
 
 K = TypeVar("K")
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rdvla.errors import ConfigError, RecordError
-from rdvla.eval.records import EpisodeRecord, ErrorRecord, latest, read_records
+from rdvla.eval.records import AnyRecord, EpisodeRecord, latest, read_records
 from rdvla.eval.runner import POLICY_FILE, RUN_FILE
 from rdvla.eval.summary import Summary, group_by, summarise_group
 from rdvla.policy import Ask
 from rdvla.stops import StopRule
-
-AnyRecord = EpisodeRecord | ErrorRecord
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ def _rules(records: Sequence[AnyRecord]) -> tuple[RuleGroup, ...]:
         return f"{record.rule} / {facts}" if facts else record.rule
 
     groups = group_by(records, label)
-    asks = {text: group[0].ask.shared for text, group in groups.items()}
+    asks = {text: group[0].driven.ask for text, group in groups.items()}
     names = {text: _name(text, ask) for text, ask in asks.items()}
     plain = list(names.values())
     rules = [
