@@ -106,9 +106,15 @@ def test_a_rule_of_another_package_is_evaluated(installed, tmp_path):
     assert record["rule"] == "loosest(10, max 32)"
 
 
-def test_a_taken_name_is_refused(installed):
-    text = (installed / "looser.py").read_text().replace('"loosest", "the', '"cosine", "the')
-    (installed / "looser.py").write_text(text)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cosine", "'cosine' of rdvla.stops is provided twice, by 'rdvla.stops' (rdvla) and by 'looser:SPEC' (looser)"),
+        ("loose", "the entry point 'loose' of rdvla.stops is the rule 'loosest'"),
+    ],
+)
+def test_a_taken_or_another_name_is_refused(installed, name, message):
+    (installed / "looser-1.0.dist-info" / "entry_points.txt").write_text(f"[rdvla.stops]\n{name} = looser:SPEC\n")
     done = rdvla(installed, "eval", "--suite", "toy", "--policy", "expert", "--output", installed / "run")
     assert done.returncode != 0
-    assert "adds a second stopping rule 'cosine'" in done.stderr
+    assert message in done.stderr

@@ -1,19 +1,19 @@
 """Stopping rules as data: what each reads, its default threshold, which way it runs, a sentence for people.
 
 The network, the command line, the wire, the report and the live page all read `rules()`. An installed package adds a
-rule with an entry point in the group `rdvla.stops` that names a `RuleSpec`; its `criterion` is a class like those of
-`rdvla.model.stopping`.
+rule with an entry point in the group `rdvla.stops`, called like the rule, that names a `RuleSpec`; its `criterion` is a
+class like those of `rdvla.model.stopping`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla import plugins
 from rdvla.errors import ConfigError, suggest
 
 ENTRY_POINTS = "rdvla.stops"
@@ -102,16 +102,17 @@ def rules() -> Mapping[str, RuleSpec]:
     """Return every adaptive rule by name: the built-in ones, then those of installed packages.
 
     Raises:
-        ConfigError: an installed package's entry point is no `RuleSpec`, or its name is taken.
+        ConfigError: an installed package's entry point is no `RuleSpec` of its name, or its name is taken.
     """
     found = {spec.name: spec for spec in BUILT_IN}
-    for entry in entry_points(group=ENTRY_POINTS):
-        spec = entry.load()
-        if not isinstance(spec, RuleSpec):
-            raise ConfigError(f"entry point '{entry.value}' of {ENTRY_POINTS} must be a RuleSpec, found {spec!r:.60}.")
-        if spec.name in (*found, FIXED):
-            raise ConfigError(f"entry point '{entry.value}' adds a second stopping rule '{spec.name}'.")
-        found[spec.name] = spec
+    built_in = (FIXED, *found)
+    for name, entry in plugins.find(ENTRY_POINTS, dict.fromkeys(built_in, __name__)).items():
+        if name not in built_in:
+            found[name] = plugins.load(entry, lambda spec: isinstance(spec, RuleSpec), "a RuleSpec")
+            if found[name].name != name:
+                raise ConfigError(
+                    f"the entry point '{name}' of {ENTRY_POINTS} is the rule '{found[name].name}'; call it so."
+                )
     return found
 
 

@@ -5,10 +5,12 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import pytest
 
 from chain_fakes import ROBOT, ChainSuite
+from rdvla import plugins
 from rdvla.embodiment import CALVIN, LIBERO
 from rdvla.envs import find_suite, list_tasks, registry
 from rdvla.envs.fit import require_fit
@@ -100,7 +102,7 @@ def test_only_suites_of_a_family_without_its_extra_ask_for_it():
 
 
 def test_protocols(monkeypatch):
-    monkeypatch.setattr(registry, "_families", lambda: [Family({"chain": ChainSuite("chain", "short")})])
+    monkeypatch.setattr(registry, "FAMILIES", {"chain": f"{__name__}:chains"})
     assert find_suite("chain").protocol == "short"
     assert find_suite("chain", "long").protocol == "long"
     with pytest.raises(ConfigError, match=r"no protocol 'lang'\. Did you mean 'long'"):
@@ -112,14 +114,30 @@ def test_a_suite_with_one_set_of_rules_takes_no_protocol():
         find_suite("toy", "long")
 
 
-class Family:
-    name = "chain"
+def chains():
+    return {"chain": ChainSuite("chain", "short")}
 
-    def __init__(self, suites):
-        self.suites = suites
 
-    def load(self):
-        return lambda: self.suites
+def test_a_family_of_a_taken_name_is_refused(monkeypatch):
+    foreign = EntryPoint("toy", f"{__name__}:chains", registry.GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [foreign])
+    with pytest.raises(
+        ConfigError, match=r"'toy' of rdvla.envs is provided twice, by 'rdvla.envs.toy:suites' .*chains"
+    ):
+        find_suite("toy")
+
+
+def test_a_suite_of_a_taken_name_is_refused(monkeypatch):
+    families = {"chain": f"{__name__}:chains", "other": f"{__name__}:chains"}
+    monkeypatch.setattr(registry, "FAMILIES", families)
+    with pytest.raises(ConfigError, match=r"'chain' of rdvla\.envs is provided twice"):
+        find_suite("nothing")
+
+
+def test_a_family_is_a_function(monkeypatch):
+    monkeypatch.setattr(registry, "FAMILIES", {"toy": "rdvla.envs.toy:SUITE"})
+    with pytest.raises(ConfigError, match="must be a function that returns suites by name, found 'toy'"):
+        find_suite("toy")
 
 
 POLICY = PolicyMetadata("tiny", ("primary", "wrist"), 8, 7, 8, {"gripper": "open_is_negative"})

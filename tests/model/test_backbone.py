@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from checkpoint_fakes import act, head, make, same_tensors
+from rdvla import plugins
 from rdvla.checkpoints import load_native, save_native
 from rdvla.checkpoints.names import stored_state
 from rdvla.errors import CheckpointError, ConfigError
@@ -67,7 +68,7 @@ class Mean(Backbone):
 @pytest.fixture
 def installed(monkeypatch):
     entry = EntryPoint("mean", f"{__name__}:MeanConfig", backbone_module.ENTRY_POINTS)
-    monkeypatch.setattr(backbone_module, "entry_points", lambda group: [entry])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry])
     backbones.cache_clear()
     yield
     backbones.cache_clear()
@@ -124,9 +125,12 @@ def test_an_unknown_kind_is_named(installed):
 
 def test_a_second_one_of_a_name_is_refused(monkeypatch):
     entry = EntryPoint("tiny", f"{__name__}:MeanConfig", backbone_module.ENTRY_POINTS)
-    monkeypatch.setattr(backbone_module, "entry_points", lambda group: [entry])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry])
     backbones.cache_clear()
-    with pytest.raises(ConfigError, match="second backbone 'tiny'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"'tiny' of rdvla.backbones is provided twice, by 'rdvla.*TinyConfig' .* and by '.*MeanConfig'",
+    ):
         backbones()
     backbones.cache_clear()
 

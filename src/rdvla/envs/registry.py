@@ -6,8 +6,9 @@ a function without arguments that returns `{name: Suite}`. Name the entry point 
 
 import dataclasses
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
+from rdvla import plugins
 from rdvla.envs.base import Env, Suite, TaskSpec
 from rdvla.errors import ConfigError, MissingExtraError, suggest
 
@@ -29,25 +30,26 @@ def find_suite(name: str, protocol: str = "") -> Suite:
         protocol: the rules to play it under; empty takes its usual ones.
 
     Raises:
-        ConfigError: an unknown suite or protocol; the message names the nearest one.
+        ConfigError: an unknown suite or protocol (the message names the nearest one), or two families provide a name.
         MissingExtraError: what the suite needs is not installed.
     """
     known: dict[str, Suite] = {}
-    for family in sorted(_families(), key=lambda family: not name.startswith(family.name)):
+    owners: dict[str, EntryPoint] = {}
+    families = plugins.find(GROUP, FAMILIES).values()
+    for family in sorted(families, key=lambda family: not name.startswith(family.name)):
         try:
-            known |= family.load()()
+            found = plugins.load(family, callable, "a function that returns suites by name")()
         except MissingExtraError:
             if name.lower().startswith(family.name):
                 raise
+            continue
+        for taken in found.keys() & known.keys():
+            raise plugins.twice(taken, owners[taken], family)
+        known |= found
+        owners |= dict.fromkeys(found, family)
         if name in known:
             return _under(known[name], protocol)
     raise ConfigError(f"unknown suite '{name}'.{suggest(name, known)}")
-
-
-def _families() -> list[EntryPoint]:
-    ours = [EntryPoint(name, where, GROUP) for name, where in FAMILIES.items()]
-    theirs = [family for family in entry_points(group=GROUP) if family.name not in FAMILIES]
-    return ours + theirs
 
 
 def _under(suite: Suite, protocol: str) -> Suite:

@@ -10,13 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from rdvla import plugins
 from rdvla.config import Config
-from rdvla.errors import ConfigError
 
 ENTRY_POINTS = "rdvla.backbones"
 
@@ -121,13 +120,9 @@ def backbones() -> Mapping[str, type[BackboneConfig]]:
     Raises:
         ConfigError: an installed package's entry point is no `BackboneConfig`, or its kind is taken.
     """
-    found: dict[str, type[BackboneConfig]] = {}
-    ours = [EntryPoint(kind, where, ENTRY_POINTS) for kind, where in BACKBONES.items()]
-    for entry in (*ours, *entry_points(group=ENTRY_POINTS)):
-        config = entry.load()
-        if not (isinstance(config, type) and issubclass(config, BackboneConfig)):
-            raise ConfigError(f"entry point '{entry.value}' of {ENTRY_POINTS} must be a BackboneConfig.")
-        if entry.name in found:
-            raise ConfigError(f"entry point '{entry.value}' adds a second backbone '{entry.name}'.")
-        found[entry.name] = config
-    return found
+    found = plugins.find(ENTRY_POINTS, BACKBONES)
+    return {kind: plugins.load(entry, _is_config, "a BackboneConfig") for kind, entry in found.items()}
+
+
+def _is_config(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, BackboneConfig)
