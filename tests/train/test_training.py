@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ import yaml
 from train_fakes import IMAGE, record, run, settings
 
 from rdvla.config import apply_overrides
+from rdvla.data.augmentation import Augmentation
 from rdvla.errors import CheckpointError, ConfigError, DatasetError, TrainingError
 from rdvla.policies.io import PolicyIO
 from rdvla.policies.network import load_policy
 from rdvla.policy import Ask
-from rdvla.train.batches import sample_indices, training_batches
+from rdvla.train.batches import Preparation, sample_indices, training_batches
 from rdvla.train.config import OptimizerConfig, TrainConfig
 from rdvla.train.loop import Watcher, train
 from rdvla.train.optim import rate_factor
@@ -151,31 +153,25 @@ def test_every_sample_comes_once_per_epoch():
 
 
 def test_a_batch_depends_on_its_position_alone(dataset):
-    """However many threads prepare them; more threads than batches, too."""
+    """Whether a thread or processes prepare it, and wherever its images are augmented."""
     config = TrainConfig.build(settings(dataset, "unused"))
     origin = Origin.load(config)
     split = open_split(config, origin, None)
     io = PolicyIO.of(new_checkpoint(config, split, origin))
-
-    def batches(num_workers):
-        return training_batches(
-            split.training,
-            io,
-            batch_size=3,
-            augmentation=config.data.augmentation,
-            state_noise=config.data.state_noise,
-            seed=0,
-            positions=range(1, 9, 2),
-            num_workers=num_workers,
-        )
-
-    alone = list(batches(1))
-    for num_workers in (2, 5):
-        found = list(batches(num_workers))
-        assert len(found) == len(alone) == 4
-        for batch, expected in zip(found, alone, strict=True):
-            assert torch.equal(batch.inputs.images, expected.inputs.images)
-            assert torch.equal(batch.inputs.state, expected.inputs.state)
+    augmentation = Augmentation(shift=2, brightness=0.2, contrast=0.2, hue=0.1)
+    prepare = Preparation(split.training, io, 3, augmentation, config.data.state_noise, seed=0)
+    later = replace(prepare, augment_later=True)
+    alone = list(training_batches(prepare, range(1, 9, 2)))
+    shared = list(training_batches(prepare, range(1, 9, 2), num_workers=2))
+    postponed = [batch.to(torch.device("cpu")) for batch in training_batches(later, range(1, 9, 2))]
+    assert len(alone) == len(shared) == len(postponed) == 4
+    for expected, batch, late in zip(alone, shared, postponed, strict=True):
+        assert torch.equal(batch.inputs.images, expected.inputs.images)
+        assert torch.equal(batch.inputs.state, expected.inputs.state)
+        assert (late.inputs.images.int() - expected.inputs.images.int()).abs().max() <= 1
+        assert torch.equal(late.inputs.state, expected.inputs.state)
+        assert late.factors is None
+    assert not torch.equal(alone[0].inputs.images, next(training_batches(later, range(1, 2))).inputs.images)
 
 
 def test_schedule_by_hand():

@@ -1,15 +1,14 @@
 """Samples per second of the loader alone.
 
 A sample is one image per camera, a state and a chunk of 8 actions. In the batches that training gets, drawn at random
-from the frame cache, plain and with the augmentations, by one and two threads (`num_workers`); and without the cache:
-found in its video (or table), decoded and resized when it is asked for. Without DATASET a small synthetic one is
-recorded first. Compare lines of one run; on a busy machine, those of the last column.
+from the frame cache, plain, with the augmentations, and with those left to a GPU; and without the cache: found in its
+video (or table), decoded and resized when it is asked for. Without DATASET a small synthetic one is recorded first.
+Compare lines of one run; on a busy machine, those of the last column.
 """
 
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +22,17 @@ from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 from rdvla.model.prompt import Prompt, train_tokenizer
 from rdvla.policies.io import PolicyIO
-from rdvla.train.batches import training_batches
+from rdvla.train.batches import Preparation, training_batches
 from rdvla.types import ActionConvention
 
 BATCH = 16
 
-Load = Callable[[int, int], None]
-"""Loads `(samples, threads)`."""
+Load = Callable[[int], None]
+"""Loads so many samples."""
 
 
 def measure_loader(root: Path | None, samples: int, size: int) -> Table:
-    """Return samples per second, of the clock with one and two threads and of one core's processor time.
+    """Return samples per second, of the clock (one thread) and of one core's processor time.
 
     Args:
         root: a LeRobotDataset; None records a small one.
@@ -54,14 +53,14 @@ def measure_loader(root: Path | None, samples: int, size: int) -> Table:
             "cache": from_cache(dataset, Augmentation()),
             "cache, light augmentation": from_cache(dataset, LIGHT_AUGMENTATION),
             "cache, published augmentation": from_cache(dataset, PUBLISHED_AUGMENTATION),
+            "cache, published augmentation left to a GPU": from_cache(dataset, PUBLISHED_AUGMENTATION, later=True),
             "no cache, decoded on demand": from_files(dataset, size),
         }
         rows = []
         for name, load in ways.items():
             count = samples if name.startswith("cache") else max(BATCH, samples // 8)
-            (one, core), (two, _) = (samples_per_second(load, count, threads) for threads in (1, 2))
-            rows.append((name, one, two, core))
-    columns = ("samples per second", "1 thread", "2 threads", "per second of one core")
+            rows.append((name, *samples_per_second(load, count)))
+    columns = ("samples per second", "by the clock", "per second of one core")
     return Table(f"Loader, {len(dataset.cameras)} cameras at {size} pixels", columns, tuple(rows))
 
 
@@ -90,23 +89,15 @@ def record(root: Path) -> Path:
     return root
 
 
-def from_cache(dataset: LeRobotDataset, augmentation: Augmentation) -> Load:
+def from_cache(dataset: LeRobotDataset, augmentation: Augmentation, *, later: bool = False) -> Load:
     """Return what goes through the batches that training would get."""
     prompt = Prompt(train_tokenizer(dataset.instructions), "{instruction}")
     io = PolicyIO(tuple(dataset.cameras), ImagePath(), prompt, dataset.statistics(), ActionConvention())
 
-    def load(samples: int, threads: int) -> None:
-        batches = training_batches(
-            dataset,
-            io,
-            batch_size=BATCH,
-            augmentation=augmentation,
-            state_noise=0.02,
-            seed=0,
-            positions=range(samples // BATCH),
-            num_workers=threads,
-        )
-        for _ in batches:
+    prepare = Preparation(dataset, io, BATCH, augmentation, state_noise=0.02, seed=0, augment_later=later)
+
+    def load(samples: int) -> None:
+        for _ in training_batches(prepare, range(samples // BATCH)):
             pass
 
     return load
@@ -122,17 +113,16 @@ def from_files(dataset: LeRobotDataset, size: int) -> Load:
         for key in dataset.info.cameras:
             shrink(next(iter(dataset.source.decode(episode, key, np.array([row - starts[episode]])))))
 
-    def load(samples: int, threads: int) -> None:
-        rows = np.random.default_rng(0).choice(dataset.anchors, samples)
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(decode, rows))
+    def load(samples: int) -> None:
+        for row in np.random.default_rng(0).choice(dataset.anchors, samples):
+            decode(int(row))
 
     return load
 
 
-def samples_per_second(load: Load, samples: int, threads: int) -> tuple[float, float]:
+def samples_per_second(load: Load, samples: int) -> tuple[float, float]:
     """Return samples per second of the clock, and per second of processor time."""
-    load(BATCH, threads)
+    load(BATCH)
     clock, processor = time.perf_counter(), time.process_time()
-    load(samples, threads)
+    load(samples)
     return samples / (time.perf_counter() - clock), samples / (time.process_time() - processor)

@@ -1,20 +1,21 @@
 """Batches as a function of (seed, step): nothing to save, nothing to restore, the same after a restart."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from rdvla.data.augmentation import Augmentation, augment
 from rdvla.data.episodes import ChunkBatch, EpisodeDataset
 from rdvla.model.rdvla import Inputs
 from rdvla.policies.io import PolicyIO
+from rdvla.train.augment import augment_tensors
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class TrainBatch:
         action_is_pad: bool `[B, K]`.
         episode_index: int64 `[B]`, to name an offending sample.
         frame_index: int64 `[B]`.
+        factors: float32 `[B, M, 9]` on the CPU: the augmentation that each image still is to get (`augment_tensors`);
+            None if it has it.
     """
 
     inputs: Inputs
@@ -34,13 +37,21 @@ class TrainBatch:
     action_is_pad: Tensor
     episode_index: NDArray[np.int64]
     frame_index: NDArray[np.int64]
+    factors: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
-        """Return the batch with its tensors on `device`."""
+        """Return the batch with its tensors on `device`, its images augmented."""
         tensors = {entry.name: getattr(self.inputs, entry.name) for entry in fields(self.inputs)}
         inputs = Inputs(**{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        if self.factors is not None:
+            images = augment_tensors(inputs.images.flatten(0, 1), self.factors.flatten(0, 1))
+            inputs = replace(inputs, images=images.view_as(inputs.images))
         actions, is_pad = self.actions.to(device), self.action_is_pad.to(device)
-        return replace(self, inputs=inputs, actions=actions, action_is_pad=is_pad)
+        return replace(self, inputs=inputs, actions=actions, action_is_pad=is_pad, factors=None)
+
+    def pin_memory(self) -> Self:
+        """Return the batch with its images where a GPU fetches them without waiting (called by torch's loader)."""
+        return replace(self, inputs=replace(self.inputs, images=self.inputs.images.pin_memory()))
 
 
 @dataclass(frozen=True)
@@ -62,26 +73,37 @@ class Disturbance:
         pairs = zip(images_Bhwc, self.rngs, strict=True)
         return np.stack([augment(image, self.augmentation.sample(rng)) for image, rng in pairs])
 
+    def factors(self) -> NDArray[np.float32]:
+        """Draw what `images` would do to one camera's images, float32 `[B, 9]`."""
+        return np.array([astuple(self.augmentation.sample(rng)) for rng in self.rngs], dtype=np.float32)
+
     def state(self, state_BS: NDArray[np.float32]) -> NDArray[np.float32]:
         """Disturb float32 `[B, S]`."""
         noise = np.stack([rng.normal(0.0, self.state_noise, state_BS.shape[1]) for rng in self.rngs])
         return (state_BS + noise).astype(np.float32)
 
 
-def collate(io: PolicyIO, batch: ChunkBatch, *, disturbance: Disturbance | None = None) -> TrainBatch:
+def collate(
+    io: PolicyIO, batch: ChunkBatch, *, disturbance: Disturbance | None = None, augment_later: bool = False
+) -> TrainBatch:
     """Turn stored samples into network inputs and targets.
 
     Args:
         io: of the policy in training.
         batch: stored samples; their images are shrunk but not cropped.
         disturbance: augments images and state; without it images are cut as the policy will see them.
+        augment_later: leave the images' augmentation to `TrainBatch.to`.
     """
     state = io.state(batch.state)
     images = {camera: batch.images[camera] for camera in io.cameras}
+    factors = None
     if disturbance is None:
         images = {camera: io.cropped(stored) for camera, stored in images.items()}
+    elif augment_later:
+        factors = torch.from_numpy(np.stack([disturbance.factors() for _ in images], axis=1))
     else:
         images = {camera: disturbance.images(stored) for camera, stored in images.items()}
+    if disturbance is not None:
         state = disturbance.state(state)
     return TrainBatch(
         inputs=io.inputs(images, state, batch.instructions),
@@ -89,6 +111,7 @@ def collate(io: PolicyIO, batch: ChunkBatch, *, disturbance: Disturbance | None 
         action_is_pad=torch.from_numpy(batch.action_is_pad),
         episode_index=batch.episode_index,
         frame_index=batch.frame_index,
+        factors=factors,
     )
 
 
@@ -103,33 +126,74 @@ def sample_indices(num_samples: int, batch_size: int, seed: int, position: int) 
     return np.array([orders[epoch][offset] for epoch, offset in zip(epochs, offsets, strict=True)], dtype=np.int64)
 
 
-def training_batches(
-    dataset: EpisodeDataset,
-    io: PolicyIO,
-    *,
-    batch_size: int,
-    augmentation: Augmentation,
-    state_noise: float,
-    seed: int,
-    positions: range,
-    num_workers: int = 1,
-) -> Iterator[TrainBatch]:
-    """Yield the batches at `positions`; `num_workers` threads prepare as many of the next ones meanwhile.
+@dataclass(frozen=True)
+class Preparation:
+    """Prepares the training batch of any position; what it holds depends on the position alone.
 
-    What a batch holds depends on its position alone.
+    Attributes:
+        dataset: samples to take from.
+        io: of the policy in training.
+        batch_size: samples per batch.
+        augmentation: of the images.
+        state_noise: deviation of the noise on the normalised state.
+        seed: decides order and augmentation.
+        augment_later: leave the images' augmentation to `TrainBatch.to`, for a device that does it faster.
     """
 
-    def prepare(position: int) -> TrainBatch:
-        indices = sample_indices(len(dataset), batch_size, seed, position)
-        numbers = range(position * batch_size, (position + 1) * batch_size)
-        rngs = [np.random.default_rng([seed, 1, number]) for number in numbers]
-        return collate(io, dataset.batch(indices), disturbance=Disturbance(augmentation, state_noise, rngs))
+    dataset: EpisodeDataset
+    io: PolicyIO
+    batch_size: int
+    augmentation: Augmentation
+    state_noise: float
+    seed: int
+    augment_later: bool = False
 
-    with ThreadPoolExecutor(num_workers) as executor:
-        upcoming: deque[Future[TrainBatch]] = deque()
+    def __call__(self, position: int) -> TrainBatch:
+        """Return the batch at `position`."""
+        indices = sample_indices(len(self.dataset), self.batch_size, self.seed, position)
+        numbers = range(position * self.batch_size, (position + 1) * self.batch_size)
+        rngs = [np.random.default_rng([self.seed, 1, number]) for number in numbers]
+        disturbance = Disturbance(self.augmentation, self.state_noise, rngs)
+        batch = self.dataset.batch(indices)
+        return collate(self.io, batch, disturbance=disturbance, augment_later=self.augment_later)
+
+
+def training_batches(prepare: Preparation, positions: range, *, num_workers: int = 1) -> Iterator[TrainBatch]:
+    """Yield the batches at `positions`; one thread prepares the next one meanwhile, or several processes the next ones.
+
+    With batches that are augmented later, on a GPU, their images are in pinned memory.
+    """
+    if num_workers > 1:
+        yield from DataLoader(
+            _Batches(prepare, positions),
+            batch_size=None,
+            collate_fn=_unchanged,  # type: ignore[arg-type]  # without a batch size it gets one item
+            num_workers=min(num_workers, len(positions)),
+            multiprocessing_context="spawn",  # a process with threads and a GPU cannot be forked
+            pin_memory=prepare.augment_later,
+        )
+        return
+    with ThreadPoolExecutor(1) as executor:
+        upcoming: Future[TrainBatch] | None = None
         for position in positions:
-            upcoming.append(executor.submit(prepare, position))
-            if len(upcoming) > num_workers:
-                yield upcoming.popleft().result()
-        while upcoming:
-            yield upcoming.popleft().result()
+            ready, upcoming = upcoming, executor.submit(prepare, position)
+            if ready is not None:
+                yield ready.result()
+        if upcoming is not None:
+            yield upcoming.result()
+
+
+@dataclass(frozen=True)
+class _Batches(Dataset[TrainBatch]):
+    prepare: Preparation
+    positions: range
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> TrainBatch:
+        return self.prepare(self.positions[index])
+
+
+def _unchanged(batch: TrainBatch) -> TrainBatch:
+    return batch

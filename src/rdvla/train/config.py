@@ -278,7 +278,7 @@ class TrainConfig(Config):
         max_loss_ratio: a loss that is so many times its running mean stops the run.
         hang_timeout_s: a process that lets the others wait for longer is taken for hung.
         num_threads: torch threads; null takes torch's default.
-        num_workers: threads of each process that prepare batches, as many of them ahead.
+        num_workers: 1 prepares batches in a thread of each process; more, in so many processes for each.
         sharded: several processes share one copy of weights, gradients and optimiser state (FSDP2) instead of holding
             one each: less memory, more communication. For networks larger than the presets.
     """

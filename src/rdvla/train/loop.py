@@ -16,7 +16,7 @@ from rdvla.errors import ConfigError, TrainingError
 from rdvla.files import owned_folder
 from rdvla.policies.io import PolicyIO
 from rdvla.policy import PolicyMetadata
-from rdvla.train.batches import TrainBatch, collate, training_batches
+from rdvla.train.batches import Preparation, TrainBatch, collate, training_batches
 from rdvla.train.config import TrainConfig
 from rdvla.train.distributed import Ranks
 from rdvla.train.learner import Learner
@@ -114,6 +114,7 @@ class _Run:
             watcher.will_evaluate(
                 PolicyMetadata(config.data.name, cameras, head.state_dim, head.action_dim, head.chunk_size, extra)
             )
+        self._site = site
         self._learner = Learner(config, checkpoint, ranks=ranks, site=site)
         self._start = ranks.from_first(self._folder.newest_intact(watcher.warned) if ranks.is_first else 0)
         if self._start:
@@ -158,16 +159,17 @@ class _Run:
         """Return this process's micro-batches: every count-th of all, so that none is taken twice."""
         config, ranks = self._config, self._ranks
         per_step = config.grad_accumulation_steps * ranks.count
-        return training_batches(
+        prepare = Preparation(
             self._split.training,
             self._io,
             batch_size=config.batch_size,
             augmentation=config.data.augmentation,
             state_noise=config.data.state_noise,
             seed=config.seed,
-            positions=range(self._start * per_step, config.max_steps * per_step)[ranks.index :: ranks.count],
-            num_workers=config.num_workers,
+            augment_later=self._site.device.type == "cuda",
         )
+        positions = range(self._start * per_step, config.max_steps * per_step)[ranks.index :: ranks.count]
+        return training_batches(prepare, positions, num_workers=config.num_workers)
 
     def _pauses(self, done: int) -> bool:
         config = self._config

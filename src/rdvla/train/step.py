@@ -157,8 +157,8 @@ class Average:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         own = trained(model)
-        for name, weight in self.weights.items():
-            weight.lerp_(own[name], 1 - decay)
+        if self.weights:
+            torch._foreach_lerp_(list(self.weights.values()), [own[name] for name in self.weights], 1 - decay)
 
     @contextmanager
     def used_by(self, model: nn.Module) -> Iterator[None]:
