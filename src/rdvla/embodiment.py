@@ -40,6 +40,10 @@ class Embodiment:
         """Length of one action."""
         return len(self.action_names)
 
+    def takes_gripper(self, convention: GripperConvention) -> bool:
+        """Whether actions with this gripper convention fit: the robot's own, or `none` (its commands as numbers)."""
+        return convention in (self.gripper, "none")
+
     def stand_still(self, before: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Return the action that lets the robot stand still after the action `before`, `[action_dim]`.
 

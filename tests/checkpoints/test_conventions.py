@@ -17,6 +17,7 @@ from rdvla.errors import CheckpointError, ConfigError
 from rdvla.policies import load_policy
 from rdvla.policies.sources import LoadOptions, choose_policy
 from rdvla.policy import Ask
+from rdvla.stops import StopRule
 from rdvla.types import Observation
 
 
@@ -105,14 +106,16 @@ def test_what_a_checkpoint_says_is_not_overruled(tmp_path):
 
 @pytest.mark.parametrize("gripper", ["none", "open_is_positive", "open_is_negative"])
 def test_ours_in_the_released_layout_loads_back_the_same(tmp_path, gripper):
-    """A gripper that is none, another image path, no step: everything the layout has no place for."""
+    """A gripper that is none, another image path, no step, a default rule: all that the layout has no place for."""
     checkpoint = replace(
-        fakes.make("released", step=None, gripper=gripper), image_path=ImagePath(size=28, resize="box", crop_area=None)
+        fakes.make("released", step=None, gripper=gripper),
+        image_path=ImagePath(size=28, resize="box", crop_area=None),
+        default_stop=StopRule("action_mse", 2e-3, min_depth=2),
     )
     save_official(tmp_path / "policy", checkpoint)
     again = load(tmp_path / "policy")
     assert fakes.same_tensors(again, checkpoint)
-    for field in ("actions", "image_path", "step"):
+    for field in ("actions", "image_path", "step", "default_stop"):
         assert getattr(again, field) == getattr(checkpoint, field), field
     assert again.model.config == checkpoint.model.config
 

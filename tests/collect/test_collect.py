@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import signal
@@ -128,6 +129,40 @@ def test_staged_file_round_trip():
     assert (loaded.attempt, loaded.images, loaded.seconds) == (recorded.attempt, recorded.images, recorded.seconds)
     for name in ("states", "actions", "image_index", "fresh"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(recorded, name))
+
+
+@pytest.mark.parametrize(
+    ("head", "size"),
+    [
+        (None, 0),
+        (None, -200),
+        ({}, None),
+        ({"attempt": {"suite": "toy"}, "parts": []}, None),
+        ({"attempt": {}, "parts": [{"name": "x"}]}, None),
+        (b"{", None),
+    ],
+    ids=["empty", "cut short", "no head", "half an attempt", "half a part", "no JSON"],
+)
+def test_a_damaged_staged_file_is_named(head, size):
+    recorded = play(ToyEnv(0), fakes.ToyDemonstrator(), Attempt("toy", 0, 0, 0), render_every=2).demonstration
+    content = recorded.to_bytes()[:size]
+    if head is not None:
+        with np.load(io.BytesIO(content)) as arrays:
+            parts = dict(arrays)
+        said = head if isinstance(head, bytes) else json.dumps(head).encode()
+        buffer = io.BytesIO()
+        np.savez(buffer, **(parts | {"head": np.frombuffer(said, dtype=np.uint8)}))
+        content = buffer.getvalue()
+    with pytest.raises(DatasetError, match=r"'00000\.npz' is damaged"):
+        Demonstration.from_bytes(content, "00000.npz")
+
+
+def test_every_picture_is_decoded_once(tmp_path, monkeypatch):
+    decoded = []
+    original = Demonstration.decoded_images
+    monkeypatch.setattr(Demonstration, "decoded_images", lambda self: decoded.append(self.attempt) or original(self))
+    run(tmp_path / "d", task_ids=(0,), episodes=2, workers=1)
+    assert len(decoded) == len(set(decoded)) == 2
 
 
 def test_dataset_of_the_toy(reference, tmp_path):
@@ -279,6 +314,15 @@ def test_errors_are_counted_by_task_whatever_their_messages_say(tmp_path):
         file.write("nonsense\n")
     with pytest.raises(DatasetError, match=r"errors.jsonl:4 is damaged"), Staging(tmp_path).locked():
         pass
+
+
+@pytest.mark.parametrize("content", ["", "[3]", '{"seed": 0'])
+def test_damaged_settings_of_a_collection_are_named(tmp_path, content):
+    staging = Staging(tmp_path)
+    with staging.locked():
+        (staging.folder / "settings.json").write_text(content)
+        with pytest.raises(ConfigError, match=r"settings\.json' is damaged"):
+            staging.bind({"seed": 0})
 
 
 def test_two_runs_in_one_folder(tmp_path):

@@ -29,6 +29,13 @@ def test_options_of_a_checkpoint_need_one(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("suite", "tasks", "message"), [("toi", None, "unknown suite"), ("toy", "99", "no task 99")])
+def test_a_slip_is_said_before_the_checkpoint_is_looked_at(tmp_path, suite, tasks, message):
+    with pytest.raises(ConfigError, match=message):
+        collect(suite, tmp_path / "out", task_ids=tasks, take_over_from=str(tmp_path / "absent"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_take_over_says_how_the_policy_computes(tmp_path):
     (tmp_path / "config.json").write_text('{"format": "rdvla"}')
     factory, name = _choose_expert(str(tmp_path), 7, LoadOptions(statistics="a", device="cpu"))

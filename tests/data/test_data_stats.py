@@ -104,6 +104,57 @@ def test_damaged_statistics(tmp_path, text, message):
         load_statistics(tmp_path / "s.json")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"min": [1.0, 0.0], "max": [-1.0, 1.0]}, "entry 0 has min 1, .*max -1"),
+        ({"q01": [-0.9, 0.9], "q99": [0.9, -0.9]}, "entry 1 has .*q01 0.9, q99 -0.9"),
+        ({"q99": [5.0, 0.9]}, "entry 0 has .*q99 5, max 1"),
+        ({"q01": [-5.0, -0.9]}, "entry 0 has .*q01 -5"),
+        ({"std": [-1.0, 0.5]}, "std -1"),
+        ({"q01": [float("nan"), 0.0]}, "finite numbers"),
+        ({"max": [1e308, 1.0]}, "as float32 holds them"),
+        ({"q01": ["-0.9", "-0.9"]}, "list of numbers"),
+        ({"q01": [True, -0.9]}, "list of numbers"),
+        ({"q01": [None, -0.9]}, "list of numbers"),
+        ({"q01": [[-0.9], [-0.9]]}, "list of numbers"),
+        ({"q01": -0.9}, "list of numbers"),
+        ({"q01": [-0.9]}, "different length"),
+        ({"mask": ["true", "true"]}, "true and false"),
+    ],
+)
+def test_statistics_that_no_data_have(tmp_path, changes, message):
+    """They would turn actions round, or make them larger than any that were recorded."""
+    low, high = [-0.9, -0.9], [0.9, 0.9]
+    vectors = {"mean": [0.0, 0.0], "std": [0.5, 0.5], "min": [-1.0, -1.0], "max": [1.0, 1.0], "q01": low, "q99": high}
+    for part in ("action", "proprio"):
+        document = {"action": vectors, "proprio": vectors, "num_transitions": 3, "num_trajectories": 1}
+        (tmp_path / "s.json").write_text(json.dumps({"a": document}))
+        load_statistics(tmp_path / "s.json")
+        (tmp_path / "s.json").write_text(json.dumps({"a": document | {part: vectors | changes}}))
+        with pytest.raises(CheckpointError, match=rf"a\.{part}.*{message}"):
+            load_statistics(tmp_path / "s.json")
+
+
+def test_a_mask_that_we_have_written_is_there_again(tmp_path):
+    """Without it, a gripper would be taken for a number that is normalised."""
+    stats = NormStats.compute(np.zeros((3, 2), np.float32)).to_json()
+    document = {"a": {"action": {name: stats[name] for name in stats if name != "mask"}, "proprio": stats}}
+    (tmp_path / "s.json").write_text(json.dumps(document))
+    assert load_statistics(tmp_path / "s.json")["a"].action.mask.all()
+    with pytest.raises(CheckpointError, match=r"a\.action lacks mask"):
+        load_statistics(tmp_path / "s.json", masks=True)
+
+
+@pytest.mark.parametrize("count", [-1, "many", None, 2.5, True])
+def test_counts_that_are_none(tmp_path, count):
+    path = tmp_path / "s.json"
+    stats = NormStats.compute(np.zeros((3, 2), np.float32)).to_json()
+    path.write_text(json.dumps({"a": {"action": stats, "proprio": stats, "num_transitions": count}}))
+    with pytest.raises(CheckpointError, match=r"num_transitions .* must be whole numbers"):
+        load_statistics(path)
+
+
 def test_missing_statistics(tmp_path):
     with pytest.raises(CheckpointError, match="missing"):
         load_statistics(tmp_path / "s.json")

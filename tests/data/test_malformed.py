@@ -6,7 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_recordings import DATA, PRIMARY, change, episode, errors, open_dataset, record
+from typer.testing import CliRunner
 
+from rdvla.cli.main import app
+from rdvla.data.checks import check_dataset
 from rdvla.data.lerobot_meta import INFO_PATH
 from rdvla.errors import DatasetError
 
@@ -111,7 +114,53 @@ def test_a_malformed_feature(root, entry, words):
     assert words in errors(root)[0].what
 
 
-def test_a_kind_of_number_that_there_is_not(root):
-    TestTables().declared(root, dtype="foo")
-    with pytest.raises(DatasetError, match="dtype 'foo', which is no kind of number"):
+@pytest.mark.parametrize("dtype", ["foo", "string", "complex64", "datetime64", "object", "f4,(", ""])
+def test_a_kind_of_number_that_there_is_not(root, dtype):
+    TestTables().declared(root, dtype=dtype)
+    (found,) = errors(root)
+    assert found.feature == "action"
+    assert f"dtype '{dtype}', which is no kind of number" in found.what
+    with pytest.raises(DatasetError, match="which is no kind of number"):
         open_dataset(root)
+
+
+@pytest.mark.parametrize("shape", [[], [0], [None], [-7], [70], [6]])
+def test_a_shape_that_the_column_does_not_have(root, shape):
+    TestTables().declared(root, shape=shape)
+    (found,) = errors(root)
+    assert "the two do not belong together" in found.what
+    with pytest.raises(DatasetError, match="the two do not belong together"):
+        open_dataset(root)
+
+
+def test_fractions_are_not_rounded_to_a_coarser_kind(root):
+    before = open_dataset(root).batch(range(6)).actions
+    TestTables().declared(root, dtype="float16")
+    assert (open_dataset(root).batch(range(6)).actions == before).all()
+
+
+def test_a_feature_that_nobody_uses_may_be_odd(root):
+    info = json.loads((root / INFO_PATH).read_text())
+    info["features"]["extra"] = {"dtype": "foo", "shape": [1], "names": None}
+    (root / INFO_PATH).write_text(json.dumps(info))
+    (found,) = [finding for finding in check_dataset(root) if finding.severity == "warning"]
+    assert (found.feature, found.what) == ("extra", "meta/info.json says dtype 'foo', which is no kind of number.")
+    open_dataset(root)
+
+
+@pytest.mark.parametrize("key", ["action", "observation.state"])
+def test_a_feature_that_training_would_look_for(root, key):
+    info = json.loads((root / INFO_PATH).read_text())
+    info["features"][f"other.{key}"] = info["features"].pop(key)
+    (root / INFO_PATH).write_text(json.dumps(info))
+    assert any(f"there is no feature '{key}'" in finding.what for finding in check_dataset(root))
+
+
+def test_a_picture_that_cannot_be_shown_is_a_finding(root, tmp_path):
+    change(root, PRIMARY, lambda rows: [{"bytes": b"no picture", "path": None}, *rows[1:]])
+    command = ["dataset", "inspect", str(root), "--output", str(tmp_path / "page.html")]
+    seen = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert seen.exit_code == 1
+    assert f"episode 0, frame 0, {PRIMARY} cannot be used" in seen.stdout
+    assert "1 error" in seen.stdout
+    assert not (tmp_path / "page.html").exists()

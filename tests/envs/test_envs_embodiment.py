@@ -5,8 +5,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rdvla.data.conventions import robots_contradiction
 from rdvla.embodiment import CALVIN, LIBERO
+from rdvla.envs.fit import require_fit
+from rdvla.envs.toy import ToySuite
 from rdvla.errors import ConfigError
+from rdvla.policy import PolicyMetadata
+
+
+@pytest.mark.parametrize("robot", [LIBERO, CALVIN])
+@pytest.mark.parametrize("gripper", ["open_is_negative", "open_is_positive", "none"])
+def test_what_training_takes_a_simulator_takes(robot, gripper, monkeypatch):
+    """One rule: the robot's own convention, or its commands as numbers."""
+    monkeypatch.setattr(ToySuite, "embodiment", robot)
+    policy = PolicyMetadata("p", tuple(robot.cameras), robot.state_dim, robot.action_dim, 1, {"gripper": gripper})
+    reason = robots_contradiction(list(robot.state_names), gripper)
+    if gripper in (robot.gripper, "none"):
+        assert reason is None
+        require_fit(policy, ToySuite("toy"))
+    else:
+        assert f"the gripper is '{robot.gripper}'" in reason
+        with pytest.raises(ConfigError, match=f"its gripper convention is {robot.gripper}"):
+            require_fit(policy, ToySuite("toy"))
 
 
 def test_to_stand_still_is_to_move_by_nothing_and_keep_the_gripper():

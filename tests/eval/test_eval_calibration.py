@@ -160,6 +160,11 @@ def test_the_command_writes_numbers_and_the_policys_default(played, tmp_path, ca
     assert "action_mse" in capsys.readouterr().out
 
 
+def test_a_place_without_a_checkpoint_is_said_before_the_traces_are_read(tmp_path):
+    with pytest.raises(CheckpointError, match="no folder with a checkpoint of ours"):
+        calibrate_command([tmp_path / "no run"], depth=4.0, stop="action_l2", write=tmp_path)
+
+
 def test_wishes_that_contradict_each_other_are_refused(played, tmp_path):
     run = [played / "run"]
     with pytest.raises(ConfigError, match="give one of"):

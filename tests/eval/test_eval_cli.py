@@ -151,10 +151,22 @@ def test_unknown_suite(tmp_path):
             call("eval", "--suite", suite, "--output", tmp_path)
 
 
-def test_a_slip_in_the_suite_is_said_before_the_checkpoint_is_looked_at(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "toi"], r"unknown suite 'toi'.*'toy'"),
+        (["--suite", "toy", "--task-ids", "99"], "has no task 99"),
+        (["--suite", "toy", "--task-ids", "99", "--seeds", "1"], "has no task 99"),
+        (["--suite", "toy", "--init-states", "50"], "has 50 initial states"),
+        (["--suite", "toy", "--chains", "0-1000"], "has 50 initial states"),
+        (["--suite", "toy", "--horizon", "linear"], "linear_decay"),
+        (["--suite", "toy", "--workers", "0"], "workers"),
+    ],
+)
+def test_a_slip_is_said_before_the_checkpoint_is_looked_at(tmp_path, monkeypatch, arguments, message):
     monkeypatch.setattr(command, "choose_policy", lambda *_, **__: pytest.fail("gigabytes were hashed first"))
-    with pytest.raises(ConfigError, match=r"unknown suite 'toi'.*'toy'"):
-        call("eval", "--suite", "toi", "--checkpoint", tmp_path, "--output", tmp_path / "run")
+    with pytest.raises(ConfigError, match=message):
+        call("eval", *arguments, "--checkpoint", tmp_path, "--output", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

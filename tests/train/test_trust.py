@@ -9,7 +9,8 @@ import pytest
 import torch
 from train_fakes import Crew, random_batch, record, released_network, run, run_small, small
 
-from rdvla.errors import CheckpointError, ConfigError, DatasetError, StorageError, TrainingError
+from rdvla.cli.report import report_command
+from rdvla.errors import CheckpointError, ConfigError, DatasetError, RecordError, StorageError, TrainingError
 from rdvla.files import owned_folder
 from rdvla.report.training import load_training
 from rdvla.train.config import OptimizerConfig
@@ -222,3 +223,36 @@ def test_a_number_that_is_not_finite_is_null_in_the_log(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "lo')  # the run is still writing
     assert load_training(tmp_path).numbers == {"loss": [(1.0, 0.5)]}
+
+
+@pytest.mark.parametrize(
+    ("config", "metrics", "message"),
+    [
+        (None, '{"step": 1, "loss": 0.5}\n', r"damaged .*config\.json"),
+        ("{", '{"step": 1, "loss": 0.5}\n', "damaged"),
+        ("{}", "", "no training step yet"),
+        ("{}", '{"step": 1, "loss": 0.5', "no training step yet"),
+        ("{}", '{"step": 1, "lo\n{"step": 2, "loss": 0.5}\n', "damaged"),
+        ("{}", '{"loss": 0.5}\n', "damaged"),
+        ("{}", '{"step": NaN, "loss": 0.5}\n', "damaged .*a step is nan"),
+        ("{}", '{"step": 1, "loss": "low"}\n', "damaged"),
+        ("{}", "[1, 0.5]\n", "damaged"),
+        ("{}", '{"step": 1, "loss": NaN}\n', "no training step yet"),
+    ],
+)
+def test_a_damaged_run_is_no_page(tmp_path, config, metrics, message):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    (tmp_path / "metrics.jsonl").write_text(metrics)
+    with pytest.raises(RecordError, match=message):
+        report_command([tmp_path], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_numbers_that_are_none_leave_a_gap(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    lines = ['{"step": 1, "loss": 0.5, "validation_l1/depth_1": NaN}', '{"step": 2, "loss": Infinity}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 3, "loss": 0.25}']) + "\n")
+    assert load_training(tmp_path).numbers == {"loss": [(1.0, 0.5), (3.0, 0.25)]}
+    report_command([tmp_path], tmp_path / "page.html")
+    assert "nan" not in (tmp_path / "page.html").read_text().lower()

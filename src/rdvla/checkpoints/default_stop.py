@@ -13,6 +13,22 @@ CARD = "README.md"
 HEADING = "## When it stops"
 
 
+def description_of(directory: Path) -> Path:
+    """Return the folder with the `config.json` that says when a checkpoint stops.
+
+    Raises:
+        CheckpointError: another format, which has no place for it, or no checkpoint.
+    """
+    if is_lerobot(directory):
+        return directory / DESCRIPTION
+    if is_native(directory):
+        return directory
+    raise CheckpointError(
+        f"'{directory}' is no folder with a checkpoint of ours, so there is no place for a default rule; "
+        "'rdvla convert' makes one."
+    )
+
+
 def store_default_stop(directory: Path, rule: StopRule, sentence: str) -> None:
     """Make `rule` the default of a checkpoint, in place: in its `config.json` and in its model card.
 
@@ -25,15 +41,7 @@ def store_default_stop(directory: Path, rule: StopRule, sentence: str) -> None:
         CheckpointError: another format, which has no place for it, or no checkpoint.
         StorageError: the disk refuses.
     """
-    if is_lerobot(directory):
-        description = directory / DESCRIPTION
-    elif is_native(directory):
-        description = directory
-    else:
-        raise CheckpointError(
-            f"'{directory}' is no folder with a checkpoint of ours, so there is no place for a default rule; "
-            "'rdvla convert' makes one."
-        )
+    description = description_of(directory)
     config = read_config(description).model_copy(update={"default_stop": rule})
     card = directory / CARD
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {directory.name}\n"

@@ -145,7 +145,7 @@ def read_description(directory: Path, tensors: dict[str, Tensor], *, source: str
         CheckpointError: see `load_native`.
     """
     config = read_config(directory)
-    statistics = load_statistics(directory / STATISTICS)
+    statistics = load_statistics(directory / STATISTICS, masks=True)
     tokenizer = load_tokenizer(directory / TOKENIZER)
     model = build_empty(config.model)
     fill(model, tensors, dtype=_DTYPES[config.dtype], source=source)

@@ -86,6 +86,7 @@ def load_official(
         actions=actions,
         image_path=said.images or published_images(config.backbone.image_size),
         step=step,
+        default_stop=said.default_stop,
     )
 
 

@@ -2,7 +2,8 @@
 
     {"gripper": "none",
      "images": {"size": 128, "resize": "box", "jpeg": false, "crop_area": null},
-     "vision": {"dino": {"depth": 4, "width": 32, "num_heads": 2}}}
+     "vision": {"dino": {"depth": 4, "width": 32, "num_heads": 2}},
+     "default_stop": {"name": "action_l2", "threshold": 0.001}}
 
 Every field may be missing. `vision` is described in `official_config`. Images default to the published path. The
 gripper follows from the statistics, where they say it (`derived_gripper`); otherwise it must be given.
@@ -24,6 +25,7 @@ from rdvla.data.stats import DatasetStatistics
 from rdvla.embodiment import CALVIN, LIBERO, Embodiment
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.model.backbones.prismatic import PrismaticConfig
+from rdvla.stops import StopRule
 from rdvla.types import ActionConvention, GripperConvention
 
 BESIDE = "rdvla.json"
@@ -39,11 +41,13 @@ class Beside(Config):
         vision: sizes of the vision towers.
         gripper: what the environment expects in the last entry of an action.
         images: from a camera image to the network's pixels.
+        default_stop: when to stop iterating where nobody says.
     """
 
     vision: dict[str, Any] = Field(default_factory=dict)
     gripper: GripperConvention | None = None
     images: ImagePath | None = None
+    default_stop: StopRule | None = None
 
 
 def read_beside(directory: Path) -> Beside:
@@ -69,6 +73,7 @@ def beside(checkpoint: Checkpoint, backbone: PrismaticConfig) -> dict[str, Any]:
         if derived_gripper(checkpoint.statistics) == checkpoint.actions.gripper
         else checkpoint.actions.gripper,
         images=None if checkpoint.image_path == published_images(backbone.image_size) else checkpoint.image_path,
+        default_stop=checkpoint.default_stop,
     )
     return found.model_dump(mode="json", exclude_defaults=True)
 

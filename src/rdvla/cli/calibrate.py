@@ -42,6 +42,10 @@ def calibrate_command(
     it was not fitted on, with 95 % intervals that resample tasks.
     """
     target = _target({"depth": depth, "ms": ms, "change": change}, delta)
+    if write is not None:
+        from rdvla.checkpoints.default_stop import description_of, store_default_stop
+
+        description_of(write)  # before traces are read for minutes
     decisions = read_decisions(runs)
     names = None if stop is None else parse_names(stop, field="stop")
     bases = base_rules(names, delta, min_depth, max_depth, decisions.depth)
@@ -66,8 +70,6 @@ def calibrate_command(
         }
         write_json(json, content)
     if write is not None:
-        from rdvla.checkpoints.default_stop import store_default_stop
-
         store_default_stop(write, found[0].rule, _card(found[0], target))
         print(f"\n{write} stops at {found[0].rule} by default now")
 

@@ -1,5 +1,6 @@
 """`rdvla collect`: have the scripted experts demonstrate tasks, and write a LeRobotDataset v3.0."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -67,7 +68,6 @@ def collect(
     from rdvla.collect.collection import CollectConfig
     from rdvla.collect.collection import collect as run_collection
 
-    make_expert, takeover = _choose_expert(take_over_from, policy_steps, loading, elsewhere=where.on_other_machines)
     suites = {name: find_suite(name) for name in parse_names(suite, field="suite")}
     config = CollectConfig(
         output=output,
@@ -80,8 +80,11 @@ def collect(
         camera_size=camera_size,
         storage=storage,
         keep_staging=keep_staging,
-        takeover=takeover,
     )
+    for each in suites.values():
+        each.select(config.task_ids)
+    make_expert, takeover = _choose_expert(take_over_from, policy_steps, loading, elsewhere=where.on_other_machines)
+    config = replace(config, takeover=takeover)
     pool = where.make()
     console = Console()
     with _progress(console) as progress:

@@ -69,6 +69,7 @@ def inspect_dataset(
     The exit code is 1 if it cannot be used as it is.
     """
     from rdvla.data.checks import check_dataset, unusable
+    from rdvla.data.findings import Finding
     from rdvla.data.summary import summarise
 
     console = Console()
@@ -79,8 +80,12 @@ def inspect_dataset(
     if unusable(findings):
         _print_findings(findings)
         raise typer.Exit(EXIT_UNUSABLE)
-    with console.status("reading the dataset"):
-        summary = summarise(dataset, num_samples=samples if output is not None else 0, findings=findings)
+    try:
+        with console.status("reading the dataset"):
+            summary = summarise(dataset, num_samples=samples if output is not None else 0, findings=findings)
+    except DatasetError as error:  # one of the first pictures cannot be shown
+        _print_findings([Finding("error", str(error)), *findings])
+        raise typer.Exit(EXIT_UNUSABLE) from None
     _print_summary(console, summary)
     if output is not None:
         from rdvla.report.dataset import write_dataset_page

@@ -93,7 +93,6 @@ def eval_command(
     simulator.apply()
     suites = {name: find_suite(name, protocol) for name in parse_names(suite, field="suite")}
     disturbed = _disturb(policy) if noise else None
-    name, digest, policy_factory = choose_policy(checkpoint, policy, loading, elsewhere=where.on_other_machines)
     stops, budgets = stopping.rules(), parse_budgets(budget_ms)
     if policy == EXPERT and (stops, budgets, trace_depth) != ((None,), (None,), None):
         raise ConfigError("the expert does not iterate; drop --depth, --stop, --budget-ms and --trace-depth.")
@@ -106,12 +105,9 @@ def eval_command(
         raise ConfigError(
             f"--horizon belongs to the strategy synchronous, not {strategy}; drop it, or add --strategy {SYNCHRONOUS}."
         )
-    if disturbed is not None:
-        name, policy_factory = disturbed
     starts = choose_starts(episodes, init_states, seeds)
     config = EvalConfig(
-        policy=name,
-        policy_digest=digest,
+        policy="",  # read last: hashing a checkpoint takes a while
         suites=tuple(suites),
         task_ids=parse_indices(task_ids, field="task-ids") if task_ids is not None else None,
         **starts,
@@ -133,6 +129,10 @@ def eval_command(
     if video:
         require_av()
     resources = Resources(workers=workers, pool=where.make(), command=("rdvla", *sys.argv[1:]))
+    name, digest, policy_factory = choose_policy(checkpoint, policy, loading, elsewhere=where.on_other_machines)
+    if disturbed is not None:
+        name, policy_factory = disturbed
+    config = config.model_copy(update={"policy": name, "policy_digest": digest})
     with _Reporter() as reporter:
         records = evaluate(
             config,

@@ -67,7 +67,7 @@ def assemble(
 
 
 def _features(demonstration: Demonstration, robot: Embodiment, storage: Storage) -> dict[str, Feature]:
-    sizes = {camera_key(name): images[0].shape for name, images in demonstration.decoded_images().items()}
+    sizes = {camera_key(name): size for name, size in demonstration.image_sizes().items()}
     features = demonstration_features(sizes, robot.state_names, robot.action_names, storage)
     return {**features, FRESH_KEY: Feature("bool", (1,))}
 

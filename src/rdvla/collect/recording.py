@@ -3,6 +3,7 @@
 import io
 import json
 import time
+import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -137,6 +138,14 @@ class Demonstration:
         """Number of rows N."""
         return len(self.actions)
 
+    def image_sizes(self) -> dict[str, tuple[int, int]]:
+        """Return camera name -> height and width in pixels; nothing is decoded."""
+        sizes = {}
+        for camera, files in self.images.items():
+            width, height = Image.open(io.BytesIO(files[0])).size
+            sizes[camera] = (height, width)
+        return sizes
+
     def decoded_images(self) -> dict[str, list[NDArray[np.uint8]]]:
         """Return camera name -> uint8 `[H, W, 3]` images."""
         return {
@@ -176,9 +185,9 @@ class Demonstration:
                 columns = {name: arrays[name] for name in ("states", "actions", "image_index", "fresh")}
                 parts = tuple(Part(**part) for part in head.pop("parts"))
                 images = {camera: _split(arrays[f"png/{camera}"], arrays[f"sizes/{camera}"]) for camera in cameras}
-        except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
+            attempt = Attempt(**head.pop("attempt"))
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise DatasetError(f"'{source}' is damaged ({error}); delete it and repeat the command.") from None
-        attempt = Attempt(**head.pop("attempt"))
         return cls(attempt=attempt, parts=parts, images=images, **columns, **head)
 
 

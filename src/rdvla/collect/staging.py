@@ -72,7 +72,10 @@ class Staging:
         if not path.exists():
             write_json(path, settings)
             return
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise ConfigError(f"'{path}' is damaged; choose another folder, or remove this collection.") from None
         for key in {**before, **settings}:
             was, now = before.get(key), settings.get(key)
             if was != now:

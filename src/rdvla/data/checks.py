@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 
 from rdvla.data.conventions import about_actions
-from rdvla.data.findings import Finding, Severity, about_episodes, about_numbers, about_sentences, about_timestamps
-from rdvla.data.lerobot_meta import ACTION_KEY, INDEX_FEATURES, STATS_PATH, DatasetInfo, Feature
+from rdvla.data.findings import (
+    Finding,
+    Severity,
+    about_episodes,
+    about_jumps,
+    about_numbers,
+    about_sentences,
+    about_timestamps,
+)
+from rdvla.data.lerobot_meta import ACTION_KEY, INDEX_FEATURES, STATE_KEY, STATS_PATH, TEXT, DatasetInfo, Feature
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.stats import NormStats, rarely_changing
+from rdvla.data.video_checks import about_videos
 from rdvla.errors import DatasetError
 from rdvla.hub import DATASET, resolve
 
@@ -21,6 +30,9 @@ TOLERANCE = 0.01
 """A stored percentile is called wrong if it is further than this from the data's, in units of the range."""
 WIDEST = 64
 """Entries of a feature that are looked at one by one; more are an array, not a state."""
+
+TRAINED_ON = (STATE_KEY, ACTION_KEY)
+"""Features that training takes unless it is told others."""
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
@@ -50,8 +62,9 @@ def check_dataset(root: Path | str, *, decode: bool = True, progress: Progress |
         *about_episodes(rows),
         *about_sentences(rows),
         *about_numbers(rows, keys),
+        *about_jumps(rows, keys),
         *absent,
-        *about_cameras(info),
+        *about_features(info),
     ]
     if any(info.features[key].dtype == "video" for key in info.cameras):
         findings += about_timestamps(rows)
@@ -59,37 +72,52 @@ def check_dataset(root: Path | str, *, decode: bool = True, progress: Progress |
         if ACTION_KEY in keys:
             findings += about_actions(source.columns[ACTION_KEY].astype(np.float32))
         findings += [finding for key in keys for finding in about_statistics(folder, key, source)]
+        videos = about_videos(source, info.cameras)
+        broken = {finding.feature for finding in videos if finding.severity == "error"}
+        findings += videos
         if decode:
-            findings += about_pictures(source, progress)
+            findings += about_pictures(source, [key for key in info.cameras if key not in broken], progress)
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def vector_keys(root: Path, info: DatasetInfo) -> tuple[list[str], list[Finding]]:
-    """Return the numeric features of up to `WIDEST` entries, without index columns, and what is declared but absent."""
+    """Return the numeric features that are looked through, and what is declared but absent.
+
+    Those are state and action, and whatever else has up to `WIDEST` entries, without index columns.
+    """
     known = {*INDEX_FEATURES, info.fresh_key}
-    keys = [key for key, feature in info.features.items() if is_vector(feature) and key not in known]
+    keys = [key for key, feature in info.features.items() if _is_vector(key, feature) and key not in known]
     there = LeRobotSource.column_names(root, info)
+    what = "is declared in meta/info.json, but the data files have no such column."
     absent = [
-        Finding("warning", "is declared in meta/info.json, but the data files have no such column.", feature=key)
-        for key in keys
-        if key not in there
+        Finding("error" if key in TRAINED_ON else "warning", what, feature=key) for key in keys if key not in there
     ]
     return [key for key in keys if key in there], absent
 
 
-def is_vector(feature: Feature) -> bool:
+def _is_vector(key: str, feature: Feature) -> bool:
     """Say whether a feature is a state, an action or the like: numbers, not an array of pixels."""
-    numeric = feature.dtype == "bool" or feature.dtype.startswith(("float", "int", "uint"))
-    return numeric and int(np.prod(feature.shape)) <= WIDEST
+    return feature.is_number and (key in TRAINED_ON or 0 < int(np.prod(feature.shape)) <= WIDEST)
 
 
-def about_cameras(info: DatasetInfo) -> list[Finding]:
-    """Say which features are depth, and whether there is a camera at all."""
+def about_features(info: DatasetInfo) -> list[Finding]:
+    """Say which features are depth or no numbers, and whether there are a camera, a state and an action at all."""
     findings = [
         Finding("note", "is depth, which no policy here uses as a camera.", feature=key) for key in info.depth_maps
     ]
     if not info.cameras:
         findings.append(Finding("warning", "the dataset has no camera; a policy cannot be trained on it."))
+    for key, setting in zip(TRAINED_ON, ("data.state", "data.action"), strict=True):
+        if key not in info.features:
+            what = f"there is no feature '{key}'; training has to be told which ones are ({setting})."
+            findings.append(Finding("warning", what))
+    for key, feature in info.features.items():
+        needed = key in TRAINED_ON
+        if feature.is_camera or feature.is_number or (feature.dtype in TEXT and not needed):
+            continue
+        what = f"meta/info.json says dtype '{feature.dtype}', which is no kind of number."
+        fix = "Say there what the column holds, e.g. float32." if needed else "It is not looked into."
+        findings.append(Finding("error" if needed else "warning", what, fix, key))
     return findings
 
 
@@ -143,13 +171,13 @@ def _differs(given: Any, exact: np.ndarray, tolerance: np.ndarray) -> bool:
     return values.shape != exact.shape or bool((np.abs(values - exact) > tolerance).any())
 
 
-def about_pictures(source: LeRobotSource, progress: Progress | None) -> list[Finding]:
-    """Decode every picture; one finding per camera and episode that cannot be, or has another size than declared."""
+def about_pictures(source: LeRobotSource, cameras: Sequence[str], progress: Progress | None) -> list[Finding]:
+    """Decode every picture of some cameras; one finding per camera and episode that fails or has another size."""
     findings = []
     for episode in range(len(source.episodes)):
         frames = np.flatnonzero(source.fresh[source.rows(episode)])
         number = int(source.episodes[episode]["episode_index"])
-        for key in source.info.cameras:
+        for key in cameras:
             done, declared = 0, source.info.features[key].image_size
             sizes: set[tuple[int, ...]] = set()
             try:

@@ -66,7 +66,7 @@ def robots_contradiction(state_names: object, gripper: GripperConvention) -> str
         if (
             isinstance(state_names, list | tuple)
             and tuple(state_names) == robot.state_names
-            and gripper != robot.gripper
+            and not robot.takes_gripper(gripper)
         ):
             return (
                 f"its state is that of {name}'s robot, where the gripper is '{robot.gripper}' "

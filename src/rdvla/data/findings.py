@@ -91,7 +91,7 @@ def about_episodes(rows: Rows) -> list[Finding]:
 
 
 def about_numbers(rows: Rows, keys: Sequence[str]) -> list[Finding]:
-    """Find values that are not finite, by feature and entry, and absurd ones."""
+    """Find values that are not finite, by feature and entry."""
     findings = []
     for key in keys:
         with np.errstate(over="ignore"):
@@ -105,14 +105,17 @@ def about_numbers(rows: Rows, keys: Sequence[str]) -> list[Finding]:
             large = ", more than float32 holds" if np.isfinite(found) else ""
             what = f"entry {entry} is {found}{large}{more}."
             findings.append(Finding("error", what, "Remove or repair the episode.", key, episode, frame))
-        if not len(bad_N):
-            findings += _absurd(rows, key)
     return findings
+
+
+def about_jumps(rows: Rows, keys: Sequence[str]) -> list[Finding]:
+    """Find absurd values, by feature and entry, in features whose values are all finite."""
+    return [finding for key in keys for finding in _absurd(rows, key)]
 
 
 def _absurd(rows: Rows, key: str) -> list[Finding]:
     values = rows.columns[key].astype(np.float64)
-    if not len(values):
+    if not len(values) or not (np.abs(values) <= np.finfo(np.float32).max).all():
         return []
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
     span = high - low

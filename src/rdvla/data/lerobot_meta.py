@@ -42,6 +42,16 @@ INDEX_FEATURES: dict[str, str] = {
 STANDARD_CAMERAS = {"primary": "observation.images.image", "wrist": "observation.images.image2"}
 """Our camera names and the keys LIBERO datasets store them under."""
 
+TEXT = ("string", "language")
+"""Dtypes of sentences."""
+
+NUMBERS = {"bool", "int", "float", "double"} | {
+    f"{kind}{bits}"
+    for kind, sizes in (("int", (8, 16, 32, 64)), ("uint", (8, 16, 32, 64)), ("float", (16, 32, 64)))
+    for bits in sizes
+}
+"""Dtypes of numbers."""
+
 STATE_KEY, ACTION_KEY = "observation.state", "action"
 
 _CHANNELS = (1, 3, 4)
@@ -68,6 +78,11 @@ class Feature:
     def is_camera(self) -> bool:
         """Whether rows are images."""
         return self.dtype in ("image", "video")
+
+    @property
+    def is_number(self) -> bool:
+        """Whether rows are real numbers or truth values."""
+        return self.dtype in NUMBERS
 
     @property
     def is_depth(self) -> bool:

@@ -1,6 +1,7 @@
 """Loads what a LeRobotDataset v3.0 holds: small columns into memory, images on demand."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -168,17 +169,31 @@ class LeRobotSource:
                 digest.update(stream.read())
         return digest.hexdigest()
 
-    def _decode_video(self, episode: int, key: str, frames: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-        row = self.episodes[episode]
-        try:
-            chunk, file = row[f"videos/{key}/chunk_index"], row[f"videos/{key}/file_index"]
-            start = row[f"videos/{key}/from_timestamp"]
-        except KeyError as error:
-            raise DatasetError(f"'{self.root / 'meta/episodes'}' has no column {error}; copy it again.") from None
-        template = self.info.video_path
-        if template is None:
+    def video_of(self, episode: int, key: str) -> tuple[Path, float]:
+        """Return the file with an episode's video `key`, and the second at which the episode begins in it.
+
+        Raises:
+            DatasetError: `meta/episodes` or `meta/info.json` does not say it.
+        """
+        if self.info.video_path is None:
             raise DatasetError(f"'{self.root}': meta/info.json has a video '{key}' but no video_path.")
-        path = self.root / template.format(video_key=key, chunk_index=chunk, file_index=file)
+        found = []
+        for name in ("chunk_index", "file_index", "from_timestamp"):
+            column = f"videos/{key}/{name}"
+            value = self.episodes[episode].get(column)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                number = self.episodes[episode]["episode_index"]
+                raise DatasetError(
+                    f"'{self.root / 'meta/episodes'}': {column} is {value!r} in episode {number}; copy the dataset "
+                    "again."
+                )
+            found.append(value)
+        chunk, file, start = found
+        template = self.info.video_path
+        return self.root / template.format(video_key=key, chunk_index=int(chunk), file_index=int(file)), float(start)
+
+    def _decode_video(self, episode: int, key: str, frames: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        path, start = self.video_of(episode, key)
         timestamps = self.columns["timestamp"][self.rows(episode), 0].astype(np.float64)[frames]
         return decode_frames(path, (start + timestamps).tolist(), self.info.fps)
 

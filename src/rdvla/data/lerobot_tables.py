@@ -193,8 +193,10 @@ def numeric_column(table: Any, key: str, feature: Feature, path: Path) -> NDArra
     """Return the column `key` as an array `[N, D]` with the feature's dtype.
 
     Raises:
-        DatasetError: empty cells, or rows that do not have the declared size.
+        DatasetError: a dtype that is no number's, empty cells, or rows that do not have the declared size.
     """
+    if not feature.is_number:
+        raise DatasetError(f"feature '{key}': meta/info.json says dtype '{feature.dtype}', which is no kind of number.")
     column = _full(table[key].combine_chunks(), key, path)
     sizes = list(feature.shape)
     while not pa.types.is_primitive(column.type):  # extension arrays and lists of lists, as the Hub's tools write them
@@ -230,13 +232,10 @@ def _flatten(column: Any, key: str, shape: Sequence[int], path: Path) -> Any:
 
 
 def _cast(values: NDArray[Any], key: str, dtype: str, path: Path) -> NDArray[Any]:
-    """Bring values to the declared dtype; whole numbers must have been whole before."""
-    try:
-        wanted = np.dtype(dtype)
-    except TypeError:
-        raise DatasetError(
-            f"feature '{key}': meta/info.json says dtype '{dtype}', which is no kind of number."
-        ) from None
+    """Bring values to the declared dtype, float16 to float32; whole numbers must have been whole before."""
+    wanted = np.dtype(dtype)
+    if wanted.kind == "f":
+        wanted = np.promote_types(wanted, np.float32)  # what is stored may be finer than float16
     with np.errstate(over="ignore", invalid="ignore"):
         cast = values.astype(wanted)
     if wanted.kind in "iub" and not np.array_equal(cast, values):

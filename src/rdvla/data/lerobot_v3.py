@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rdvla.data.conventions import about_actions, contradiction, robots_contradiction
 from rdvla.data.episodes import ChunkBatch, ChunkSample, Sampling, Timestamps, chunk_starts, chunk_windows
-from rdvla.data.findings import Finding, about_numbers
+from rdvla.data.findings import Finding, about_jumps, first_error
 from rdvla.data.frame_cache import (
     KEEP_SIZE,
     EpisodeFrames,
@@ -30,6 +30,7 @@ from rdvla.data.frame_cache import (
 from rdvla.data.lerobot_meta import DatasetInfo, name_cameras
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.stats import DatasetStatistics
+from rdvla.data.video_checks import about_videos
 from rdvla.errors import ConfigError, DatasetError, suggest
 from rdvla.hub import DATASET, resolve
 from rdvla.types import ActionConvention
@@ -109,6 +110,9 @@ class LeRobotDataset:
             source = LeRobotSource.load(folder, list(dict.fromkeys(state_keys + action_keys)))
             if timestamps == "frame_index":
                 source = source.evenly_spaced()
+            finding = first_error(about_videos(source, list(chosen.values())))
+            if finding is not None:
+                raise DatasetError(f"'{folder}': {finding}")
             sources.append(source)
             caches.append(_open_cache(source, chosen, transform, cache_dir, progress))
         source = LeRobotSource.join(sources)
@@ -176,7 +180,7 @@ class LeRobotDataset:
         reason = contradiction(actions[:, -1], convention.gripper) or robots_contradiction(names, convention.gripper)
         if reason:
             raise DatasetError(f"'{self.source.root}': {reason}")
-        numbers = about_numbers(self.source.as_rows(), list(dict.fromkeys(self.state_keys + self.action_keys)))
+        numbers = about_jumps(self.source.as_rows(), list(dict.fromkeys(self.state_keys + self.action_keys)))
         return [*numbers, *about_actions(actions, convention.gripper)]
 
     def statistics(self, convention: ActionConvention | None = None) -> DatasetStatistics:
@@ -271,8 +275,11 @@ def _choose_columns(info: DatasetInfo, keys: str | Sequence[str], role: str) -> 
     if not chosen:
         raise ConfigError(f"the {role} needs at least one feature of the dataset.")
     for key in chosen:
-        if info.require(key, role).dtype in ("image", "video", "string", "language"):
-            raise DatasetError(f"{role} '{key}' is of dtype '{info.features[key].dtype}'; name a numeric feature.")
+        if not info.require(key, role).is_number:
+            raise DatasetError(
+                f"{role} '{key}' is of dtype '{info.features[key].dtype}', which is no kind of number; name a numeric "
+                "feature."
+            )
     return chosen
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -164,20 +165,25 @@ def choose_codec(size: tuple[int, int]) -> str:
     raise MissingExtraError(f"a video encoder ({' or '.join(names)}) for PyAV", "data")
 
 
+def video_seconds(path: Path) -> float | None:
+    """Return how long a video is, as its header says; None if it does not.
+
+    Raises:
+        DatasetError: the file is missing or damaged.
+    """
+    with _reading(path), av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return None if stream.duration is None else float(stream.duration * stream.time_base)
+
+
 def decode_frames(path: Path, timestamps: Sequence[float], fps: float) -> Iterator[NDArray[np.uint8]]:
     """Yield the frames of a video shown at `timestamps` (seconds, ascending), each uint8 `[H, W, 3]`.
 
     Raises:
         DatasetError: the file is missing or damaged, or no frame lies within a quarter frame of a timestamp.
     """
-    try:
-        refuse_pointer(path, DatasetError)
-        with av.open(str(path)) as container:
-            yield from _matching_frames(container, timestamps, 0.25 / fps, path)
-    except FileNotFoundError:
-        raise DatasetError(f"'{path}' is missing; copy the dataset again, all of its files.") from None
-    except (av.error.FFmpegError, IndexError) as error:
-        raise DatasetError(f"'{path}' is damaged or was never finished ({error}); copy the dataset again.") from None
+    with _reading(path), av.open(str(path)) as container:
+        yield from _matching_frames(container, timestamps, 0.25 / fps, path)
 
 
 def _matching_frames(
@@ -219,6 +225,17 @@ def refuse_depth(pixel_format: str | None, path: Path) -> None:
         raise DatasetError(
             f"'{path}' is a video of depth ({pixel_format}), not of colours; leave this camera out (data.cameras)."
         )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        refuse_pointer(path, DatasetError)
+        yield
+    except FileNotFoundError:
+        raise DatasetError(f"'{path}' is missing; copy the dataset again, all of its files.") from None
+    except (av.error.FFmpegError, IndexError) as error:
+        raise DatasetError(f"'{path}' is damaged or was never finished ({error}); copy the dataset again.") from None
 
 
 def seconds(frame: int, fps: float) -> float:

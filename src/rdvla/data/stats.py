@@ -129,8 +129,11 @@ class NormStats:
         """Read the published layout; a missing `mask` means all true, as published statistics of states have none.
 
         Raises:
-            CheckpointError: a list is missing, not numeric, not finite, or not as long as the others.
+            CheckpointError: a list is missing, not numeric, not finite, or not as long as the others; or bounds are the
+                wrong way round, which would turn actions round.
         """
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{source} must map {', '.join(_VECTORS)} to lists, found {values!r}.")
         missing = [name for name in _VECTORS if name not in values]
         if missing:
             raise CheckpointError(f"{source} lacks {', '.join(missing)}; recompute the statistics from the dataset.")
@@ -142,6 +145,7 @@ class NormStats:
         sizes = {name: len(vector) for name, vector in vectors.items()} | {"mask": len(mask)}
         if len(set(sizes.values())) != 1:
             raise CheckpointError(f"{source}: lists of different length {sizes}; recompute the statistics.")
+        _require_order(vectors, source)
         return cls(**vectors, mask=np.asarray(mask, dtype=bool), count=count)
 
     def _scale(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -229,8 +233,12 @@ def save_statistics(path: Path, statistics: Mapping[str, DatasetStatistics]) -> 
     write_json(path, document)
 
 
-def load_statistics(path: Path) -> dict[str, DatasetStatistics]:
+def load_statistics(path: Path, *, masks: bool = False) -> dict[str, DatasetStatistics]:
     """Read `dataset_statistics.json`: dataset key -> statistics.
+
+    Args:
+        path: the file.
+        masks: a missing mask is an error, as `save_statistics` writes every one; in published files it means all true.
 
     Raises:
         CheckpointError: the file is missing, not JSON, or incomplete.
@@ -244,7 +252,7 @@ def load_statistics(path: Path) -> dict[str, DatasetStatistics]:
         raise CheckpointError(f"'{path}' is not valid JSON ({error}); copy the checkpoint again.") from None
     if not isinstance(document, dict) or not document:
         raise CheckpointError(f"'{path}' must map dataset names to statistics.")
-    return {key: _entry(values, f"{path.name}: {key}") for key, values in document.items()}
+    return {key: _entry(values, f"{path.name}: {key}", masks=masks) for key, values in document.items()}
 
 
 def select_statistics(statistics: Mapping[str, DatasetStatistics], key: str | None) -> DatasetStatistics:
@@ -263,26 +271,51 @@ def select_statistics(statistics: Mapping[str, DatasetStatistics], key: str | No
     raise CheckpointError(f"the checkpoint has no statistics for '{key}'.{suggest(key, statistics)}")
 
 
-def _entry(values: Any, source: str) -> DatasetStatistics:
+def _entry(values: Any, source: str, *, masks: bool) -> DatasetStatistics:
     if not isinstance(values, dict) or "action" not in values or "proprio" not in values:
         raise CheckpointError(f"{source} needs both 'action' and 'proprio'; recompute the statistics.")
-    count = int(values.get("num_transitions", 0))
+    for part in ("action", "proprio") if masks else ():
+        if isinstance(values[part], dict) and "mask" not in values[part]:
+            raise CheckpointError(f"{source}.{part} lacks mask, which says what is normalised; copy the file again.")
+    count, episodes = (values.get(name, 0) for name in ("num_transitions", "num_trajectories"))
+    if type(count) is not int or type(episodes) is not int or min(count, episodes) < 0:
+        raise CheckpointError(
+            f"{source}: num_transitions {count!r} and num_trajectories {episodes!r} must be whole numbers, at least 0."
+        )
     return DatasetStatistics(
         action=NormStats.from_json(values["action"], count=count, source=f"{source}.action"),
         state=NormStats.from_json(values["proprio"], count=count, source=f"{source}.proprio"),
         num_transitions=count,
-        num_trajectories=int(values.get("num_trajectories", 0)),
+        num_trajectories=episodes,
     )
 
 
 def _vector(values: Any, source: str) -> NDArray[np.float64]:
-    try:
-        vector = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise CheckpointError(f"{source} must be a list of numbers, found {values!r}.") from None
-    if vector.ndim != 1 or not np.isfinite(vector).all():
-        raise CheckpointError(f"{source} must be a list of finite numbers, found {values!r}.")
+    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        raise CheckpointError(f"{source} must be a list of numbers, found {values!r}.")
+    vector = np.asarray(values, dtype=np.float64)
+    if not (np.abs(vector) <= np.finfo(np.float32).max).all():
+        raise CheckpointError(f"{source} must be a list of finite numbers, as float32 holds them, found {values!r}.")
     return vector
+
+
+def _require_order(vectors: Mapping[str, NDArray[np.float64]], source: str) -> None:
+    """Make sure that min <= q01 <= q99 <= max (percentiles of a float32 column may be off by its rounding), std >= 0.
+
+    Raises:
+        CheckpointError: an entry's are not.
+    """
+    low, high = vectors["min"], vectors["max"]
+    slack = 1e-3 * np.abs(high - low) + 1e-6
+    wrong = (low > high) | (vectors["q01"] > vectors["q99"]) | (vectors["std"] < 0)
+    wrong |= (vectors["q01"] < low - slack) | (vectors["q99"] > high + slack)
+    if wrong.any():
+        entry = int(wrong.argmax())
+        found = ", ".join(f"{name} {vectors[name][entry]:.6g}" for name in ("min", "q01", "q99", "max", "std"))
+        raise CheckpointError(
+            f"{source}: entry {entry} has {found}, which no data have (min <= q01 <= q99 <= max); recompute the "
+            "statistics, or copy the file again."
+        )
 
 
 def _quantile(values_ND: NDArray[np.floating[Any]], level: float) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ def require_fit(policy: PolicyMetadata, suite: Suite) -> None:
         if needed != offered:
             wrong.append(f"the {name} has {offered} numbers, not {needed}")
     gripper = policy.extra.get("gripper", robot.gripper)
-    if gripper not in (robot.gripper, "none"):
+    if not robot.takes_gripper(gripper):
         wrong.append(f"its gripper convention is {robot.gripper}, not {gripper}")
     if wrong:
         raise ConfigError(

@@ -1,6 +1,7 @@
 """One HTML page about a training run, from the files in its folder."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,8 @@ class Curve:
 
 
 def is_training(folder: Path) -> bool:
-    """Say whether `folder` was written by 'rdvla train'."""
-    return (folder / METRICS).is_file() and (folder / CONFIG).is_file()
+    """Say whether `folder` was written by 'rdvla train': it has a log of steps."""
+    return (folder / METRICS).is_file()
 
 
 def load_training(folder: Path) -> TrainingRun:
@@ -63,8 +64,10 @@ def load_training(folder: Path) -> TrainingRun:
         for line in complete_lines(folder / METRICS):
             values = json.loads(line)
             step = float(values.pop("step"))
+            if not math.isfinite(step):
+                raise ValueError(f"a step is {step}")
             for name, value in values.items():
-                if value is not None:  # it was not finite
+                if value is not None and math.isfinite(value):  # null, or NaN as earlier versions wrote it
                     numbers.setdefault(name, []).append((step, float(value)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"the records in '{folder}' are damaged ({error}); is the run still writing?") from None

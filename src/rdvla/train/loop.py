@@ -102,10 +102,9 @@ class _Run:
         origin = Origin.load(config)
         self._split: Split = open_split(config, origin, watcher.decoding if ranks.is_first else None)
         if ranks.is_first:
+            for finding in self._split.training.look_through(ActionConvention(config.data.gripper)):
+                watcher.found(finding)
             ranks.wait()
-        findings = self._split.training.look_through(ActionConvention(config.data.gripper))
-        for finding in findings if ranks.is_first else ():
-            watcher.found(finding)
         checkpoint = new_checkpoint(config, self._split, origin)
         self._io = PolicyIO.of(checkpoint, config.data.name)
         if config.evaluation is not None and ranks.is_first:
