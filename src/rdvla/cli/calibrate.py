@@ -42,15 +42,15 @@ def calibrate_command(
     it was not fitted on, with 95 % intervals that resample tasks.
     """
     target = _target({"depth": depth, "ms": ms, "change": change}, delta)
+    names = None if stop is None else parse_names(stop, field="stop")
     if write is not None:
         from rdvla.checkpoints.default_stop import description_of, store_default_stop
 
+        if names is None or len(names) != 1:
+            raise ConfigError("--write stores one rule; name it with --stop.")
         description_of(write)  # before traces are read for minutes
     decisions = read_decisions(runs)
-    names = None if stop is None else parse_names(stop, field="stop")
     bases = base_rules(names, delta, min_depth, max_depth, decisions.depth)
-    if write is not None and len(bases) != 1:
-        raise ConfigError("--write stores one rule; name it with --stop.")
     found = calibrate(bases, decisions, target, folds)
     same, of = agreement(decisions)
     print(f"{decisions.episodes:,} episodes of {len(set(decisions.tasks))} tasks, {len(decisions.tasks):,} decisions")
