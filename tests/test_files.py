@@ -43,6 +43,21 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "a").read_text() == "a"
 
 
+def test_whoever_comes_second_does_not_replace_what_the_first_has_written(tmp_path):
+    """Both found nothing there when they began."""
+
+    def both():
+        with files.replacing_folder(tmp_path / "f") as slow:
+            (slow / "a").write_text("second")
+            with files.replacing_folder(tmp_path / "f") as quick:
+                (quick / "a").write_text("first")
+
+    with pytest.raises(StorageError, match="already exists"):
+        both()
+    assert (tmp_path / "f" / "a").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
 def test_a_file_in_a_folders_place_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="a file stands where a folder is needed"):

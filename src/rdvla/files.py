@@ -97,8 +97,9 @@ def replacing_folder(destination: Path, *, replace: bool = False) -> Iterator[Pa
         StorageError: `destination` exists and may not be replaced, or the disk refuses.
     """
     destination = destination.absolute()
+    exists = StorageError(f"'{destination}' already exists; choose another directory or remove it first.")
     if destination.exists() and not replace and not _is_empty_folder(destination):
-        raise StorageError(f"'{destination}' already exists; choose another directory or remove it first.")
+        raise exists
     with writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".part", dir=destination.parent))
@@ -107,7 +108,10 @@ def replacing_folder(destination: Path, *, replace: bool = False) -> Iterator[Pa
             for path in [*draft.rglob("*"), draft]:
                 _flush(path)
             draft.chmod(0o755)
-            _publish(draft, destination)
+            if replace:
+                _exchange(draft, destination)
+            else:
+                _put(draft, destination, exists)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -212,7 +216,16 @@ def _locked(folder: Path, busy: str) -> TextIO:
         stream.close()
 
 
-def _publish(draft: Path, destination: Path) -> None:
+def _put(draft: Path, destination: Path, exists: StorageError) -> None:
+    try:
+        draft.rename(destination)
+    except OSError as error:  # another process was quicker
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise exists from None
+        raise
+
+
+def _exchange(draft: Path, destination: Path) -> None:
     if destination.exists() and not _is_empty_folder(destination):
         previous = draft.with_suffix(".old")
         destination.rename(previous)

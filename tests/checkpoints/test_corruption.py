@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import checkpoint_fakes as fakes
+from full_disk import no_file_beyond
 from rdvla.checkpoints import load, save_native, save_official
-from rdvla.errors import CheckpointError
+from rdvla.checkpoints.lerobot import save_lerobot
+from rdvla.errors import CheckpointError, StorageError
 from rdvla.policies.sources import choose_policy
 
 EXECUTED = []
@@ -240,3 +242,12 @@ def test_what_is_around_a_checkpoint_is_told_from_it(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"--\*\.json\.$"):
         choose_policy(tmp_path / "empty", None)
+
+
+@pytest.mark.parametrize("save", [save_native, save_official, save_lerobot])
+@pytest.mark.parametrize("size", [100, 12_000, 60_000], ids=["nothing", "words", "half the weights"])
+def test_a_full_disk_leaves_nothing(tmp_path, save, size):
+    checkpoint = fakes.make("released")
+    with no_file_beyond(size), pytest.raises(StorageError, match="cannot write"):
+        save(tmp_path / "policy", checkpoint)
+    assert list(tmp_path.iterdir()) == []

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from data_recordings import PRIMARY, WRIST, episode, features, record
 
+from full_disk import no_file_beyond
 from rdvla.data.frame_cache import resize_to
 from rdvla.data.lerobot_meta import camera_feature
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
-from rdvla.errors import ConfigError, DatasetError
+from rdvla.errors import ConfigError, DatasetError, StorageError
 from rdvla.types import ActionConvention
 
 
@@ -275,6 +276,56 @@ def test_writer_refuses(tmp_path, change, message):
     with pytest.raises(DatasetError, match=message):
         writer.add_episode(recorded)
     writer.abort()
+    assert not (tmp_path / "d").exists()
+
+
+def test_two_writers_in_one_folder(tmp_path):
+    first = LeRobotWriter(tmp_path / "d", fps=20, features=features())
+    first.add_episode(episode(0))
+    with pytest.raises(ConfigError, match="another process is writing a dataset"):
+        LeRobotWriter(tmp_path / "d", fps=20, features=features(), overwrite=True)
+    first.add_episode(episode(1))
+    first.finalize()
+    assert len(open_dataset(tmp_path / "d").episodes) == 2
+    assert not list((tmp_path / "d").glob(".*"))
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
+    """Its README.md would have been replaced."""
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(DatasetError, match="is not empty"):
+        LeRobotWriter(tmp_path, fps=20, features=features())
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_a_writer_that_cannot_begin_leaves_nothing(tmp_path):
+    with pytest.raises(DatasetError, match="even sides"):
+        LeRobotWriter(tmp_path / "d", fps=20, features=features(dtype="video", size=(23, 32)))
+    assert not (tmp_path / "d").exists()
+
+
+def test_what_a_killed_recording_left_is_no_part_of_the_next(tmp_path):
+    (tmp_path / "d/.writing/data/chunk-000").mkdir(parents=True)
+    (tmp_path / "d/.writing/data/chunk-000/file-007.parquet").write_text("half")
+    record(tmp_path / "d", [episode(0)])
+    assert not list((tmp_path / "d").rglob("file-007.parquet"))
+
+
+def write_or_abort(root, kind):
+    writer = LeRobotWriter(root, fps=20, features=features(dtype=kind))
+    try:
+        for seed in range(3):
+            writer.add_episode(episode(seed, length=20))
+        writer.finalize()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_full_disk_leaves_no_dataset(tmp_path, kind):
+    with no_file_beyond(2000), pytest.raises(StorageError, match="cannot write"):
+        write_or_abort(tmp_path / "d", kind)
     assert not (tmp_path / "d").exists()
 
 

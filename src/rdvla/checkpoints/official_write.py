@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rdvla.checkpoints import names
@@ -12,7 +11,7 @@ from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.official import STATISTICS
 from rdvla.checkpoints.official_beside import BESIDE, beside
 from rdvla.checkpoints.official_config import TOWER_NAMES, head_document
-from rdvla.checkpoints.tensors import dtype_name, write_safetensors
+from rdvla.checkpoints.tensors import dtype_name, write_pt, write_safetensors
 from rdvla.checkpoints.tokenizer_files import write_tokenizer
 from rdvla.data.stats import save_statistics
 from rdvla.errors import CheckpointError
@@ -45,8 +44,8 @@ def save_official(directory: Path, checkpoint: Checkpoint, *, replace: bool = Fa
     with replacing_folder(directory, replace=replace) as draft:
         vlm = {name: tensor.contiguous() for name, tensor in names.part(tensors, names.VLM).items()}
         write_safetensors(draft / "model.safetensors", vlm)
-        torch.save(_own(names.part(tensors, names.HEAD)), draft / f"action_head--{label}.pt")
-        torch.save(_own(names.part(tensors, names.PROPRIO)), draft / f"proprio_projector--{label}.pt")
+        write_pt(draft / f"action_head--{label}.pt", _own(names.part(tensors, names.HEAD)))
+        write_pt(draft / f"proprio_projector--{label}.pt", _own(names.part(tensors, names.PROPRIO)))
         _write(draft / f"action_head_config--{label}.json", head_document(model.config.head))
         _write(draft / "config.json", _vlm_document(backbone, dtype_name(dtypes.pop())))
         _write(draft / "preprocessor_config.json", _preprocessor_document(backbone.vision))

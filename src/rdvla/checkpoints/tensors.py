@@ -55,6 +55,18 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.chmod(0o644)
 
 
+def write_pt(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a dictionary of tensors and plain containers as one `.pt` file.
+
+    Raises:
+        OSError: the disk refuses (torch's writer has no error of its own for that).
+    """
+    try:
+        torch.save(dict(content), path)
+    except RuntimeError as error:
+        raise OSError(str(error).splitlines()[0]) from error
+
+
 def read_sharded(directory: Path) -> dict[str, Tensor]:
     """Read `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
 

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ from rdvla.data.lerobot_meta import (
 )
 from rdvla.data.lerobot_stats import Histogram, column_statistics, image_histogram, image_statistics
 from rdvla.data.lerobot_video import VideoSink, VideoSpan, seconds
-from rdvla.errors import DatasetError, suggest
-from rdvla.files import write_atomically, writing
+from rdvla.errors import DatasetError, StorageError, suggest
+from rdvla.files import owned_folder, write_atomically, writing
 
 Pixels = NDArray[np.uint8]
 
@@ -104,7 +104,9 @@ class LeRobotWriter:
             video_file_mb: size at which a new video file begins.
 
         Raises:
-            DatasetError: there is a dataset already, a reserved feature name, or frames that video cannot hold.
+            ConfigError: another process is writing a dataset there.
+            DatasetError: there is a dataset or something else already, a reserved feature name, or frames that video
+                cannot hold.
             StorageError: the folder cannot be created.
         """
         reserved = sorted(set(features) & set(INDEX_FEATURES))
@@ -112,14 +114,13 @@ class LeRobotWriter:
             raise DatasetError(f"features {', '.join(reserved)} are written by themselves; leave them out.")
         if not overwrite and (root / INFO_PATH).exists():
             raise DatasetError(f"there is a dataset at '{root}' already; choose another folder or delete it.")
+        if not overwrite and root.is_dir() and any(path.name != _STAGING for path in root.iterdir()):
+            raise DatasetError(f"'{root}' is not empty; a dataset needs a folder of its own: name one that is new.")
         self.root = root
         self._fps = fps
         self._features = dict(features)
         self._robot_type = robot_type
         self._staging = root / _STAGING
-        with writing(self._staging):
-            shutil.rmtree(self._staging, ignore_errors=True)
-            self._staging.mkdir(parents=True)
         self._data = tables.TableSink(self._staging, DATA_PATH, data_file_mb)
         self._episodes = tables.TableSink(self._staging, EPISODES_PATH, data_file_mb)
         self._videos = {
@@ -128,6 +129,12 @@ class LeRobotWriter:
             if feature.dtype == "video"
         }
         self._done = _Progress()
+        self._owner = ExitStack()
+        busy = f"another process is writing a dataset to '{root}'; wait for it, or choose another folder."
+        self._owner.enter_context(owned_folder(self._staging, busy=busy))
+        for left in self._staging.iterdir():  # of a recording that was killed
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
         self._encoders = ThreadPoolExecutor(max_workers=max(1, len(self._videos)))
 
     def add_episode(self, episode: RecordedEpisode) -> None:
@@ -185,10 +192,11 @@ class LeRobotWriter:
     def abort(self) -> None:
         """Throw away what was written; a dataset that stood there before is untouched."""
         self._encoders.shutdown()
-        for sink in self._videos.values():
-            sink.close()
-        self._data.close()
+        for sink in (*self._videos.values(), self._data, self._episodes):
+            with suppress(StorageError):  # nothing of it is kept
+                sink.close()
         shutil.rmtree(self._staging, ignore_errors=True)
+        self._owner.close()
         with suppress(OSError):  # something else is in it
             self.root.rmdir()
 
@@ -204,6 +212,7 @@ class LeRobotWriter:
                 if (self._staging / part).exists():
                     (self._staging / part).rename(self.root / part)
             shutil.rmtree(self._staging)
+        self._owner.close()
 
     def _check_keys(self, episode: RecordedEpisode) -> None:
         given = set(episode.columns) | set(episode.images)

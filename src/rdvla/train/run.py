@@ -21,6 +21,7 @@ import torch
 
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.native import STATISTICS, save_native
+from rdvla.checkpoints.tensors import write_pt
 from rdvla.data.stats import DatasetStatistics, load_statistics
 from rdvla.errors import CheckpointError, ConfigError, TrainingError
 from rdvla.files import replacing_folder, write_json
@@ -102,10 +103,7 @@ class RunFolder:
         """
         with replacing_folder(self.directory(step), replace=True) as draft:
             save_native(draft / "policy", checkpoint)
-            try:
-                torch.save(dict(state), draft / "state.pt")
-            except RuntimeError as error:  # torch's writer says so when the disk is full
-                raise OSError(str(error)) from error
+            write_pt(draft / "state.pt", state)
             write_manifest(draft)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.directory(old))
