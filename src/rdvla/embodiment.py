@@ -1,7 +1,8 @@
 """Robots as policies, datasets and films see them: cameras, state, actions, gripper and control rate, as data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,31 @@ class Embodiment:
     def takes_gripper(self, convention: GripperConvention) -> bool:
         """Whether actions with this gripper convention fit: the robot's own, or `none` (its commands as numbers)."""
         return convention in (self.gripper, "none")
+
+    def with_pictures(self, camera_size: int | None) -> "Embodiment":
+        """Return the same robot, every camera `camera_size` pixels high and wide; None leaves them as they are.
+
+        Raises:
+            ConfigError: no whole number of at least 1.
+        """
+        if camera_size is None:
+            return self
+        if isinstance(camera_size, bool) or not isinstance(camera_size, int) or camera_size < 1:
+            raise ConfigError(f"camera_size = {camera_size!r} must be a number of pixels, at least 1.")
+        return replace(self, cameras=dict.fromkeys(self.cameras, (camera_size, camera_size)))
+
+    def check_action(self, action: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Return `action`, which must be `[action_dim]` finite numbers.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        action = np.asarray(action)
+        if action.shape != (self.action_dim,):
+            raise ConfigError(f"action must have shape [{self.action_dim}], found {list(action.shape)}.")
+        if not np.isfinite(action).all():
+            raise ConfigError(f"action has non-finite values: {action.tolist()}.")
+        return action
 
     def stand_still(self, before: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Return the action that lets the robot stand still after the action `before`, `[action_dim]`.

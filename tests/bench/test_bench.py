@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from rdvla.bench import measure as measuring
 from rdvla.bench import sections, simulator, suite
 from rdvla.bench.machine import Machine, PeakMemory, Work, floor
-from rdvla.bench.measure import OURS, PUBLISHED, Case, InexactError, Row, Run, per_iteration
+from rdvla.bench.measure import OURS, PUBLISHED, Case, InexactError, Row, Variant, per_iteration
 from rdvla.bench.networks import contexts_of, random_head, random_hidden, random_network, scratchpads
 from rdvla.bench.plot import page
 from rdvla.bench.suite import Plan
@@ -124,19 +124,19 @@ class TestExactness:
         assert len(calls) == 1
 
     def test_the_first_sample_of_a_batch_is_compared(self):
-        wrong = Run(lambda: torch.tensor([[1.0], [5.0]]), samples=2)
-        case = Case("s", "n", "decisions/s", {PUBLISHED: Run(lambda: torch.tensor([[1.0]])), OURS: wrong})
+        wrong = Variant(lambda: torch.tensor([[1.0], [5.0]]), samples=2)
+        case = Case("s", "n", "decisions/s", {PUBLISHED: Variant(lambda: torch.tensor([[1.0]])), OURS: wrong})
         assert measuring.check(case) == {PUBLISHED: 0.0, OURS: 0.0}
 
     def test_another_shape_is_another_result(self):
-        case = Case("s", "n", "ms", {PUBLISHED: Run(lambda: torch.zeros(2)), OURS: Run(lambda: torch.zeros(1))})
+        case = Case("s", "n", "ms", {PUBLISHED: Variant(lambda: torch.zeros(2)), OURS: Variant(lambda: torch.zeros(1))})
         with pytest.raises(InexactError, match="returns"):
             measuring.check(case)
 
     def test_nan_is_not_equal(self):
-        nan = Run(lambda: torch.tensor([torch.nan]))
+        nan = Variant(lambda: torch.tensor([torch.nan]))
         with pytest.raises(InexactError):
-            measuring.check(Case("s", "n", "ms", {PUBLISHED: Run(lambda: torch.zeros(1)), OURS: nan}))
+            measuring.check(Case("s", "n", "ms", {PUBLISHED: Variant(lambda: torch.zeros(1)), OURS: nan}))
 
     def test_wrong_gradients_are_found(self, monkeypatch):
         head = sections.PublishedNetwork.forward
@@ -206,7 +206,7 @@ class TestRows:
         assert (row.ratio(OURS), row.distance(OURS)) == (2.5, 2.0)
 
     def test_converted_from_seconds(self):
-        runs = {PUBLISHED: Run(lambda: torch.zeros(1)), OURS: Run(lambda: torch.zeros(1), samples=4)}
+        runs = {PUBLISHED: Variant(lambda: torch.zeros(1)), OURS: Variant(lambda: torch.zeros(1), samples=4)}
         case = Case("s", "n", "decisions/s", runs, phases=(Work(10**6, 0),))
         row = measuring.Timed(case, {PUBLISHED: [0.5], OURS: [0.5]}, {}).row(MACHINE)
         assert (row.values, row.floor) == ({PUBLISHED: [2.0], OURS: [8.0]}, pytest.approx(4000.0))

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from rdvla.bench.scheduling import Costs, Episode, measure_scheduling, recorded_episodes, simulate
+from rdvla.bench.scheduling import Costs, TimedEpisode, measure_scheduling, recorded_episodes, simulate
 from rdvla.cli.main import app
 from rdvla.errors import ConfigError, RecordError
 from rdvla.eval.records import read_records
@@ -14,7 +14,7 @@ FREE = Costs(worker_s=0, env_s=0)
 
 
 def episodes(*counts, seconds=10.0):
-    return [Episode(("suite", task), n, seconds) for task, count in enumerate(counts) for n in range(count)]
+    return [TimedEpisode(("suite", task), n, seconds) for task, count in enumerate(counts) for n in range(count)]
 
 
 def test_one_worker_pays_for_everything_once():

@@ -8,7 +8,6 @@ import pytest
 from typer.testing import CliRunner
 
 from rdvla.bench import saving, training_memory
-from rdvla.bench.full_size import measure_full_size
 from rdvla.bench.images import measure_images
 from rdvla.bench.tables import Table
 from rdvla.cli.main import app
@@ -41,13 +40,6 @@ def test_recomputed_activations_need_less_memory(monkeypatch):
     assert most["trained", "mixed", "computed again"] < most["trained", "mixed", "kept"]
     assert most["trained", "bfloat16", "kept"] < most["trained", "mixed", "kept"]
     assert len(most) == 4
-
-
-def test_a_network_written_as_released_acts_the_same():
-    parameters, stages, compared = measure_full_size(fakes.RELEASED_KIND, depth=2, layout=None)
-    assert compared.rows == (("actions after loading", "equal"),)
-    assert len(stages.rows) == 6
-    assert all(found != released for found, released in (row[1:] for row in parameters.rows))
 
 
 def test_every_way_is_compared_with_the_plain_one(checkpoint, monkeypatch):

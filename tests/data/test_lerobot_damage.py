@@ -11,6 +11,7 @@ import pytest
 from data_recordings import PRIMARY, WRIST, episode, features, record
 
 from full_disk import no_file_beyond
+from one_sample import sample
 from rdvla.data.frame_cache import resize_to
 from rdvla.data.lerobot_meta import camera_feature
 from rdvla.data.lerobot_v3 import LeRobotDataset
@@ -180,15 +181,15 @@ def test_unknown_names(root):
 
 def test_damaged_cache_is_built_again(root):
     cache = root.parent / "cache"
-    before = open_dataset(root)[0].images["primary"].copy()
+    before = sample(open_dataset(root), 0).images["primary"].copy()
     (frames,) = cache.glob("*/primary.frames")
     good = frames.read_bytes()
     for damage in (good[:-1], bytes(len(good)), b""):
         frames.write_bytes(damage)
-        np.testing.assert_array_equal(open_dataset(root)[0].images["primary"], before)
+        np.testing.assert_array_equal(sample(open_dataset(root), 0).images["primary"], before)
         assert frames.read_bytes() == good
     (frames.parent / "manifest.json").write_text("{")
-    np.testing.assert_array_equal(open_dataset(root)[0].images["primary"], before)
+    np.testing.assert_array_equal(sample(open_dataset(root), 0).images["primary"], before)
     assert [path.name for path in cache.iterdir()] == [frames.parent.name]  # nothing half-built remains
 
 
@@ -196,7 +197,9 @@ def test_cache_follows_the_content(root):
     open_dataset(root)
     shutil.rmtree(root)
     record(root, [episode(7, length=4, size=(64, 64))], size=(64, 64))
-    np.testing.assert_array_equal(open_dataset(root)[2].images["primary"], episode(7, 4, (64, 64)).images[PRIMARY][2])
+    np.testing.assert_array_equal(
+        sample(open_dataset(root), 2).images["primary"], episode(7, 4, (64, 64)).images[PRIMARY][2]
+    )
 
 
 def test_failed_build_leaves_nothing(root):
@@ -230,10 +233,10 @@ def test_foreign_layout(tmp_path):
     assert (dataset.state_size, dataset.action_size) == (14, 14)
     assert dataset.info.fps == 29.97
     assert dataset.info.features["observation.images.top"].image_size == (24, 32)
-    sample = dataset[6]
-    np.testing.assert_array_equal(sample.images["top"], recorded[1].images[PRIMARY][1])
-    np.testing.assert_array_equal(sample.actions[:4], recorded[1].columns["action"][1:])
-    assert sample.action_is_pad.sum() == 21
+    found = sample(dataset, 6)
+    np.testing.assert_array_equal(found.images["top"], recorded[1].images[PRIMARY][1])
+    np.testing.assert_array_equal(found.actions[:4], recorded[1].columns["action"][1:])
+    assert found.action_is_pad.sum() == 21
     renamed = open_dataset(tmp_path / "d", cameras={"primary": "observation.images.top"})
     assert renamed.cameras == ("primary",)
 
@@ -254,7 +257,7 @@ def test_a_view_travels_to_another_process(root):
     parcel = pickle.dumps(dataset.select([1]))
     assert len(parcel) < 64 * 64 * 3  # the path of the frames, not the frames
     copy = pickle.loads(parcel)  # noqa: TID251
-    np.testing.assert_array_equal(copy[0].images["wrist"], dataset[4].images["wrist"])
+    np.testing.assert_array_equal(sample(copy, 0).images["wrist"], sample(dataset, 4).images["wrist"])
 
 
 @pytest.mark.parametrize(
@@ -333,12 +336,12 @@ def test_writer_keeps_what_is_there(tmp_path):
     record(tmp_path / "d", [episode(0)])
     with pytest.raises(DatasetError, match="already"):
         LeRobotWriter(tmp_path / "d", fps=20, features=features())
-    before = open_dataset(tmp_path / "d")[0].state
+    before = sample(open_dataset(tmp_path / "d"), 0).state
     writer = LeRobotWriter(tmp_path / "d", fps=20, features=features(), overwrite=True)
     writer.add_episode(episode(1))
-    np.testing.assert_array_equal(open_dataset(tmp_path / "d")[0].state, before)
+    np.testing.assert_array_equal(sample(open_dataset(tmp_path / "d"), 0).state, before)
     writer.finalize()
-    assert not np.array_equal(open_dataset(tmp_path / "d")[0].state, before)
+    assert not np.array_equal(sample(open_dataset(tmp_path / "d"), 0).state, before)
     with pytest.raises(DatasetError, match="at least one episode"):
         LeRobotWriter(tmp_path / "e", fps=20, features=features()).finalize()
     with pytest.raises(DatasetError, match="timestamp"):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from data_recordings import PRIMARY, STATE, WRIST, episode, record
 
+from one_sample import sample
 from rdvla.data.frame_cache import resize_to
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.errors import DatasetError
@@ -19,15 +20,15 @@ def test_images_come_back_exactly(tmp_path):
     assert dataset.cameras == ("primary", "wrist")
     assert dataset.instructions == ("open the drawer", "pick up the cup")
     for index, (number, frame) in enumerate([(0, f) for f in range(11)] + [(1, f) for f in range(5)]):
-        sample, recorded = dataset[index], episodes[number]
-        assert (sample.episode_index, sample.frame_index) == (number, frame)
-        assert sample.instruction == recorded.task
-        np.testing.assert_array_equal(sample.images["primary"], recorded.images[PRIMARY][frame])
-        np.testing.assert_array_equal(sample.images["wrist"], recorded.images[WRIST][frame])
-        np.testing.assert_array_equal(sample.state, recorded.columns[STATE][frame])
+        found, recorded = sample(dataset, index), episodes[number]
+        assert (found.episode_index, found.frame_index) == (number, frame)
+        assert found.instruction == recorded.task
+        np.testing.assert_array_equal(found.images["primary"], recorded.images[PRIMARY][frame])
+        np.testing.assert_array_equal(found.images["wrist"], recorded.images[WRIST][frame])
+        np.testing.assert_array_equal(found.state, recorded.columns[STATE][frame])
         window = np.minimum(np.arange(frame, frame + 4), recorded.length - 1)
-        np.testing.assert_array_equal(sample.actions, recorded.columns["action"][window])
-        assert sample.action_is_pad.tolist() == [frame + k >= recorded.length for k in range(4)]
+        np.testing.assert_array_equal(found.actions, recorded.columns["action"][window])
+        assert found.action_is_pad.tolist() == [frame + k >= recorded.length for k in range(4)]
 
 
 @pytest.mark.parametrize("fps", [20, 29.97])
@@ -38,7 +39,7 @@ def test_video_comes_back_closely(tmp_path, size, fps):
     dataset = open_dataset(tmp_path / "d", tmp_path)
     assert len(dataset) == 21
     for index in range(21):
-        shown = dataset[index].images["wrist"].astype(int)
+        shown = sample(dataset, index).images["wrist"].astype(int)
         recorded = [e.images[WRIST][frame].astype(int) for e in episodes for frame in range(7)]
         distances = [np.abs(shown - image).mean() for image in recorded]
         assert np.argmin(distances) == index
@@ -51,8 +52,8 @@ def test_only_fresh_rows_start_a_chunk(tmp_path):
     dataset = open_dataset(tmp_path / "d", tmp_path)
     assert dataset.batch(range(len(dataset))).frame_index.tolist() == [0, 4, 8, 0, 4, 8]
     assert dataset.frames["primary"].shape == (6, 24, 32, 3)
-    np.testing.assert_array_equal(dataset[4].images["primary"], episodes[1].images[PRIMARY][1])
-    np.testing.assert_array_equal(dataset[4].actions, episodes[1].columns["action"][4:8])
+    np.testing.assert_array_equal(sample(dataset, 4).images["primary"], episodes[1].images[PRIMARY][1])
+    np.testing.assert_array_equal(sample(dataset, 4).actions, episodes[1].columns["action"][4:8])
     published = open_dataset(tmp_path / "d", tmp_path, sampling="published")
     assert published.batch(range(len(published))).frame_index.tolist() == [0, 4, 0, 4]
 
@@ -94,7 +95,7 @@ def test_select_shares_frames(tmp_path):
     assert view.episodes == (1, 3)
     assert view.batch(range(6)).episode_index.tolist() == [1, 1, 1, 3, 3, 3]
     assert view.frames is dataset.frames
-    np.testing.assert_array_equal(view[3].images["primary"], dataset[9].images["primary"])
+    np.testing.assert_array_equal(sample(view, 3).images["primary"], sample(dataset, 9).images["primary"])
     assert view.statistics().num_transitions == 6
 
 
@@ -104,7 +105,7 @@ def test_transform_is_applied_and_cached(tmp_path):
     calls = []
     first = open_dataset(tmp_path / "d", tmp_path, transform=resize_to(32), progress=lambda *x: calls.append(x))
     box = recorded.images[PRIMARY][2].reshape(32, 2, 32, 2, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(first[2].images["primary"], box, atol=1.01)  # Pillow rounds after each axis
+    np.testing.assert_allclose(sample(first, 2).images["primary"], box, atol=1.01)  # Pillow rounds after each axis
     assert calls[-1] == (2, 2)
     calls.clear()
     open_dataset(tmp_path / "d", tmp_path, transform=resize_to(32), progress=lambda *x: calls.append(x))
@@ -121,6 +122,6 @@ def test_files_roll_over(tmp_path):
     dataset = open_dataset(tmp_path / "d", tmp_path)
     for index in range(0, 180, 7):
         recorded = episodes[index // 60]
-        np.testing.assert_array_equal(dataset[index].state, recorded.columns[STATE][index % 60])
-        error = np.abs(dataset[index].images["primary"].astype(int) - recorded.images[PRIMARY][index % 60])
+        np.testing.assert_array_equal(sample(dataset, index).state, recorded.columns[STATE][index % 60])
+        error = np.abs(sample(dataset, index).images["primary"].astype(int) - recorded.images[PRIMARY][index % 60])
         assert error.mean() < 4

@@ -15,7 +15,7 @@ from rdvla.cli.main import app
 from rdvla.envs import InitState, find_suite
 from rdvla.envs.calvin import suites
 from rdvla.errors import ConfigError
-from rdvla.eval.player import EpisodePlayer, Recipe
+from rdvla.eval.player import EpisodePlayer, EpisodeRecipe
 from rdvla.eval.protocol import EvalConfig, Job, Rule, plan
 from rdvla.eval.rollout import run_episode
 from rdvla.eval.video import annotate
@@ -124,7 +124,7 @@ def test_a_released_checkpoint_plays_a_chain_by_the_released_protocol(tmp_path, 
     save_official(tmp_path, calvin_checkpoint())
     suite = find_suite("calvin_d", "released")
     _, _, factory = choose_policy(tmp_path, None, LoadOptions())
-    player = EpisodePlayer(Recipe(factory, {suite.name: suite}))
+    player = EpisodePlayer(EpisodeRecipe(factory, {suite.name: suite}))
     config = EvalConfig(
         policy="", suites=(suite.name,), init_states=(3,), protocol="released", strategies=(suite.strategy,)
     )
@@ -141,7 +141,7 @@ def test_a_released_checkpoint_plays_a_chain_by_the_released_protocol(tmp_path, 
 def test_the_gripper_of_a_checkpoint_of_another_robot_is_named(tmp_path):
     save_official(tmp_path, fakes.make("released"))
     suite = find_suite("calvin_d")
-    player = EpisodePlayer(Recipe(lambda: load_policy(tmp_path), {suite.name: suite}))
+    player = EpisodePlayer(EpisodeRecipe(lambda: load_policy(tmp_path), {suite.name: suite}))
     job = plan(EvalConfig(policy="", suites=(suite.name,), init_states=(0,)), {suite.name: suite})[0]
     with pytest.raises(ConfigError, match="its gripper convention is open_is_positive, not open_is_negative"):
         player.play(job)

@@ -18,7 +18,7 @@ from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.config import ServeConfig
 from rdvla.server.live import LiveFeed
-from rdvla.server.play import LivePlayer
+from rdvla.server.play import LiveLoop
 from rdvla.stops import StopRule
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints" / "rdvla_tiny_libero"
@@ -117,7 +117,7 @@ def test_watching_the_simulator_in_a_browser(policy: Policy, tmp_path: Path) -> 
             with libero(3) as env, RemotePolicy(server.url) as remote:
                 executor = Executor(remote, Synchronous(5), Ask(StopRule("action_l2", max_depth=32)))
                 starts = [InitState(0), InitState(1)]
-                LivePlayer(env, executor, feed, starts=starts, rate_hz=20).run(None, is_over=over.is_set)
+                LiveLoop(env, executor, feed, starts=starts, rate_hz=20).run(None, is_over=over.is_set)
 
         thread = threading.Thread(target=play)
         thread.start()

@@ -18,7 +18,7 @@ from rdvla.policy import Ask
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.live import LiveControls, LiveFeed
-from rdvla.server.play import LivePlayer
+from rdvla.server.play import LiveLoop
 from rdvla.types import Observation
 from serve_fakes import QUICK, FakePolicy, open_socket
 from serve_simulation import FakeClock
@@ -80,10 +80,10 @@ class WatchedFeed(LiveFeed):
             self.controls = self.controls.model_copy(update=self.reactions.pop(0)[2])
 
 
-def player(env: CountingEnv, feed: LiveFeed, **options: Any) -> LivePlayer:
+def player(env: CountingEnv, feed: LiveFeed, **options: Any) -> LiveLoop:
     starts = [InitState(index) for index in (4, 5, 6)]
     executor = Executor(FakePolicy(), Synchronous(5))
-    return LivePlayer(env, executor, feed, starts=starts, rate_hz=20, clock=FakeClock(), **options)
+    return LiveLoop(env, executor, feed, starts=starts, rate_hz=20, clock=FakeClock(), **options)
 
 
 def test_episodes_go_through_the_initial_states() -> None:
@@ -108,7 +108,7 @@ def test_a_chain_is_shown_instruction_by_instruction() -> None:
     feed = WatchedFeed()
     executor = Executor(Pusher(), Synchronous(5))
     starts = [InitState(2), InitState(4)]
-    made = LivePlayer(ChainEnv(), executor, feed, starts=starts, rate_hz=20, clock=FakeClock())
+    made = LiveLoop(ChainEnv(), executor, feed, starts=starts, rate_hz=20, clock=FakeClock())
     made.run(2)
     assert all(scene["stages"] == ["do one", "do two", "do three"] for scene in feed.shown)
     shown = [(scene["stage"], scene["step"], scene["max_steps"], scene["status"]) for scene in feed.shown]
@@ -129,7 +129,7 @@ def test_the_page_lists_the_instructions_of_a_chain(tmp_path: Path) -> None:
         page.goto(server.url.replace("ws", "http", 1))
         until(page, "document.querySelector('#connection').textContent === 'connected'")
         executor = Executor(Pusher(), Synchronous(5))
-        player = LivePlayer(
+        player = LiveLoop(
             ChainEnv(), executor, feed, starts=[InitState(4), InitState(1)], rate_hz=1000, clock=FakeClock()
         )
         player.run(1)
@@ -186,7 +186,7 @@ def test_the_whole_thing_with_a_server_and_a_viewer() -> None:
         viewer = open_socket(server.url + "/live")
         hello = json.loads(viewer.recv(timeout=5))
         assert hello["hello"]["simulator"] is True
-        made = LivePlayer(env, Executor(remote, Synchronous(5)), feed, starts=[InitState(1)], rate_hz=1000, clock=None)
+        made = LiveLoop(env, Executor(remote, Synchronous(5)), feed, starts=[InitState(1)], rate_hz=1000, clock=None)
         thread = threading.Thread(target=made.run, args=(1,))
         thread.start()
         decisions, scene = [], {}

@@ -13,7 +13,7 @@ from rdvla.model.rdvla import RDVLA, absolute_error
 from rdvla.train.config import LoraConfig
 from rdvla.train.lora import add_adapters, merged_weights, targets
 from rdvla.train.precision import cast, checkpoint_activations
-from rdvla.train.step import CPU, Site
+from rdvla.train.step import CPU, Compute
 
 pytest.importorskip("peft", reason="peft is not installed (extra 'train')")
 
@@ -30,14 +30,14 @@ def adapted(choice="trained", *, moved=True):
     return model
 
 
-def predict(model, site=CPU):
+def predict(model, compute=CPU):
     batch, latents = random_batch(model)
-    return site.predict(model, batch, latents, n_no_grad=1, n_grad=2)
+    return compute.predict(model, batch, latents, n_no_grad=1, n_grad=2)
 
 
-def backward(model, site=CPU):
+def backward(model, compute=CPU):
     batch, latents = random_batch(model)
-    predicted = site.predict(model, batch, latents, n_no_grad=1, n_grad=2)
+    predicted = compute.predict(model, batch, latents, n_no_grad=1, n_grad=2)
     absolute_error(predicted, batch.actions, batch.action_is_pad)[0].backward()
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
@@ -114,10 +114,10 @@ def test_lower_precision_stays_near(precision):
     cast(model, precision)
     kept = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
     assert kept == {torch.float32 if precision == "mixed" else torch.bfloat16}
-    site = Site(torch.device("cpu"), precision)
+    compute = Compute(torch.device("cpu"), precision)
     expected = predict(adapted())
-    assert (predict(model, site) - expected).abs().max() < 0.05 * expected.abs().max() + 0.05
-    gradients = [gradient for gradient in backward(model, site).values() if gradient is not None]
+    assert (predict(model, compute) - expected).abs().max() < 0.05 * expected.abs().max() + 0.05
+    gradients = [gradient for gradient in backward(model, compute).values() if gradient is not None]
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 

@@ -29,7 +29,7 @@ class InexactError(RDVLAError):
 
 
 @dataclass(frozen=True)
-class Run:
+class Variant:
     """One variant of a case.
 
     Attributes:
@@ -61,7 +61,7 @@ class Case:
     section: str
     name: str
     unit: Unit
-    runs: Mapping[str, Run]
+    runs: Mapping[str, Variant]
     phases: Sequence[Work] = ()
     limit: float = ACTION_LIMIT
     relative: bool = False

@@ -8,10 +8,10 @@ from itertools import groupby
 from pathlib import Path
 
 from rdvla.bench.measure import OURS, PUBLISHED, Row
-from rdvla.bench.suite import Result
-from rdvla.bench.table import number
+from rdvla.bench.suite import BenchResult
 from rdvla.files import write_atomically
 from rdvla.report.svg import Drawing, Scale, axis_x, axis_y, nice_ticks, spread
+from rdvla.tables import number
 
 WIDTH, HEIGHT = 900, 380
 LEFT, RIGHT, TOP, BOTTOM = 60, 150, 40, 56
@@ -20,7 +20,7 @@ _DEPTH = re.compile(r"r = (\d+)$")
 _COLOURS = {PUBLISHED: "c1", OURS: "c0"}
 
 
-def write_plot(result: Result, path: Path) -> None:
+def write_plot(result: BenchResult, path: Path) -> None:
     """Write the figures.
 
     Raises:
@@ -29,7 +29,7 @@ def write_plot(result: Result, path: Path) -> None:
     write_atomically(path, page(result))
 
 
-def page(result: Result) -> str:
+def page(result: BenchResult) -> str:
     """Return the HTML page."""
     style = (resources.files("rdvla.report") / "page.css").read_text(encoding="utf-8")
     figures = []

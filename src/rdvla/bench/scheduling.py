@@ -34,7 +34,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Episode:
+class TimedEpisode:
     """An episode that takes `seconds`, resetting included."""
 
     task: TaskKey
@@ -42,7 +42,7 @@ class Episode:
     seconds: float
 
 
-def recorded_episodes(runs: Sequence[Path], per_task: int | None, seed: int) -> list[Episode]:
+def recorded_episodes(runs: Sequence[Path], per_task: int | None, seed: int) -> list[TimedEpisode]:
     """Return episodes as long as those recorded in evaluation folders.
 
     Args:
@@ -63,13 +63,13 @@ def recorded_episodes(runs: Sequence[Path], per_task: int | None, seed: int) -> 
         raise ConfigError("no episode was played in these evaluations.")
     rng = np.random.default_rng(seed)
     return [
-        Episode(task, number, float(seconds))
+        TimedEpisode(task, number, float(seconds))
         for task, found in lengths.items()
         for number, seconds in enumerate(found if per_task is None else rng.choice(found, per_task))
     ]
 
 
-def measure_scheduling(episodes: Sequence[Episode], workers: Sequence[int], costs: Costs) -> Table:
+def measure_scheduling(episodes: Sequence[TimedEpisode], workers: Sequence[int], costs: Costs) -> Table:
     """Return a row per number of workers: time, throughput, speed-up over one worker, share of time in episodes."""
     played_s = sum(episode.seconds for episode in episodes)
     alone = simulate(episodes, 1, costs).now
@@ -88,7 +88,7 @@ def measure_scheduling(episodes: Sequence[Episode], workers: Sequence[int], cost
     return Table(title, columns, tuple(rows))
 
 
-def simulate(episodes: Sequence[Episode], workers: int, costs: Costs) -> "SimulatedPool":
+def simulate(episodes: Sequence[TimedEpisode], workers: int, costs: Costs) -> "SimulatedPool":
     """Return the pool after `workers` workers have played everything; its `now` is how long that took."""
     pool = SimulatedPool(costs)
     drive(_Work(episodes), pool, _nobody, workers=workers, timeout_s=float("inf"))
@@ -132,7 +132,7 @@ class SimulatedSlot(Generic[J, R]):
 
     def send(self, job: J, task: TaskKey) -> None:
         """Take as long as the episode, and what has to be started for it."""
-        assert isinstance(job, Episode)
+        assert isinstance(job, TimedEpisode)
         costs = self._pool.costs
         starting_s = costs.worker_s if self.task is None else 0.0
         if task != self.task:
@@ -158,29 +158,29 @@ class SimulatedSlot(Generic[J, R]):
 class _Work:
     """Every episode once."""
 
-    def __init__(self, episodes: Sequence[Episode]) -> None:
-        self._queues: dict[TaskKey, deque[Episode]] = defaultdict(deque)
+    def __init__(self, episodes: Sequence[TimedEpisode]) -> None:
+        self._queues: dict[TaskKey, deque[TimedEpisode]] = defaultdict(deque)
         for episode in episodes:
             self._queues[episode.task].append(episode)
 
     def waiting(self) -> Mapping[TaskKey, int]:
         return {task: len(queue) for task, queue in self._queues.items()}
 
-    def take(self, task: TaskKey) -> Episode:
+    def take(self, task: TaskKey) -> TimedEpisode:
         return self._queues[task].popleft()
 
-    def finish(self, job: Episode, result: None, attempt: int) -> None:
+    def finish(self, job: TimedEpisode, result: None, attempt: int) -> None:
         """Nothing to keep."""
 
-    def put_back(self, job: Episode, message: str) -> None:
+    def put_back(self, job: TimedEpisode, message: str) -> None:
         raise AssertionError("a simulated worker never breaks")
 
-    def give_up(self, job: Episode, message: str, attempts: int) -> None:
+    def give_up(self, job: TimedEpisode, message: str, attempts: int) -> None:
         raise AssertionError("a simulated worker never breaks")
 
-    def show(self, playing: Sequence[Episode]) -> None:
+    def show(self, playing: Sequence[TimedEpisode]) -> None:
         """Nobody watches."""
 
 
-def _nobody() -> Player[Episode, None]:
+def _nobody() -> Player[TimedEpisode, None]:
     raise AssertionError("nothing is played")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rdvla.bench.machine import PeakMemory, Work
-from rdvla.bench.measure import ENCODING_LIMIT, OURS, PUBLISHED, Case, Row, Run
+from rdvla.bench.measure import ENCODING_LIMIT, OURS, PUBLISHED, Case, Row, Variant
 from rdvla.bench.networks import (
     Form,
     Start,
@@ -57,7 +57,7 @@ def head_cases(
             section=f"head, {title}",
             name=name,
             unit="ms",
-            runs={PUBLISHED: Run(lambda: published.decide(hidden, latents, reference))}
+            runs={PUBLISHED: Variant(lambda: published.decide(hidden, latents, reference))}
             | _decisions(starts, latents, rule),
             phases=head_phases(head, contexts, latents, rule.max_depth, looks),
         )
@@ -105,7 +105,8 @@ def decision_cases(title: str, network: RDVLA, forms: Sequence[Form] = LOADED) -
         section=f"decision, {title}",
         name="encode",
         unit="ms",
-        runs={PUBLISHED: Run(encode_published)} | _runs({form: encoder(form, ready) for form, ready in ours.items()}),
+        runs={PUBLISHED: Variant(encode_published)}
+        | _runs({form: encoder(form, ready) for form, ready in ours.items()}),
         phases=(encoding,),
         limit=ENCODING_LIMIT,
         relative=True,
@@ -114,7 +115,8 @@ def decision_cases(title: str, network: RDVLA, forms: Sequence[Form] = LOADED) -
         section=f"decision, {title}",
         name=f"whole decision, r = {USUAL.max_depth}",
         unit="ms",
-        runs={PUBLISHED: Run(lambda: published.decide(inputs, latents, USUAL))} | _decisions(starts, latents, USUAL),
+        runs={PUBLISHED: Variant(lambda: published.decide(inputs, latents, USUAL))}
+        | _decisions(starts, latents, USUAL),
         phases=(encoding, *phases),
     )
     return [encode, decision]
@@ -146,7 +148,7 @@ def head_batches(
             section=f"batches, {title}",
             name=f"batch {size}",
             unit="decisions/s",
-            runs={PUBLISHED: Run(lambda: published.decide(one, latents[:1], USUAL))}
+            runs={PUBLISHED: Variant(lambda: published.decide(one, latents[:1], USUAL))}
             | _decisions(starts, latents[:size], USUAL),
             phases=head_phases(head, contexts, latents[:size], USUAL.max_depth, 1),
         )
@@ -170,7 +172,7 @@ def decision_batches(title: str, network: RDVLA, sizes: Sequence[int], forms: Se
             section=f"batches, {title}",
             name=f"batch {size}",
             unit="decisions/s",
-            runs={PUBLISHED: Run(lambda: published.decide(take(1), latents[:1], USUAL))}
+            runs={PUBLISHED: Variant(lambda: published.decide(take(1), latents[:1], USUAL))}
             | _decisions(starts, latents[:size], USUAL),
             phases=decision_phases(network, take(size), latents[:size]),
         )
@@ -178,15 +180,15 @@ def decision_batches(title: str, network: RDVLA, sizes: Sequence[int], forms: Se
     return [case(size) for size in sizes]
 
 
-def _decisions(starts: Mapping[Form, Start], latents_BKD: Tensor, rule: StopRule) -> dict[str, Run]:
+def _decisions(starts: Mapping[Form, Start], latents_BKD: Tensor, rule: StopRule) -> dict[str, Variant]:
     """Return a run of every form that decides about all samples."""
     calls = {form: decider(start, latents_BKD.to(form.dtype), rule) for form, start in starts.items()}
     return _runs(calls, len(latents_BKD))
 
 
-def _runs(calls: Mapping[Form, Callable[[], Tensor]], samples: int = 1) -> dict[str, Run]:
+def _runs(calls: Mapping[Form, Callable[[], Tensor]], samples: int = 1) -> dict[str, Variant]:
     """Return a run of every form; only float32 has to be exact."""
-    return {str(form): Run(call, samples, exact=form.precision == OURS) for form, call in calls.items()}
+    return {str(form): Variant(call, samples, exact=form.precision == OURS) for form, call in calls.items()}
 
 
 def _device(network: nn.Module) -> torch.device:
@@ -226,8 +228,8 @@ def training_cases(title: str, network: RDVLA) -> list[Case]:
             f"step at mu = {TRAINING_DEPTH}, batch {TRAINING_BATCH}",
             "samples/s",
             {
-                PUBLISHED: Run(stepper(PublishedNetwork(theirs)), samples=TRAINING_BATCH),
-                OURS: Run(stepper(ours), samples=TRAINING_BATCH),
+                PUBLISHED: Variant(stepper(PublishedNetwork(theirs)), samples=TRAINING_BATCH),
+                OURS: Variant(stepper(ours), samples=TRAINING_BATCH),
             },
             phases=(Work.of(stepper(copy.deepcopy(ours))),),
             limit=ENCODING_LIMIT,

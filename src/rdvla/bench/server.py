@@ -193,7 +193,7 @@ def restart(checkpoint: str, suite: str, task_id: int, steps: int | None, stop: 
 
 
 @dataclass
-class Episode:
+class ServedEpisode:
     """What an episode came to."""
 
     actions: NDArray[np.float32]
@@ -231,7 +231,7 @@ class Restarter:
 
 def _episode(
     checkpoint: str, suite: str, task_id: int, steps: int | None, stop: StopRule, kills: tuple[int, ...]
-) -> Episode:
+) -> ServedEpisode:
     env = make_env(suite, task_id)
     restarter = Restarter(start(checkpoint), checkpoint)
     actions: list[NDArray[np.float32]] = []
@@ -252,7 +252,9 @@ def _episode(
                 actions.append(executor.act(observe))
                 longest_s = max(longest_s, time.perf_counter() - now)
                 turn.execute(actions[-1])
-            return Episode(np.stack(actions), bool(turn.solved), len(executor.decisions), policy.reconnects, longest_s)
+            return ServedEpisode(
+                np.stack(actions), bool(turn.solved), len(executor.decisions), policy.reconnects, longest_s
+            )
     finally:
         restarter.close()
         env.close()

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdvla.bench.measure import OURS, PUBLISHED, Case, Run, Unit
+from rdvla.bench.measure import OURS, PUBLISHED, Case, Unit, Variant
 from rdvla.embodiment import Embodiment
 from rdvla.envs.base import Env, InitState, Stage, Start, TaskSpec
 from rdvla.envs.libero.env import SETTLING_STEPS
@@ -118,8 +118,8 @@ def simulator_cases(
             f"{horizon} actions per decision",
             place.unit,
             {
-                PUBLISHED: Run(lambda h=horizon: play(RenderEveryStep(env, place.first_views), h)),  # type: ignore[misc]
-                OURS: Run(lambda h=horizon: play(env, h)),  # type: ignore[misc]
+                PUBLISHED: Variant(lambda h=horizon: play(RenderEveryStep(env, place.first_views), h)),  # type: ignore[misc]
+                OURS: Variant(lambda h=horizon: play(env, h)),  # type: ignore[misc]
             },
             limit=0.0,
         )

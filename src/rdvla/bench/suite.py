@@ -110,7 +110,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Result:
+class BenchResult:
     """What was measured.
 
     Attributes:
@@ -161,7 +161,7 @@ def _row_document(row: Row) -> dict[str, Any]:
     return {"section": row.section, "name": row.name, "unit": row.unit, "floor": row.floor, "variants": variants}
 
 
-def run(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Result:
+def run(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> BenchResult:
     """Measure everything that `plan` asks for.
 
     Args:
@@ -186,7 +186,7 @@ def run(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Result:
     machine = machine.best(Machine.measure(plan.clock, device=plan.device))
     rows = [row for entry in bench.found for row in _rows(entry, machine)]
     description = describe(plan.device) | {"time": "of the processor" if plan.processor_time else "of the clock"}
-    return Result(machine, description, plan.repeats, tuple(rows))
+    return BenchResult(machine, description, plan.repeats, tuple(rows))
 
 
 def _rows(entry: Row | list[Timed], machine: Machine) -> list[Row]:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from rdvla.bench.measure import OURS, PUBLISHED, Row
-from rdvla.bench.suite import Result
+from rdvla.bench.suite import BenchResult
+from rdvla.tables import align, number
 
 
-def format_result(result: Result) -> str:
+def format_result(result: BenchResult) -> str:
     """Return one table per section, and what the numbers depend on."""
     machine = result.machine
     header = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result.description.items())
@@ -40,20 +41,3 @@ def _cell(row: Row, variant: str) -> str:
     ratio = row.ratio(variant)
     value = number(row.median(variant))
     return value if ratio is None or variant == PUBLISHED else f"{value} ({ratio:.2f}x)"
-
-
-def number(value: float) -> str:
-    """Return three significant digits."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
-
-
-def align(lines: Sequence[Sequence[str]]) -> str:
-    """Return columns: the first to the left, the others to the right, a rule under the first line."""
-    columns = max(len(line) for line in lines)
-    padded = [[*line, *[""] * (columns - len(line))] for line in lines]
-    widths = [max(len(line[column]) for line in padded) for column in range(columns)]
-    text = [
-        line[0].ljust(widths[0]) + "".join("  " + cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))
-        for line in padded
-    ]
-    return "\n".join(line.rstrip() for line in [text[0], "-" * len(text[0]), *text[1:]])

@@ -1,10 +1,9 @@
 """What the sections beside the main benchmark return: a table for people, the same numbers for machines."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rdvla.bench.table import align, number
+from rdvla.tables import align, number
 
 Cell = str | int | float
 
@@ -31,11 +30,6 @@ class Table:
         """Return everything as JSON values, unrounded."""
         rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
         return {"title": self.title, "rows": rows}
-
-
-def print_and_document(tables: Sequence[Table]) -> tuple[str, list[dict[str, Any]]]:
-    """Return all tables as one text, and as one JSON value."""
-    return "\n\n".join(table.text() for table in tables), [table.document() for table in tables]
 
 
 def _shown(cell: Cell) -> str:

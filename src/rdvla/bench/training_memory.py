@@ -15,12 +15,12 @@ from rdvla.bench.machine import PeakMemory
 from rdvla.bench.tables import Cell, Table
 from rdvla.model.config import RDVLAConfig
 from rdvla.model.rdvla import RDVLA, Inputs, masked_l1
-from rdvla.train.config import LoraConfig, OptimizerConfig, Precision
+from rdvla.train.config import LoraConfig, OptimizerConfig, TrainPrecision
 from rdvla.train.lora import add_adapters
 from rdvla.train.optim import make_optimizer
 from rdvla.train.precision import arithmetic, cast, checkpoint_activations
 
-WAYS: list[tuple[str, Precision, bool]] = [
+WAYS: list[tuple[str, TrainPrecision, bool]] = [
     ("trained", "mixed", False),
     ("all_linear", "mixed", False),
     ("trained", "bfloat16", False),
@@ -54,7 +54,7 @@ def measure_memory(config: RDVLAConfig, batch: int, depth: int, tell: Callable[[
     return Table(f"Memory of a training step, batch {batch}, depth {depth}, in 10^9 bytes", columns, tuple(rows))
 
 
-def network(config: RDVLAConfig, targets: str, precision: Precision, *, recomputed: bool) -> RDVLA:
+def network(config: RDVLAConfig, targets: str, precision: TrainPrecision, *, recomputed: bool) -> RDVLA:
     """Return a network without content, ready to be trained in this way."""
     with torch.device("meta"):
         model = RDVLA(config)
@@ -70,7 +70,7 @@ def nbytes(model: nn.Module, *, trained: bool) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad == trained)
 
 
-def step(model: RDVLA, precision: Precision, batch: int, depth: int) -> tuple[int, int]:
+def step(model: RDVLA, precision: TrainPrecision, batch: int, depth: int) -> tuple[int, int]:
     """Take two steps; return the bytes of gradients and moments, and the most that was alive besides the weights."""
     head = model.config.head
     side = model.config.backbone.image_size

@@ -1,13 +1,16 @@
 """`rdvla bench`: how fast is it here, against the released computation and the machine's limits?"""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rdvla.errors import ConfigError, StorageError
+from rdvla.files import write_json
 from rdvla.hub import SHIPPED
+from rdvla.stops import StopRule
 
 if TYPE_CHECKING:
     from rdvla.bench.tables import Table
@@ -88,8 +91,7 @@ def images_command(repeats: Repeats = 200, json: Json = None) -> None:
     """Processor time of the image path, beside PIL doing the same steps inexactly."""
     from rdvla.bench.images import measure_images
 
-    _check_folders(json)
-    _show(measure_images(repeats), json)
+    _show(lambda: measure_images(repeats), json)
 
 
 @bench_app.command("loader")
@@ -102,8 +104,7 @@ def loader_command(
     """Samples per second of training's own batches, with the frame cache and without."""
     from rdvla.bench.loader import measure_loader
 
-    _check_folders(json)
-    _show([measure_loader(dataset, samples, size)], json)
+    _show(lambda: [measure_loader(dataset, samples, size)], json)
 
 
 @bench_app.command("saving")
@@ -121,26 +122,7 @@ def saving_command(
     """
     from rdvla.bench.saving import measure_saving
 
-    _check_folders(json)
-    _show([measure_saving(checkpoint, suite, observations, repeats)], json)
-
-
-@bench_app.command("full-size")
-def full_size_command(
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
-    depth: Depth = 12,
-    layout: Annotated[Path | None, typer.Option(help="Golden directory with the released names and shapes.")] = None,
-    json: Json = None,
-) -> None:
-    """Build the released network with random weights, decide, write it as released, load it: 8 GB, some minutes."""
-    import torch
-
-    from rdvla.bench.full_size import measure_full_size
-    from rdvla.model.config import rdvla_0_5b
-
-    _check_folders(json)
-    torch.set_num_threads(threads)
-    _show(measure_full_size(rdvla_0_5b(), depth, layout, _tell), json)
+    _show(lambda: [measure_saving(checkpoint, suite, observations, repeats)], json)
 
 
 @bench_app.command("training-memory")
@@ -151,8 +133,7 @@ def training_memory_command(
     from rdvla.bench.training_memory import measure_memory
     from rdvla.model.config import rdvla_0_5b
 
-    _check_folders(json)
-    _show([measure_memory(rdvla_0_5b(), batch, depth, _tell)], json)
+    _show(lambda: [measure_memory(rdvla_0_5b(), batch, depth, _tell)], json)
 
 
 @bench_app.command("scheduling")
@@ -171,14 +152,12 @@ def scheduling_command(
     """How throughput grows with workers: the real driver on a made-up clock, with recorded episode lengths."""
     from rdvla.bench.scheduling import Costs, measure_scheduling, recorded_episodes
     from rdvla.cli.parsing import parse_indices
-    from rdvla.errors import ConfigError
 
-    _check_folders(json)
     counts = parse_indices(workers, field="workers")
     if 0 in counts:
         raise ConfigError(f"workers '{workers}': at least 1 has to work.")
-    episodes = recorded_episodes(runs, per_task, seed)
-    _show([measure_scheduling(episodes, counts, Costs(worker_s, env_s))], json)
+    episodes, costs = recorded_episodes(runs, per_task, seed), Costs(worker_s, env_s)
+    _show(lambda: [measure_scheduling(episodes, counts, costs)], json)
 
 
 @server_app.command("soak")
@@ -191,10 +170,8 @@ def soak_command(
 ) -> None:
     """One client at a steady rate: latencies, errors, memory of the server."""
     from rdvla.bench.server import soak
-    from rdvla.stops import StopRule
 
-    _check_folders(json)
-    _judge(soak(str(checkpoint), minutes, rate, StopRule.fixed(depth)), json)
+    _judge(lambda stop: soak(str(checkpoint), minutes, rate, stop), depth, json)
 
 
 @server_app.command("throughput")
@@ -207,10 +184,8 @@ def throughput_command(
 ) -> None:
     """Requests per second of one client and of several, each asking again as soon as it is answered."""
     from rdvla.bench.server import throughput
-    from rdvla.stops import StopRule
 
-    _check_folders(json)
-    _judge(throughput(str(checkpoint), clients, seconds, StopRule.fixed(depth)), json)
+    _judge(lambda stop: throughput(str(checkpoint), clients, seconds, stop), depth, json)
 
 
 @server_app.command("restart")
@@ -224,10 +199,8 @@ def restart_command(
 ) -> None:
     """Kill the server twice amid a decision of an episode and start it again: the same actions as without."""
     from rdvla.bench.server import restart
-    from rdvla.stops import StopRule
 
-    _check_folders(json)
-    _judge(restart(str(checkpoint), suite, task_id, steps, StopRule.fixed(depth)), json)
+    _judge(lambda stop: restart(str(checkpoint), suite, task_id, steps, stop), depth, json)
 
 
 def _tell(line: str) -> None:
@@ -235,22 +208,21 @@ def _tell(line: str) -> None:
 
 
 def _check_folders(*paths: Path | None) -> None:
-    from rdvla.errors import StorageError
-
     for path in paths:
         if path is not None and not path.parent.is_dir():
             raise StorageError(f"cannot write '{path}': there is no directory '{path.parent}'.")
 
 
-def _show(tables: "Sequence[Table]", path: Path | None) -> None:
-    from rdvla.bench.tables import print_and_document
+def _show(measure: "Callable[[], Sequence[Table]]", path: Path | None) -> None:
+    _check_folders(path)
+    tables = measure()
+    print("\n\n".join(table.text() for table in tables))
+    _write([table.document() for table in tables], path)
 
-    text, document = print_and_document(tables)
-    print(text)
-    _write(document, path)
 
-
-def _judge(result: Mapping[str, Any], path: Path | None) -> None:
+def _judge(measure: "Callable[[StopRule], Mapping[str, Any]]", depth: int, path: Path | None) -> None:
+    _check_folders(path)
+    result = measure(StopRule.fixed(depth))
     _print_nested(result)
     _write(result, path)
     if not result["held"]:
@@ -268,7 +240,6 @@ def _print_nested(result: Mapping[str, Any], indent: str = "") -> None:
 
 def _write(document: object, path: Path | None) -> None:
     from rdvla.bench.machine import describe
-    from rdvla.files import write_json
 
     if path is not None:
         write_json(path, {"machine": describe("cpu"), "result": document}, indent=1)

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from rdvla.cli.parsing import parse_names
-from rdvla.cli.tables import align
 from rdvla.errors import ConfigError
 from rdvla.eval.calibration import Calibrated, Got, Quantity, Target, base_rules, calibrate
 from rdvla.eval.paired import Interval
 from rdvla.eval.replay import agreement, read_decisions
 from rdvla.files import write_json
+from rdvla.tables import align
 
 
 def calibrate_command(

@@ -20,7 +20,6 @@ from rdvla.cli.options import (
 )
 from rdvla.cli.parsing import choose_starts, parse_indices, parse_names
 from rdvla.cli.pools import PoolOptions
-from rdvla.cli.tables import align
 from rdvla.envs import Suite, find_suite
 from rdvla.errors import ConfigError
 from rdvla.eval.protocol import EvalConfig, check_init_states
@@ -31,6 +30,7 @@ from rdvla.eval.video import require_av
 from rdvla.execution import SYNCHRONOUS
 from rdvla.policies.sources import EXPERT, LoadOptions, choose_policy
 from rdvla.policy import Policy
+from rdvla.tables import align
 
 STRATEGY_HELP = (
     "How chunks are executed: synchronous (stand still while deciding), background (ask when 4 actions are left; "

@@ -15,7 +15,7 @@ from rdvla.policies.sources import LoadOptions, choose_policy
 
 if TYPE_CHECKING:
     from rdvla.envs import Suite
-    from rdvla.server.play import LivePlayer
+    from rdvla.server.play import LiveLoop
 
 
 @with_options
@@ -59,7 +59,7 @@ def play_command(
     from rdvla.server.background import serving
     from rdvla.server.config import ServeConfig
     from rdvla.server.live import LiveFeed
-    from rdvla.server.play import LivePlayer
+    from rdvla.server.play import LiveLoop
 
     if policy == "expert":
         raise ConfigError("the expert neither iterates nor looks; play a checkpoint or ws://host:port.")
@@ -91,7 +91,7 @@ def play_command(
     try:
         with serving(decider, settings, live=feed) as server, RemotePolicy(server.url) as remote:
             print(f"{env.task.instruction}\nlive page: {server.url.replace('ws', 'http', 1)}", flush=True)
-            player = LivePlayer(
+            player = LiveLoop(
                 env,
                 Executor(remote, strategy, Ask(rule, warm_start=warm_start)),
                 feed,
@@ -106,7 +106,7 @@ def play_command(
         env.close()
 
 
-def _in_a_row(player: "LivePlayer", suite: "Suite") -> str:
+def _in_a_row(player: "LiveLoop", suite: "Suite") -> str:
     if suite.num_stages == 1 or not player.finished:
         return ""
     return f", {player.stages_solved / player.finished:.2f} of {suite.num_stages} tasks in a row on average"

@@ -16,7 +16,7 @@ from typing import Any
 from rdvla.collect.assembly import Storage, assemble
 from rdvla.collect.card import dataset_card
 from rdvla.collect.plan import TaskPlan
-from rdvla.collect.player import AttemptPlayer, ExpertFactory, Recipe
+from rdvla.collect.player import AttemptPlayer, AttemptRecipe, ExpertFactory
 from rdvla.collect.recording import Attempt, Play
 from rdvla.collect.staging import Ending, Staging
 from rdvla.data.lerobot_meta import INFO_PATH
@@ -193,7 +193,7 @@ def collect(
             TaskPlan((s.suite, s.task_id), config.episodes, config.seed, staging.endings(s.suite, s.task_id))
             for s in specs
         ]
-        recipe = Recipe(suites, make_expert, camera_size=config.camera_size, render_every=config.render_every)
+        recipe = AttemptRecipe(suites, make_expert, camera_size=config.camera_size, render_every=config.render_every)
         drive(
             _Collection(plans, staging, on_status),
             pool or ProcessPool(),

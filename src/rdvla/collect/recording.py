@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rdvla.data.images import encode_png
 from rdvla.envs import episode
 from rdvla.envs.base import Env, Seed, Suite
 from rdvla.errors import DatasetError
@@ -215,7 +216,7 @@ def play(env: Env, expert: Demonstrator, attempt: Attempt, render_every: int) ->
         fresh.append((len(actions) - stage_began) % render_every == 0)
         if fresh[-1]:
             for camera, image in env.observe().images.items():
-                images.setdefault(camera, []).append(_png(image))
+                images.setdefault(camera, []).append(encode_png(image))
         states.append(env.state())
         clean, executed = expert.act(env)
         actions.append(clean)
@@ -238,12 +239,6 @@ def play(env: Env, expert: Demonstrator, attempt: Attempt, render_every: int) ->
         versions=env.versions(),
     )
     return Play(demonstration, len(actions), seconds)
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _split(content: NDArray[np.uint8], sizes: NDArray[np.int64]) -> tuple[bytes, ...]:

@@ -3,9 +3,9 @@
 Shapes: B samples, T = chunk_size, A = action size, S = state size, H, W = image size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,40 +21,17 @@ Sampling = Literal["padded", "published"]
 
 
 @dataclass(frozen=True)
-class ChunkSample:
-    """One training sample.
-
-    Attributes:
-        images: camera name -> uint8 `[H, W, 3]`, RGB, upright.
-        state: float32 `[S]`, unnormalised.
-        actions: float32 `[T, A]` in the environment's own convention, as stored.
-        action_is_pad: bool `[T]`, true past the episode's end.
-        instruction: the task in words.
-        episode_index: the episode within the dataset.
-        frame_index: the frame within the episode.
-    """
-
-    images: Mapping[str, NDArray[np.uint8]]
-    state: NDArray[np.float32]
-    actions: NDArray[np.float32]
-    action_is_pad: NDArray[np.bool_]
-    instruction: str
-    episode_index: int
-    frame_index: int
-
-
-@dataclass(frozen=True)
 class ChunkBatch:
-    """Several samples as stacked arrays: `ChunkSample` with a leading B on every array.
+    """Several samples as stacked arrays.
 
     Attributes:
-        images: camera name -> uint8 `[B, H, W, 3]`.
-        state: float32 `[B, S]`.
-        actions: float32 `[B, T, A]`.
-        action_is_pad: bool `[B, T]`.
-        instructions: B sentences.
-        episode_index: int64 `[B]`.
-        frame_index: int64 `[B]`.
+        images: camera name -> uint8 `[B, H, W, 3]`, RGB, upright.
+        state: float32 `[B, S]`, unnormalised.
+        actions: float32 `[B, T, A]` in the environment's own convention, as stored.
+        action_is_pad: bool `[B, T]`, true past the episode's end.
+        instructions: B sentences, the tasks in words.
+        episode_index: int64 `[B]`, the episode within the dataset.
+        frame_index: int64 `[B]`, the frame within the episode.
     """
 
     images: Mapping[str, NDArray[np.uint8]]
@@ -64,36 +41,6 @@ class ChunkBatch:
     instructions: tuple[str, ...]
     episode_index: NDArray[np.int64]
     frame_index: NDArray[np.int64]
-
-
-class EpisodeDataset(Protocol):
-    """Random access to the chunks of a dataset."""
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Camera names, the keys of `ChunkSample.images`."""
-        ...
-
-    @property
-    def episodes(self) -> tuple[int, ...]:
-        """Indices of the episodes this view covers, ascending."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        ...
-
-    def __getitem__(self, index: int) -> ChunkSample:
-        """Return one sample; `index` counts from 0."""
-        ...
-
-    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> ChunkBatch:
-        """Return several samples stacked."""
-        ...
-
-    def select(self, episodes: Sequence[int]) -> Self:
-        """Return a view of some episodes that shares all storage (for a validation split)."""
-        ...
 
 
 def chunk_windows(

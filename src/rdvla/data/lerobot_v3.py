@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data.conventions import about_actions, contradiction, robots_contradiction
-from rdvla.data.episodes import ChunkBatch, ChunkSample, Sampling, Timestamps, chunk_starts, chunk_windows
+from rdvla.data.episodes import ChunkBatch, Sampling, Timestamps, chunk_starts, chunk_windows
 from rdvla.data.findings import Finding, about_jumps, first_error
 from rdvla.data.frame_cache import (
     KEEP_SIZE,
@@ -38,7 +38,7 @@ from rdvla.types import ActionConvention
 
 @dataclass(frozen=True)
 class LeRobotDataset:
-    """Chunks of a LeRobotDataset v3.0; an `EpisodeDataset`. Make one with `open`; picklable, safe for many threads.
+    """Chunks of a LeRobotDataset v3.0. Make one with `open`; picklable, safe for many threads.
 
     Attributes:
         source: the files.
@@ -200,23 +200,6 @@ class LeRobotDataset:
     def __len__(self) -> int:
         """Number of samples in this view."""
         return len(self.anchors)
-
-    def __getitem__(self, index: int) -> ChunkSample:
-        """Return one sample.
-
-        Raises:
-            IndexError: `index` is not below the number of samples.
-        """
-        batch = self.batch([index])
-        return ChunkSample(
-            images={camera: images[0] for camera, images in batch.images.items()},
-            state=batch.state[0],
-            actions=batch.actions[0],
-            action_is_pad=batch.action_is_pad[0],
-            instruction=batch.instructions[0],
-            episode_index=int(batch.episode_index[0]),
-            frame_index=int(batch.frame_index[0]),
-        )
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> ChunkBatch:
         """Return several samples stacked, in the order of `indices`.

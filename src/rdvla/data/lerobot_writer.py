@@ -1,6 +1,5 @@
 """Writes a LeRobotDataset v3.0 that is complete or absent."""
 
-import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from rdvla.data import lerobot_tables as tables
-from rdvla.data.images import decode_image
+from rdvla.data.images import decode_image, encode_png
 from rdvla.data.lerobot_meta import (
     DATA_FILE_MB,
     DATA_PATH,
@@ -355,13 +353,7 @@ def _pixels(image: Pixels | bytes) -> Pixels:
 
 
 def _file(image: Pixels | bytes) -> bytes:
-    return image if isinstance(image, bytes) else _png(image)
-
-
-def _png(image: Pixels) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return image if isinstance(image, bytes) else encode_png(image)
 
 
 def _to_lists(statistics: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Leaf(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class FeatureMap:
     """What the features of a known dataset mean.
 
     Attributes:
@@ -60,7 +60,7 @@ class Layout:
 
     @classmethod
     def of(cls, robot: Embodiment, cameras: Mapping[str, str], state_entries: tuple[int, ...] | None = None) -> Self:
-        """Return the layout of a known robot's datasets."""
+        """Return the features of a known robot's datasets."""
         names = (robot.state_names, robot.action_names)
         return cls(robot.control_hz, robot.robot_type, cameras, *names, state_entries)
 
@@ -72,11 +72,11 @@ class Layout:
 
 
 _PRIMARY, _WRIST = STANDARD_CAMERAS["primary"], STANDARD_CAMERAS["wrist"]
-LAYOUTS = {
-    "libero": Layout.of(LIBERO, {"image": _PRIMARY, "wrist_image": _WRIST}),
-    "calvin": Layout.of(CALVIN, {"rgb_static": _PRIMARY, "rgb_gripper": _WRIST}, (*range(7), 14)),
+FEATURE_MAPS = {
+    "libero": FeatureMap.of(LIBERO, {"image": _PRIMARY, "wrist_image": _WRIST}),
+    "calvin": FeatureMap.of(CALVIN, {"rgb_static": _PRIMARY, "rgb_gripper": _WRIST}, (*range(7), 14)),
 }
-"""Start of a dataset's name -> its layout. Of CALVIN's 15 state entries, those that the published policies see."""
+"""Start of a dataset's name -> its features. Of CALVIN's 15 state entries, those that the published policies see."""
 
 
 @dataclass(frozen=True)
@@ -121,26 +121,26 @@ class RldsDataset:
             raise DatasetError(f"'{root}' is no RLDS dataset: it has no {_INFO} beside {_FEATURES}.")
         info = _load_json(folder / _INFO)
         leaves = dict(_leaves(_load_json(folder / _FEATURES), ""))
-        layout = _layout(str(info.get("name")), leaves, fps)
+        features = _feature_map(str(info.get("name")), leaves, fps)
         shards, lengths = _shards(folder, info, split)
-        for key in (_ACTION, _STATE, _LANGUAGE, *(_OBSERVATION + camera for camera in layout.cameras)):
+        for key in (_ACTION, _STATE, _LANGUAGE, *(_OBSERVATION + camera for camera in features.cameras)):
             if key not in leaves:
                 raise DatasetError(f"'{folder / _FEATURES}' has no '{key}'.{suggest(key, leaves)}")
-        if not layout.cameras:
+        if not features.cameras:
             raise DatasetError(f"'{folder / _FEATURES}' has no camera: no RGB image under {_OBSERVATION}.")
-        cameras = {key: _OBSERVATION + camera for camera, key in layout.cameras.items()}
+        cameras = {key: _OBSERVATION + camera for camera, key in features.cameras.items()}
         shapes = {key: leaves[name].shape for key, name in cameras.items()}
         if any(min(shape[:2], default=0) < 1 for shape in shapes.values()):  # declared as (None, None, 3)
             shapes = _first_sizes(shards[0], cameras)
         return cls(
             name=str(info["name"]),
-            fps=fps or layout.fps,
-            robot_type=layout.robot_type,
-            features=demonstration_features(shapes, layout.state_names, layout.action_names),
+            fps=fps or features.fps,
+            robot_type=features.robot_type,
+            features=demonstration_features(shapes, features.state_names, features.action_names),
             shards=shards,
             shard_lengths=lengths,
             cameras=cameras,
-            state_entries=layout.state_entries,
+            state_entries=features.state_entries,
         )
 
     def __len__(self) -> int:
@@ -212,13 +212,13 @@ def _leaves(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, Leaf]]:
                 yield path, Leaf(kind, tuple(int(size or 0) for size in dimensions))
 
 
-def _layout(name: str, leaves: Mapping[str, Leaf], fps: float | None) -> Layout:
+def _feature_map(name: str, leaves: Mapping[str, Leaf], fps: float | None) -> FeatureMap:
     state, action = (leaves[key].shape if key in leaves else () for key in (_STATE, _ACTION))
     reason = ""
-    for prefix, layout in LAYOUTS.items():
+    for prefix, features in FEATURE_MAPS.items():
         if name.startswith(prefix):
-            if layout.fits(state, action):
-                return layout
+            if features.fits(state, action):
+                return features
             reason = f" Its name says {prefix}, but its state {list(state)} and actions {list(action)} are not those."
     if fps is None:
         raise ConfigError(f"RLDS does not record how many steps of '{name}' make a second; say so with --fps.{reason}")
@@ -227,7 +227,7 @@ def _layout(name: str, leaves: Mapping[str, Leaf], fps: float | None) -> Layout:
         for key, leaf in leaves.items()
         if key.startswith(_OBSERVATION) and leaf.kind == "image" and leaf.shape[2:] in ((3,), ())
     ]
-    return Layout(
+    return FeatureMap(
         fps,
         None,
         {camera: f"observation.images.{camera}" for camera in cameras},

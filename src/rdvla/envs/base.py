@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from rdvla.embodiment import Embodiment
 from rdvla.errors import ConfigError
 from rdvla.types import Observation
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,34 @@ class Seed:
 
     Attributes:
         value: seed of the sampler, in [0, 2**32).
+
+    Raises:
+        ConfigError: it is not.
     """
 
     value: int
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.value, int | np.integer) and not isinstance(self.value, bool)
+        if not whole or not 0 <= self.value < 2**32:
+            raise ConfigError(f"seed = {self.value!r} must be an integer in [0, 2**32).")
 
     def __str__(self) -> str:
         return f"seed {self.value}"
 
 
 Start = InitState | Seed
+
+
+def pick(items: Sequence[T], index: object, name: str, owner: str) -> T:
+    """Return the item with the number `index`.
+
+    Raises:
+        ConfigError: there is none; the message says that `name` is wrong and what `owner` has.
+    """
+    if isinstance(index, bool) or not isinstance(index, int | np.integer) or not 0 <= index < len(items):
+        raise ConfigError(f"{name} = {index!r}: {owner} 0..{len(items) - 1}.")
+    return items[int(index)]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.embodiment import LIBERO, Embodiment
-from rdvla.envs.base import InitState, Seed, Stage, Start, Suite, TaskSpec
+from rdvla.envs.base import InitState, Seed, Stage, Start, Suite, TaskSpec, pick
 from rdvla.errors import ConfigError, SimulatorError
 from rdvla.types import Observation
 
@@ -81,7 +81,7 @@ class ToySuite(Suite):
 
     def make_env(self, task_id: int, *, camera_size: int | None = None) -> "ToyEnv":
         """Prepare a task; there is no simulator to start."""
-        return ToyEnv(task_id) if camera_size is None else ToyEnv(task_id, camera_size=camera_size)
+        return ToyEnv(task_id, camera_size=camera_size)
 
 
 def suites() -> Mapping[str, Suite]:
@@ -98,24 +98,20 @@ class ToyEnv:
     plus and minus the opening.
     """
 
-    def __init__(self, task_id: int, *, camera_size: int = 64) -> None:
+    def __init__(self, task_id: int, *, camera_size: int | None = None) -> None:
         """Prepare a task; `reset` starts it.
 
         Args:
             task_id: index in `list_tasks()`.
-            camera_size: height and width of the images in pixels.
+            camera_size: height and width of the images in pixels; None takes 64.
 
         Raises:
             ConfigError: an unknown task or a camera size below 1.
         """
-        if isinstance(task_id, bool) or not isinstance(task_id, int) or not 0 <= task_id < len(_TASKS):
-            raise ConfigError(f"task_id = {task_id!r}: suite '{SUITE}' has tasks 0..{len(_TASKS) - 1}.")
-        if isinstance(camera_size, bool) or not isinstance(camera_size, int) or camera_size < 1:
-            raise ConfigError(f"camera_size = {camera_size!r} must be a number of pixels, at least 1.")
-        self.camera_size = camera_size
+        self._task = pick(list_tasks(), task_id, "task_id", f"suite '{SUITE}' has tasks")
+        self._embodiment = EMBODIMENT.with_pictures(camera_size)
         self.num_steps = 0
         self.num_renders = 0
-        self._task = list_tasks()[task_id]
         self._verb, self._colour = _TASKS[task_id]
         self._hand = _HOME.copy()
         self._opening = 1.0
@@ -130,7 +126,7 @@ class ToyEnv:
     @property
     def embodiment(self) -> Embodiment:
         """LIBERO's layouts, with small pictures."""
-        return replace(EMBODIMENT, cameras=dict.fromkeys(EMBODIMENT.cameras, (self.camera_size, self.camera_size)))
+        return self._embodiment
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -145,14 +141,9 @@ class ToyEnv:
         """
         match start:
             case InitState(index):
-                if not 0 <= index < NUM_INIT_STATES:
-                    raise ConfigError(
-                        f"init_state = {index!r}: toy task {self.task.task_id} has states 0..{NUM_INIT_STATES - 1}."
-                    )
-                stream = (0, index)
+                owner = f"toy task {self.task.task_id} has states"
+                stream = (0, pick(range(NUM_INIT_STATES), index, "init_state", owner))
             case Seed(value):
-                if value < 0:
-                    raise ConfigError(f"seed = {value!r} must be at least 0.")
                 stream = (1, value)
         self._squares = _place_squares(np.random.default_rng([self.task.task_id, *map(int, stream)]))
         self._hand = _HOME.copy()
@@ -160,7 +151,7 @@ class ToyEnv:
         self._held = None
 
     def observe(self) -> Observation:
-        """Draw both cameras, uint8 `[camera_size, camera_size, 3]`, and return what a policy sees."""
+        """Draw both cameras and return what a policy sees."""
         images = {camera: self.frame(camera) for camera in EMBODIMENT.cameras}
         return Observation(images=images, state=self.state(), instruction=self.task.instruction)
 
@@ -172,7 +163,7 @@ class ToyEnv:
         """
         self._require_reset("frame")
         self.num_renders += 1
-        pixels = self.camera_size if size is None else size
+        pixels = self._embodiment.cameras["primary"][0] if size is None else size
         if camera == "primary":
             return self._draw(np.zeros(2), 1.0, pixels, with_hand=True)
         if camera == "wrist":
@@ -191,11 +182,7 @@ class ToyEnv:
             ConfigError: the action has another shape or is not finite.
         """
         self._require_reset("step")
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (7,):
-            raise ConfigError(f"action must have shape [7], found {list(action.shape)}.")
-        if not np.isfinite(action).all():
-            raise ConfigError(f"action has non-finite values: {action.tolist()}.")
+        action = EMBODIMENT.check_action(action).astype(np.float64)
         self.num_steps += 1
         self._hand = np.clip(self._hand + _SPEED * np.clip(action[:3], -1, 1), [-1, -1, 0], 1)
         self._opening = float(np.clip(self._opening - _GRIPPER_SPEED * np.sign(action[6]), 0, 1))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError
 from rdvla.eval.paired import Interval, Tasks
-from rdvla.eval.replay import Decisions, Outcome, metric_of, replay
+from rdvla.eval.replay import Decisions, RuleEffect, metric_of, replay
 from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule, rules
 
 Quantity = Literal["depth", "ms", "change"]
@@ -42,7 +42,7 @@ class Target:
             "change": f"{self.value:g} from the actions at full depth",
         }[self.quantity]
 
-    def of(self, outcome: Outcome, decisions: Decisions) -> NDArray[np.floating[Any]]:
+    def of(self, outcome: RuleEffect, decisions: Decisions) -> NDArray[np.floating[Any]]:
         """Return the quantity of every decision.
 
         Raises:
@@ -175,15 +175,15 @@ def _calibrate(base: StopRule, decisions: Decisions, target: Target | None, fold
     others = [fit(base, decisions, target, fold_N != fold) for fold in range(fold_N.max() + 1)]
     outcomes = [replay(other, decisions) for other in others]
 
-    def held_out(read: Callable[[Outcome], NDArray[Any]]) -> NDArray[Any]:
+    def held_out(read: Callable[[RuleEffect], NDArray[Any]]) -> NDArray[Any]:
         return np.choose(fold_N, [read(outcome) for outcome in outcomes])
 
-    pooled = Outcome(held_out(lambda o: o.iterations), held_out(lambda o: o.decodings), held_out(lambda o: o.change))
+    pooled = RuleEffect(held_out(lambda o: o.iterations), held_out(lambda o: o.decodings), held_out(lambda o: o.change))
     thresholds = tuple(other.threshold for other in others if other.threshold is not None)
     return Calibrated(rule, fitted, measure(pooled, decisions), thresholds)
 
 
-def measure(outcome: Outcome, decisions: Decisions) -> Got:
+def measure(outcome: RuleEffect, decisions: Decisions) -> Got:
     """Return the averages of an outcome, with intervals."""
     tasks = Tasks(decisions.tasks)
     ms = None if decisions.costs is None else tasks.mean(outcome.milliseconds(decisions.costs))

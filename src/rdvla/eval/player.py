@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -10,8 +11,9 @@ from rdvla.envs.base import Env, Suite
 from rdvla.envs.fit import require_fit
 from rdvla.eval import traces
 from rdvla.eval.protocol import Job
-from rdvla.eval.rollout import EnvBound, Outcome, run_episode
+from rdvla.eval.rollout import EnvBound, Rollout, run_episode
 from rdvla.eval.video import Film
+from rdvla.jobs.held import HeldEnv
 from rdvla.policy import Policy
 from rdvla.types import ActionChunk
 
@@ -23,7 +25,7 @@ PACKAGES = (
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EpisodeRecipe:
     """What a worker needs to build its policy and environments; picklable.
 
     Attributes:
@@ -36,7 +38,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Result:
+class EpisodeResult:
     """An episode was played.
 
     Attributes:
@@ -47,7 +49,7 @@ class Result:
         policy: who played it (fields of `PolicyMetadata`).
     """
 
-    outcome: Outcome
+    outcome: Rollout
     film: bytes | None
     trace: bytes | None
     versions: dict[str, str]
@@ -65,18 +67,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-class EpisodePlayer:
+class EpisodePlayer(HeldEnv):
     """Holds one policy and one environment at a time, and plays the episodes it is given."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: EpisodeRecipe) -> None:
         """Play with what `recipe` builds; the policy is built for the first episode."""
         self._recipe = recipe
         self._versions = versions()
         self._policy: Policy | None = None
-        self._env: Env | None = None
-        self._env_key: tuple[str, int] | None = None
 
-    def play(self, job: Job) -> Result:
+    def play(self, job: Job) -> EpisodeResult:
         """Play one episode, and film it if asked.
 
         Raises:
@@ -85,11 +85,11 @@ class EpisodePlayer:
         """
         if self._policy is None:
             self._policy = self._recipe.policy_factory()
-        env = self._prepare_env(job, self._policy)
+        env = self.hold(job.task_key, partial(self._start, job, self._policy))
         film = Film(env.embodiment.control_hz) if job.video else None
         decisions: list[ActionChunk] = []
         outcome = run_episode(env, self._policy, job, film, decisions)
-        return Result(
+        return EpisodeResult(
             outcome=outcome,
             film=None if film is None else film.encode(),
             trace=None if job.rule.trace_depth is None else traces.encode(decisions),
@@ -97,19 +97,11 @@ class EpisodePlayer:
             policy=asdict(self._policy.metadata),
         )
 
-    def close(self) -> None:
-        """Release the environment."""
-        env, self._env, self._env_key = self._env, None, None
-        if env is not None:
-            env.close()
-
-    def _prepare_env(self, job: Job, policy: Policy) -> Env:
-        if self._env is None or self._env_key != job.task_key:
-            self.close()
-            suite = self._recipe.suites[job.task.suite]
-            if not isinstance(policy, EnvBound):
-                require_fit(policy.metadata, suite)
-            self._env, self._env_key = suite.make_env(job.task.task_id), job.task_key
-            if isinstance(policy, EnvBound):
-                policy.bind(self._env)
-        return self._env
+    def _start(self, job: Job, policy: Policy) -> Env:
+        suite = self._recipe.suites[job.task.suite]
+        if isinstance(policy, EnvBound):
+            env = suite.make_env(job.task.task_id)
+            policy.bind(env)
+            return env
+        require_fit(policy.metadata, suite)
+        return suite.make_env(job.task.task_id)

@@ -64,7 +64,7 @@ class Decisions:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RuleEffect:
     """What a rule does to decisions, one number for each.
 
     Attributes:
@@ -82,7 +82,7 @@ class Outcome:
         return costs.rest + costs.iteration * self.iterations + costs.decoding * self.decodings
 
 
-def replay(rule: StopRule, decisions: Decisions) -> Outcome:
+def replay(rule: StopRule, decisions: Decisions) -> RuleEffect:
     """Return what `rule` would have done.
 
     Raises:
@@ -118,8 +118,8 @@ def metric_of(name: str, decisions: Decisions) -> NDArray[np.float32]:
     return decisions.metrics[name]
 
 
-def _outcome(stops: NDArray[np.int64], decodings: NDArray[np.int64], decisions: Decisions) -> Outcome:
-    return Outcome(stops, decodings, decisions.to_full[np.arange(len(stops)), stops - 1])
+def _outcome(stops: NDArray[np.int64], decodings: NDArray[np.int64], decisions: Decisions) -> RuleEffect:
+    return RuleEffect(stops, decodings, decisions.to_full[np.arange(len(stops)), stops - 1])
 
 
 def agreement(decisions: Decisions) -> tuple[int, int]:

@@ -39,7 +39,7 @@ class FrameSink(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Rollout:
     """What happened in an episode; the fields are those of `rdvla.eval.records.EpisodeRecord`."""
 
     success: bool
@@ -80,7 +80,7 @@ class _Clock:
 
 def run_episode(
     env: Env, policy: Policy, job: Job, film: FrameSink | None = None, decided: list[ActionChunk] | None = None
-) -> Outcome:
+) -> Rollout:
     """Play one episode.
 
     The environment is rendered once per decision, not at all for a policy without cameras, and additionally for
@@ -120,7 +120,7 @@ def run_episode(
         _film(film, env, turn, executor)
     if decided is not None:
         decided += executor.decisions
-    return Outcome(
+    return Rollout(
         success=turn.stages_solved == len(env.stages),
         num_stages=len(env.stages),
         stages=_stages(list(ends.values())) if len(env.stages) > 1 else (),

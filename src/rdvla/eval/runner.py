@@ -15,7 +15,7 @@ from typing import Any
 
 from rdvla.envs.base import InitState, Seed, Suite
 from rdvla.errors import ConfigError, RecordError
-from rdvla.eval.player import EpisodePlayer, PolicyFactory, Recipe, Result, versions
+from rdvla.eval.player import EpisodePlayer, EpisodeRecipe, EpisodeResult, PolicyFactory, versions
 from rdvla.eval.protocol import DRIVEN, EvalConfig, Job, plan
 from rdvla.eval.records import AnyRecord, EpisodeLog, EpisodeRecord, ErrorRecord, Key, latest
 from rdvla.eval.summary import summarise
@@ -88,7 +88,7 @@ def evaluate(
         done: dict[Key, AnyRecord] = {r.key: r for r in log.records if r.kind == "episode"}
         todo = [job for job in jobs if job.key not in done]
         work = _Evaluation(output, log, todo, config.policy_digest, total=len(jobs), on_record=on_record)
-        make_player = partial(EpisodePlayer, Recipe(policy_factory, suites))
+        make_player = partial(EpisodePlayer, EpisodeRecipe(policy_factory, suites))
         try:
             drive(work, resources.pool, make_player, workers=resources.workers, timeout_s=resources.episode_timeout_s)
         finally:
@@ -125,7 +125,7 @@ class _Evaluation:
     def put_back(self, job: Job, message: str) -> None:
         self._queues[job.task_key].appendleft(job)
 
-    def finish(self, job: Job, result: Result, attempt: int) -> None:
+    def finish(self, job: Job, result: EpisodeResult, attempt: int) -> None:
         if not self._policy_written:
             write_json(self._output / POLICY_FILE, result.policy)
             self._policy_written = True

@@ -49,7 +49,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Result:
+class SuiteResult:
     """Episodes of one suite under one rule.
 
     Attributes:
@@ -95,14 +95,14 @@ def own_words(card: str) -> str:
     return card.strip()
 
 
-def results_of(runs: Sequence[Run]) -> list[Result]:
+def results_of(runs: Sequence[Run]) -> list[SuiteResult]:
     """Return the numbers per suite and rule, in order of appearance."""
     found = []
     for run in runs:
         groups = group_by(run.records, lambda each: (each.suite, each.protocol, each.rule, each.execution))
         for (suite, protocol, rule, execution), records in groups.items():
             named = f"{suite}, protocol {protocol}" if protocol else suite
-            found.append(Result(named, rule, execution, say_starts(records), summarise_group(records)))
+            found.append(SuiteResult(named, rule, execution, say_starts(records), summarise_group(records)))
     return found
 
 
@@ -112,7 +112,7 @@ def percent(rate: Rate) -> str:
     return f"{rate.successes}/{rate.n} = {100 * rate.value:.0f} % ({ends})" if rate.n else "none played"
 
 
-def _metadata(facts: Facts, results: Sequence[Result]) -> dict[str, Any]:
+def _metadata(facts: Facts, results: Sequence[SuiteResult]) -> dict[str, Any]:
     lerobot = ["lerobot"] if facts.layout == "lerobot" else []
     fields: dict[str, Any] = {
         "license": facts.licence,
@@ -127,7 +127,7 @@ def _metadata(facts: Facts, results: Sequence[Result]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value}
 
 
-def _index(repository: str, results: Sequence[Result]) -> list[dict[str, Any]]:
+def _index(repository: str, results: Sequence[SuiteResult]) -> list[dict[str, Any]]:
     entries = []
     for result in results:
         rate = result.summary.rate
@@ -205,7 +205,7 @@ def _recipe(recipe: Any) -> str:
     return _table(("setting", ""), rows) + "\n\nEvery setting is in the configuration's `notes.recipe`."
 
 
-def _results(results: Sequence[Result], validation: Mapping[int, float]) -> str:
+def _results(results: Sequence[SuiteResult], validation: Mapping[int, float]) -> str:
     parts = []
     if results:
         rows = [
@@ -241,7 +241,7 @@ def _score(summary: Summary) -> str:
     return f"{average.value:.2f} in a row ({average.low:.2f}-{average.high:.2f}); all: {percent(summary.rate)}"
 
 
-def _limits(results: Sequence[Result]) -> str:
+def _limits(results: Sequence[SuiteResult]) -> str:
     suites = ", ".join(dict.fromkeys(result.suite for result in results))
     seen = f"It was measured in {suites} and nowhere else." if results else "No measurement came with it."
     robot = "on a robot put limits around them (`rdvla.robot` has an action guard)"

@@ -33,7 +33,7 @@ PUBLISHED: Mapping[str, Published] = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class StageCell:
     """One stage of one chain.
 
     Attributes:
@@ -50,7 +50,7 @@ class ChainRow:
     """One chain: where it started, and its stages."""
 
     start: str
-    cells: tuple[Cell, ...]
+    cells: tuple[StageCell, ...]
 
     @property
     def solved(self) -> int:
@@ -141,12 +141,12 @@ def _row(record: EpisodeRecord) -> ChainRow:
         return f"{number + 1} of {record.num_stages}: "
 
     cells = [
-        Cell(
+        StageCell(
             "solved" if stage.solved else "failed",
             f"{place(number)}{stage.instruction} ({'solved' if stage.solved else 'not solved'} in {stage.steps} steps)",
         )
         for number, stage in enumerate(record.stages)
     ]
-    cells += [Cell("unreached", f"{place(number)}not reached") for number in range(len(cells), record.num_stages)]
+    cells += [StageCell("unreached", f"{place(number)}not reached") for number in range(len(cells), record.num_stages)]
     start = str(record.start) if record.init_state is None else f"chain {record.init_state}"
     return ChainRow(start, tuple(cells))

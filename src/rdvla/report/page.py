@@ -26,7 +26,7 @@ MAX_COMPARED = 3
 
 
 @dataclass(frozen=True)
-class Cell:
+class TaskCell:
     """Success of one task under one rule; `shade` is the rate in 0..1, None without episodes."""
 
     rate: Rate
@@ -145,9 +145,9 @@ def _task_rows(series: Series) -> list[dict[str, Any]]:
     ]
 
 
-def _cell(rule: RuleGroup, task: tuple[str, int]) -> Cell:
+def _cell(rule: RuleGroup, task: tuple[str, int]) -> TaskCell:
     summary = summarise_group(record for record in rule.records if (record.suite, record.task_id) == task)
-    return Cell(summary.rate, summary.errors)
+    return TaskCell(summary.rate, summary.errors)
 
 
 def _films(series: Sequence[Series]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ PAUSE_S = 0.05
 APPLAUSE_S = 1.0
 
 
-class LivePlayer:
+class LiveLoop:
     """Drives one environment with one policy and shows what happens.
 
     Attributes:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rdvla.data.augmentation import Augmentation, augment
-from rdvla.data.episodes import ChunkBatch, EpisodeDataset
+from rdvla.data.episodes import ChunkBatch
+from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.model.rdvla import Inputs
 from rdvla.policies.io import PolicyIO
 from rdvla.train.augment import augment_tensors
@@ -140,7 +141,7 @@ class Preparation:
         augment_later: leave the images' augmentation to `TrainBatch.to`, for a device that does it faster.
     """
 
-    dataset: EpisodeDataset
+    dataset: LeRobotDataset
     io: PolicyIO
     batch_size: int
     augmentation: Augmentation

@@ -250,7 +250,7 @@ class EvaluationConfig(Config):
         return chosen or StopRule.fixed(12)
 
 
-Precision = Literal["float32", "mixed", "bfloat16"]
+TrainPrecision = Literal["float32", "mixed", "bfloat16"]
 
 
 class TrainConfig(Config):
@@ -289,7 +289,7 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: str = "auto"
-    precision: Precision | None = None
+    precision: TrainPrecision | None = None
     batch_size: PositiveInt = 64
     grad_accumulation_steps: PositiveInt = 1
     max_steps: PositiveInt
@@ -323,7 +323,7 @@ class TrainConfig(Config):
         return self
 
     @property
-    def arithmetic(self) -> Precision:
+    def arithmetic(self) -> TrainPrecision:
         """The precision, where null is settled."""
         return self.precision or ("float32" if self.model.preset == "tiny" else "mixed")
 

@@ -18,7 +18,7 @@ from rdvla.train.lora import merged_weights
 from rdvla.train.optim import make_optimizer, rate_factor
 from rdvla.train.precision import saved_dtype
 from rdvla.train.sharding import gathered, shard, spread
-from rdvla.train.step import Average, Site, step_generator, train_step, trained, validation_losses
+from rdvla.train.step import Average, Compute, step_generator, train_step, trained, validation_losses
 
 _MEAN_DECAY, _MEAN_STEPS = 0.98, 50
 
@@ -31,21 +31,21 @@ class Learner:
         sharded: its weights are spread over the processes, so that all of them have to call every method.
     """
 
-    def __init__(self, config: TrainConfig, checkpoint: Checkpoint, *, ranks: Ranks, site: Site) -> None:
+    def __init__(self, config: TrainConfig, checkpoint: Checkpoint, *, ranks: Ranks, compute: Compute) -> None:
         """Train `checkpoint.model` in place.
 
         Args:
             config: the run.
             checkpoint: the policy at step 0, from `rdvla.train.start`.
             ranks: the processes that share every step.
-            site: where and how to compute.
+            compute: where and how to compute.
         """
-        self._config, self._checkpoint, self._ranks, self._site = config, checkpoint, ranks, site
+        self._config, self._checkpoint, self._ranks, self._compute = config, checkpoint, ranks, compute
         self.sharded = config.sharded and ranks.count > 1
         if self.sharded:
             with ranks.together():
-                shard(checkpoint.model, site.device)
-        self.model = checkpoint.model.to(site.device).train()
+                shard(checkpoint.model, compute.device)
+        self.model = checkpoint.model.to(compute.device).train()
         self._optimizer = make_optimizer(self.model, config.optimizer)
         self._average = Average(self.model, config.ema_decay)
         self._mean_loss, self._losses = 0.0, 0
@@ -68,7 +68,7 @@ class Learner:
                 ranks=self._ranks,
                 generator=step_generator(self._config.seed, number),
                 clip_grad_norm=optimizer.clip_grad_norm,
-                site=self._site,
+                compute=self._compute,
                 highest_loss=self._highest_loss,
             )
         self._average.update(self.model)
@@ -86,14 +86,14 @@ class Learner:
         self.model.eval()
         with self._collective(), self._average.used_by(self.model):
             losses = validation_losses(
-                self.model, batches, self._config.validation_depths, seed=self._config.seed, site=self._site
+                self.model, batches, self._config.validation_depths, seed=self._config.seed, compute=self._compute
             )
         self.model.train()
         return {f"validation_l1/depth_{depth}": loss for depth, loss in losses.items()}
 
     def policy(self, step: int) -> Checkpoint:
         """Return a copy for use: averaged weights, adapters merged, on the CPU, in the dtype of saved policies."""
-        dtype = saved_dtype(self._site.precision)
+        dtype = saved_dtype(self._compute.precision)
         with self._collective(), self._average.used_by(self.model):
             weights = {name: weight.to("cpu", dtype, copy=True) for name, weight in merged_weights(self.model)}
         model = build_empty(self.model.config)

@@ -24,7 +24,7 @@ from rdvla.train.log import MetricsLog, open_log
 from rdvla.train.precision import choose_device
 from rdvla.train.run import RunFolder
 from rdvla.train.start import Origin, Split, new_checkpoint, open_split
-from rdvla.train.step import Site
+from rdvla.train.step import Compute
 from rdvla.types import ActionConvention
 
 
@@ -84,17 +84,17 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Path:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     ranks = Ranks()
-    site = Site(choose_device(config.device, local_rank=ranks.local_index), config.arithmetic)
+    compute = Compute(choose_device(config.device, local_rank=ranks.local_index), config.arithmetic)
     busy = f"another `rdvla train` is writing to '{config.output}'; wait for it, or choose another output."
     owned = owned_folder(config.output, busy=busy) if ranks.is_first else nullcontext()
-    with owned, ranks.on(site.device, hang_timeout_s=config.hang_timeout_s):
-        return _Run(config, ranks, site, watcher or Watcher()).finish()
+    with owned, ranks.on(compute.device, hang_timeout_s=config.hang_timeout_s):
+        return _Run(config, ranks, compute, watcher or Watcher()).finish()
 
 
 class _Run:
     """One process's part of a run."""
 
-    def __init__(self, config: TrainConfig, ranks: Ranks, site: Site, watcher: Watcher) -> None:
+    def __init__(self, config: TrainConfig, ranks: Ranks, compute: Compute, watcher: Watcher) -> None:
         self._config, self._ranks, self._watcher = config, ranks, watcher
         if not ranks.is_first:
             ranks.wait()  # for the first process's run folder and image cache
@@ -113,8 +113,8 @@ class _Run:
             watcher.will_evaluate(
                 PolicyMetadata(config.data.name, cameras, head.state_dim, head.action_dim, head.chunk_size, extra)
             )
-        self._site = site
-        self._learner = Learner(config, checkpoint, ranks=ranks, site=site)
+        self._compute = compute
+        self._learner = Learner(config, checkpoint, ranks=ranks, compute=compute)
         self._start = ranks.from_first(self._folder.newest_intact(watcher.warned) if ranks.is_first else 0)
         if self._start:
             self._folder.require_same_data(self._start, checkpoint.statistics)
@@ -165,7 +165,7 @@ class _Run:
             augmentation=config.data.augmentation,
             state_noise=config.data.state_noise,
             seed=config.seed,
-            augment_later=self._site.device.type == "cuda",
+            augment_later=self._compute.device.type == "cuda",
         )
         positions = range(self._start * per_step, config.max_steps * per_step)[ranks.index :: ranks.count]
         return training_batches(prepare, positions, num_workers=config.num_workers)

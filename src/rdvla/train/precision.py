@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rdvla.errors import ConfigError
 from rdvla.model.rdvla import RDVLA
-from rdvla.train.config import Precision
+from rdvla.train.config import TrainPrecision
 
 
 def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
@@ -29,21 +29,21 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
     return device
 
 
-def cast(model: nn.Module, precision: Precision) -> None:
+def cast(model: nn.Module, precision: TrainPrecision) -> None:
     """Give every weight the dtype in which it is kept: frozen weights need no more digits than the arithmetic has."""
     for parameter in model.parameters():
         full = precision == "float32" or (precision == "mixed" and parameter.requires_grad)
         parameter.data = parameter.data.to(torch.float32 if full else torch.bfloat16)
 
 
-def arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+def arithmetic(precision: TrainPrecision, device: torch.device) -> AbstractContextManager[object]:
     """Return the context in which the network is computed."""
     if precision == "mixed":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 
 
-def saved_dtype(precision: Precision) -> torch.dtype:
+def saved_dtype(precision: TrainPrecision) -> torch.dtype:
     """Return the dtype in which policies are saved."""
     return torch.float32 if precision == "float32" else torch.bfloat16
 

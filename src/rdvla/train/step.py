@@ -12,7 +12,7 @@ from rdvla.checkpoints.names import stored
 from rdvla.errors import TrainingError
 from rdvla.model.rdvla import RDVLA, absolute_error, masked_l1
 from rdvla.train.batches import TrainBatch
-from rdvla.train.config import Precision
+from rdvla.train.config import TrainPrecision
 from rdvla.train.distributed import Ranks
 from rdvla.train.optim import Optimizers
 from rdvla.train.precision import arithmetic
@@ -20,7 +20,7 @@ from rdvla.train.sharding import gathered, together
 
 
 @dataclass(frozen=True)
-class Site:
+class Compute:
     """Where and how a network is computed.
 
     Attributes:
@@ -29,7 +29,7 @@ class Site:
     """
 
     device: torch.device
-    precision: Precision = "float32"
+    precision: TrainPrecision = "float32"
 
     def predict(self, model: RDVLA, batch: TrainBatch, latents_BKD: Tensor, *, n_no_grad: int, n_grad: int) -> Tensor:
         """Return normalised actions `[B, K, A]`, float32, after `n_no_grad + n_grad` iterations."""
@@ -38,7 +38,7 @@ class Site:
         return predicted.float()
 
 
-CPU = Site(torch.device("cpu"))
+CPU = Compute(torch.device("cpu"))
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -54,7 +54,7 @@ def train_step(
     ranks: Ranks,
     generator: torch.Generator,
     clip_grad_norm: float,
-    site: Site = CPU,
+    compute: Compute = CPU,
     highest_loss: float = math.inf,
 ) -> dict[str, float]:
     """Take one step over the micro-batches of all ranks: the same step as one rank would take over all of them.
@@ -68,7 +68,7 @@ def train_step(
         ranks: the processes that share the step.
         generator: in the same state on every rank.
         clip_grad_norm: largest global norm of the gradient.
-        site: where and how to compute.
+        compute: where and how to compute.
         highest_loss: a larger loss stops training before the step is taken.
 
     Returns:
@@ -86,9 +86,9 @@ def train_step(
     optimizer.zero_grad()
     error = 0.0
     for index, batch in enumerate(batches):
-        batch = batch.to(site.device)
+        batch = batch.to(compute.device)
         start = latents[index * ranks.count + ranks.index]
-        predicted = site.predict(model, batch, start, n_no_grad=n_no_grad, n_grad=n_grad)
+        predicted = compute.predict(model, batch, start, n_no_grad=n_no_grad, n_grad=n_grad)
         loss = absolute_error(predicted, batch.actions, batch.action_is_pad)[0] / count
         loss.backward()
         error += loss.item()
@@ -116,15 +116,15 @@ def validation_losses(
     depths: Sequence[int],
     *,
     seed: int,
-    site: Site = CPU,
+    compute: Compute = CPU,
 ) -> dict[int, float]:
     """Return the mean masked L1 of normalised actions at each of the ascending `depths`; one recurrence serves all."""
     sums = dict.fromkeys(depths, 0.0)
     count = 0
     head = model.head
     for index, batch in enumerate(batches):
-        batch = batch.to(site.device)
-        with arithmetic(site.precision, site.device), together(model):
+        batch = batch.to(compute.device)
+        with arithmetic(compute.precision, compute.device), together(model):
             conditioning = head.condition(model.encode(batch.inputs))
             latents = head.init_latents(len(batch.actions), step_generator(seed, index))
             for depth in range(1, depths[-1] + 1):

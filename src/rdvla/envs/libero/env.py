@@ -11,7 +11,6 @@ import functools
 import gc
 import weakref
 from collections.abc import Iterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.embodiment import LIBERO, Embodiment
-from rdvla.envs.base import InitState, Seed, Stage, Start, TaskSpec
+from rdvla.envs.base import InitState, Seed, Stage, Start, TaskSpec, pick
 from rdvla.envs.libero import simulator
 from rdvla.envs.libero.resets import Resets, numpy_random, seeded
 from rdvla.envs.libero.suites import LiberoTask, load_init_states, load_task
@@ -62,10 +61,8 @@ class LiberoEnv:
         """
         self._env: Any = None
         self._files: LiberoTask = load_task(suite, task_id)
-        size = LIBERO.cameras["primary"][0] if camera_size is None else camera_size
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"camera_size = {size!r} must be a number of pixels, at least 1.")
-        self.camera_size = size
+        self._embodiment = LIBERO.with_pictures(camera_size)
+        self.camera_size = self._embodiment.cameras["primary"][0]
         self._ready = False
         self._init_states: NDArray[np.float64] | None = None
         simulator.prepare()
@@ -88,7 +85,7 @@ class LiberoEnv:
     @property
     def embodiment(self) -> Embodiment:
         """LIBERO's Panda, with pictures of `camera_size`."""
-        return replace(LIBERO, cameras=dict.fromkeys(LIBERO.cameras, (self.camera_size, self.camera_size)))
+        return self._embodiment
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -183,11 +180,7 @@ class LiberoEnv:
             SimulatorError: the simulator broke, or its physics diverged.
         """
         self._require_reset("step")
-        action = np.asarray(action)
-        if action.shape != (LIBERO.action_dim,):
-            raise ConfigError(f"action must have shape [{LIBERO.action_dim}], found {list(action.shape)}.")
-        if not np.isfinite(action).all():
-            raise ConfigError(f"action has non-finite values: {action.tolist()}.")
+        action = LIBERO.check_action(action)
         with self._guard("step"):
             _, _, success, _ = self.unwrapped.step(action)
         return bool(success)
@@ -264,17 +257,12 @@ class LiberoEnv:
         return self._init_states
 
     def _reset_to_bundled(self, index: int) -> None:
-        count = self.num_init_states
-        if isinstance(index, bool) or not 0 <= index < count:
-            raise ConfigError(
-                f"init_state = {index!r}: {self.task.suite} task {self.task.task_id} has states 0..{count - 1}."
-            )
+        owner = f"{self.task.suite} task {self.task.task_id} has states"
+        state = pick(list(self._load_init_states()), index, "init_state", owner)
         self._resets.published(index)
-        self._env.set_init_state(self._load_init_states()[index])
+        self._env.set_init_state(state)
 
-    def _reset_to_sampled(self, seed: Any) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-            raise ConfigError(f"seed = {seed!r} must be an integer in [0, 2**32).")
+    def _reset_to_sampled(self, seed: int) -> None:
         self._resets.sampled(int(seed))
         # Keeps the observables in the same phase as a bundled initial state does.
         self._env.set_init_state(self._env.get_sim_state())

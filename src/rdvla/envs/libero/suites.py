@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.embodiment import LIBERO
-from rdvla.envs.base import Suite, TaskSpec
+from rdvla.envs.base import Suite, TaskSpec, pick
 from rdvla.envs.libero.simulator import prepare_paths, quiet_import
 from rdvla.errors import ConfigError, suggest
 
@@ -113,10 +113,7 @@ def load_task(suite: str, task_id: int) -> LiberoTask:
     Raises:
         ConfigError: an unknown suite or a task id outside the suite.
     """
-    tasks = load_suite(suite)
-    if isinstance(task_id, bool) or not isinstance(task_id, int) or not 0 <= task_id < len(tasks):
-        raise ConfigError(f"task_id = {task_id!r}: suite '{suite}' has tasks 0..{len(tasks) - 1}.")
-    return tasks[task_id]
+    return pick(load_suite(suite), task_id, "task_id", f"suite '{suite}' has tasks")
 
 
 @functools.cache
