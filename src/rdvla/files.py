@@ -85,6 +85,16 @@ def write_json(path: Path, content: Any, *, indent: int = 2) -> None:
     write_atomically(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def require_new_folder(destination: Path) -> None:
+    """Make sure that a folder may be written at `destination`: nothing is there, or an empty folder.
+
+    Raises:
+        StorageError: something is.
+    """
+    if destination.exists() and not _is_empty_folder(destination):
+        raise StorageError(f"'{destination}' already exists; choose another directory or remove it first.")
+
+
 @contextmanager
 def replacing_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `destination` when the block ends well, and vanishes otherwise.
@@ -97,9 +107,8 @@ def replacing_folder(destination: Path, *, replace: bool = False) -> Iterator[Pa
         StorageError: `destination` exists and may not be replaced, or the disk refuses.
     """
     destination = destination.absolute()
-    exists = StorageError(f"'{destination}' already exists; choose another directory or remove it first.")
-    if destination.exists() and not replace and not _is_empty_folder(destination):
-        raise exists
+    if not replace:
+        require_new_folder(destination)
     with writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".part", dir=destination.parent))
@@ -111,7 +120,7 @@ def replacing_folder(destination: Path, *, replace: bool = False) -> Iterator[Pa
             if replace:
                 _exchange(draft, destination)
             else:
-                _put(draft, destination, exists)
+                _put(draft, destination)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -216,12 +225,11 @@ def _locked(folder: Path, busy: str) -> TextIO:
         stream.close()
 
 
-def _put(draft: Path, destination: Path, exists: StorageError) -> None:
+def _put(draft: Path, destination: Path) -> None:
     try:
         draft.rename(destination)
-    except OSError as error:  # another process was quicker
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise exists from None
+    except OSError:
+        require_new_folder(destination)  # another process was quicker
         raise
 
 

@@ -1,5 +1,6 @@
 """What passes between rooms: an observation goes in, a chunk of actions comes out."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -120,15 +121,21 @@ class ActionChunk:
         opening = np.array(values["opening"], np.float32) if "opening" in values else None
         if opening is not None and opening.shape != actions.shape[:1]:
             raise ValueError(f"opening has shape {opening.shape} for {len(actions)} actions")
+        timings = {str(name): float(value) for name, value in dict(values.get("policy_timing", {})).items()}
+        if not all(0 <= value < math.inf for value in timings.values()):
+            raise ValueError(f"policy_timing must be milliseconds of at least 0, found {timings}")
+        iterations = int(values.get("num_recurrences", 0))
+        if iterations < 0:
+            raise ValueError(f"num_recurrences must be at least 0, found {iterations}")
         steps, carry = values.get("n_action_steps"), values.get("carry")
         if carry is not None and not isinstance(carry, bytes):
             raise TypeError(f"a carry must be bytes, found {type(carry).__name__}")
         return cls(
             actions=actions,
-            num_recurrences=int(values.get("num_recurrences", 0)),
+            num_recurrences=iterations,
             convergence=tuple(float(value) for value in values.get("convergence", ())),
             n_action_steps=None if steps is None else int(steps),
-            timings={str(name): float(value) for name, value in dict(values.get("policy_timing", {})).items()},
+            timings=timings,
             out_of_time=bool(values.get("out_of_time", False)),
             signals={str(name): float(value) for name, value in dict(values.get("signals", {})).items()},
             opening=opening,

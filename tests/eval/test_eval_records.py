@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 
 import pytest
@@ -65,6 +66,29 @@ def test_damage_in_the_middle_names_the_line(tmp_path, damage):
     with pytest.raises(RecordError), EpisodeLog(tmp_path):
         pass
     assert (tmp_path / EPISODES_FILE).read_bytes() == good + damage + good
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("wall_s", "NaN"),
+        ("wall_s", "-1"),
+        ("latency_ms", '{"decide":[NaN,1.0]}'),
+        ("latency_ms", '{"decide":[Infinity]}'),
+        ("latency_ms", '{"decide":[-1.0]}'),
+        ("iterations", "[-3]"),
+        ("executed", "[-1]"),
+        ("steps", "NaN"),
+        ("signals", '{"doubt":[NaN]}'),
+        ("of_a_later_version", "1"),
+    ],
+)
+def test_numbers_that_no_episode_has(field, value):
+    """They would be drawn, or summed up."""
+    values = json.loads(to_line(episode())) | {field: "HERE"}
+    line = json.dumps(values).replace('"HERE"', value)
+    with pytest.raises(RecordError, match=rf"file:1: episode\.{field}.*damaged, or of another version"):
+        parse_line(line, where="file:1")
 
 
 def test_impossible_rule_in_a_line(tmp_path):

@@ -23,7 +23,7 @@ from eval_fakes import (
 from chain_fakes import ChainEnv, ChainSuite
 from rdvla.cli.parsing import parse_depths
 from rdvla.envs import InitState
-from rdvla.errors import ConfigError, SimulatorError
+from rdvla.errors import ConfigError, RecordError, SimulatorError
 from rdvla.eval.protocol import EvalConfig, Job, Rule, plan
 from rdvla.eval.records import EPISODES_FILE, read_records
 from rdvla.eval.rollout import run_episode
@@ -248,6 +248,28 @@ def test_a_run_from_before_there_were_seeds_and_protocols_is_continued(tmp_path)
     timing = {"wall_s", "latency_ms"}
     again = run(tmp_path, settings)
     assert [r.model_dump(exclude=timing) for r in again] == [r.model_dump(exclude=timing) for r in whole]
+
+
+@pytest.mark.parametrize("changes", [{"task_id": 9}, {"suite": "other"}, {"rule": "fixed(77)"}])
+def test_a_record_of_another_evaluation_is_named_before_anything_is_played(tmp_path, changes):
+    settings = config(task_ids=(0,))
+    run(tmp_path, settings)
+    log = tmp_path / EPISODES_FILE
+    first, *others = log.read_text().splitlines()
+    log.write_text("\n".join([json.dumps(json.loads(first) | changes), *others]) + "\n")
+    with pytest.raises(RecordError, match="holds an episode that this evaluation does not have"):
+        run(tmp_path, settings, env=no_world)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [('{"schema": 2, "config": {}}', "has schema 2, this rdvla reads 1"), ("[]", "damaged")]
+)
+def test_settings_that_cannot_be_read(tmp_path, content, message):
+    settings = config(task_ids=(0,))
+    run(tmp_path, settings)
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(RecordError, match=message):
+        run(tmp_path, settings, env=no_world)
 
 
 OLD_FIELDS = {

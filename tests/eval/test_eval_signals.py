@@ -66,7 +66,16 @@ def test_a_reply_without_signals_has_the_keys_it_always_had():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"signals": 3}, {"signals": {"doubt": "much"}}, {"convergence": 1}, {"opening": [0.5]}]
+    "wrong",
+    [
+        {"signals": 3},
+        {"signals": {"doubt": "much"}},
+        {"convergence": 1},
+        {"opening": [0.5]},
+        {"num_recurrences": -1},
+        {"policy_timing": {"core": float("nan")}},
+        {"server_timing": {"infer_ms": -1.0}},
+    ],
 )
 def test_malformed_replies_are_refused(wrong):
     metadata = PolicyMetadata("x", (), 1, 2, 3, {})

@@ -15,6 +15,7 @@ import hub_fakes
 from checkpoint_fakes import act, make, same_tensors
 from rdvla.checkpoints import load, save_native, save_official
 from rdvla.checkpoints.lerobot import save_lerobot
+from rdvla.cli.convert import convert_command
 from rdvla.data.lerobot_meta import VERSION, demonstration_features
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
@@ -151,6 +152,17 @@ def test_a_dry_run_writes_what_would_be_uploaded(policy, tmp_path, monkeypatch):
     assert fingerprint(tmp_path / "dry") == fingerprint(policy)
     with pytest.raises(StorageError, match="already exists"):
         push_policy(str(policy), model(), ABOUT, dry_run=tmp_path / "dry")
+
+
+def test_a_place_that_is_taken_is_said_before_anything_is_read(tmp_path):
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(StorageError, match="already exists"):
+        convert_command("absent", tmp_path)
+    with pytest.raises(StorageError, match="already exists"):
+        push_policy("absent", Repository("me/x", CHECKPOINT), About("mit"), dry_run=tmp_path)
+    with pytest.raises(StorageError, match="already exists"):
+        push_dataset("absent", Repository("me/x", DATASET), "mit", dry_run=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_no_pickles(tmp_path):

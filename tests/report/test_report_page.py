@@ -145,7 +145,7 @@ def test_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
         write_report([run], tmp_path / "file" / "report.html")
-    for damaged in ("{", "[]", '{"command": null}', '{"config": 3}'):
+    for damaged in ("{", "[]", '{"command": null}', '{"config": 3}', '{"schema": 2}'):
         (run / "run.json").write_text(damaged)
         with pytest.raises(RecordError, match=r"run\.json"):
             load_runs([run])

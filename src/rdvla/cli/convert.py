@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from rdvla.files import require_new_folder
 from rdvla.types import GripperConvention
 
 
@@ -28,6 +29,7 @@ def convert_command(
     from rdvla.checkpoints.native import is_native, save_native
     from rdvla.checkpoints.official_write import save_official
 
+    require_new_folder(destination)
     checkpoint = load(source, revision=revision, base=base, gripper=gripper)
     require_gripper(checkpoint, gripper)
     if to is None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError, model_validator
 
 from rdvla.config import Config
 from rdvla.envs.base import InitState, Seed, Start
@@ -101,6 +101,9 @@ class _Identity(Config):
         return (self.suite, self.task_id, self.start, self.rule, self.execution)
 
 
+_Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class StageRecord(Config):
     """One stage of an episode that was begun.
 
@@ -141,12 +144,12 @@ class EpisodeRecord(_Identity):
     num_stages: int = Field(default=1, ge=1)
     stages: tuple[StageRecord, ...] = ()
     steps: int = Field(ge=1)
-    iterations: tuple[int, ...]
-    executed: tuple[int, ...]
+    iterations: tuple[NonNegativeInt, ...]
+    executed: tuple[NonNegativeInt, ...]
     convergence: tuple[tuple[float, ...], ...]
-    signals: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
-    latency_ms: dict[str, tuple[float, ...]]
-    wall_s: float
+    signals: dict[str, tuple[FiniteFloat | None, ...]] = Field(default_factory=dict)
+    latency_ms: dict[str, tuple[_Duration, ...]]
+    wall_s: _Duration
     video: str | None = None
     trace: str | None = None
 
@@ -195,7 +198,8 @@ def parse_line(line: str, *, where: str) -> AnyRecord:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "line"
         raise RecordError(
-            f"{where}: {place}: {first['msg']}. The file is damaged; remove the line to have its episode repeated."
+            f"{where}: {place}: {first['msg']}. The file is damaged, or of another version of rdvla; remove the line "
+            "to have its episode repeated."
         ) from None
     except RDVLAError as error:
         raise RecordError(f"{where}: {error}") from None

@@ -24,6 +24,9 @@ from rdvla.jobs.driver import drive
 from rdvla.jobs.pool import EPISODE_TIMEOUT_S, Pool, TaskKey
 from rdvla.jobs.process import ProcessPool
 
+SCHEMA = 1
+"""Version of `run.json`."""
+
 RUN_FILE, POLICY_FILE, SUMMARY_FILE = "run.json", "policy.json", "summary.json"
 
 OnRecord = Callable[[AnyRecord, int, int], None]
@@ -77,14 +80,16 @@ def evaluate(
 
     Raises:
         ConfigError: a wrong setting, or `output` holds an evaluation with other settings.
-        RecordError: the log in `output` is damaged.
+        RecordError: the log in `output` is damaged, or of another evaluation.
         SimulatorError: the simulator does not work at all.
         WorkerError: a defect in the policy or the environment. Errors of `rdvla.errors` are raised as they are.
     """
     resources = resources or Resources()
     jobs = plan(config, suites)
+    position = {job.key: number for number, job in enumerate(jobs)}
     with EpisodeLog(output) as log:
         _claim_folder(output, config, jobs, resources.command, started=bool(log.records))
+        _require_planned(output, log.records, position)
         done: dict[Key, AnyRecord] = {r.key: r for r in log.records if r.kind == "episode"}
         todo = [job for job in jobs if job.key not in done]
         work = _Evaluation(output, log, todo, config.policy_digest, total=len(jobs), on_record=on_record)
@@ -93,7 +98,6 @@ def evaluate(
             drive(work, resources.pool, make_player, workers=resources.workers, timeout_s=resources.episode_timeout_s)
         finally:
             records = latest([*log.records, *work.records])
-            position = {job.key: number for number, job in enumerate(jobs)}
             records.sort(key=lambda record: position[record.key])
             if records:
                 write_json(output / SUMMARY_FILE, summarise(records))
@@ -181,6 +185,32 @@ def file_name(job: Job) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(parts).replace("(", "-")).strip("-")
 
 
+def require_schema(path: Path, run: Mapping[str, Any]) -> None:
+    """Make sure that this version reads what `run.json` holds.
+
+    Raises:
+        RecordError: another version wrote it.
+    """
+    if run.get("schema", SCHEMA) != SCHEMA:
+        raise RecordError(
+            f"'{path}' has schema {run['schema']!r}, this rdvla reads {SCHEMA}; read it with the version that wrote it."
+        )
+
+
+def _require_planned(output: Path, records: Sequence[EpisodeRecord | ErrorRecord], planned: Mapping[Key, int]) -> None:
+    """Make sure that every episode that was played belongs to this evaluation.
+
+    Raises:
+        RecordError: one does not.
+    """
+    for record in records:
+        if record.key not in planned:
+            raise RecordError(
+                f"'{output}' holds an episode that this evaluation does not have: {record.suite} task "
+                f"{record.task_id}, {record.start}, {record.rule}, {record.execution}. Choose another folder."
+            )
+
+
 def _claim_folder(
     output: Path, config: EvalConfig, jobs: Sequence[Job], command: Sequence[str], *, started: bool
 ) -> None:
@@ -194,13 +224,15 @@ def _claim_folder(
     values = config.model_dump(mode="json")
     if not started:
         specs = {(job.task.suite, job.task.task_id): asdict(job.task) for job in jobs}
-        content = {"schema": 1, "command": list(command), "config": values, "tasks": list(specs.values())}
+        content = {"schema": SCHEMA, "command": list(command), "config": values, "tasks": list(specs.values())}
         write_json(path, content)
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["config"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        require_schema(path, content)
+        found = content["config"]
         found = EvalConfig.model_validate(found).model_dump(mode="json")  # an older one knew fewer settings
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise RecordError(f"'{path}' is missing or damaged; choose another folder, or remove this one.") from None
     if not found["policy_digest"]:  # older ones did not know what an address served
         found["policy_digest"] = values["policy_digest"]

@@ -9,6 +9,7 @@ from rdvla.data.checks import check_dataset
 from rdvla.data.lerobot_meta import ACTION_KEY, INDEX_FEATURES, STATE_KEY, VERSION, DatasetInfo
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.errors import DatasetError
+from rdvla.files import require_new_folder
 from rdvla.hub import DATASET, Repository, local, require_token, upload
 from rdvla.publish.staging import CARD, staged
 
@@ -35,6 +36,8 @@ def push_dataset(source: str, to: Repository, licence: str | None, *, dry_run: P
     """
     if dry_run is None:
         require_token(to.kind)
+    else:
+        require_new_folder(dry_run)
     folder = local(source, DATASET)
     if folder is None:
         raise DatasetError(f"no folder '{source}'; name the one that 'rdvla collect' wrote.")

@@ -10,6 +10,7 @@ from rdvla.checkpoints.native import CONFIG, STATISTICS, TOKENIZER, WEIGHTS, is_
 from rdvla.data.lerobot_meta import INFO_PATH
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.eval.records import EPISODES_FILE
+from rdvla.files import require_new_folder
 from rdvla.hub import CHECKPOINT, Repository, local, require_token, upload
 from rdvla.policies.sources import fingerprint
 from rdvla.publish.card import Facts, model_card, own_words
@@ -57,6 +58,8 @@ def push_policy(source: str, to: Repository, about: About, *, dry_run: Path | No
     """
     if dry_run is None:
         require_token(to.kind)
+    else:
+        require_new_folder(dry_run)
     folder, run = _policy_in(source)
     layout = "lerobot" if is_lerobot(folder) else "native"
     readme = folder / CARD

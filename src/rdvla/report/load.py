@@ -8,7 +8,7 @@ from typing import Any
 
 from rdvla.errors import ConfigError, RecordError
 from rdvla.eval.records import AnyRecord, EpisodeRecord, latest, read_records
-from rdvla.eval.runner import POLICY_FILE, RUN_FILE
+from rdvla.eval.runner import POLICY_FILE, RUN_FILE, require_schema
 from rdvla.eval.summary import Summary, group_by, summarise_group
 from rdvla.policy import Ask
 from rdvla.stops import StopRule
@@ -119,6 +119,7 @@ def _load(folder: Path) -> Run:
     if not records:
         raise RecordError(f"'{folder}' holds no finished episode yet.")
     run = _read_json(folder / RUN_FILE)
+    require_schema(folder / RUN_FILE, run)
     command, config = run.get("command", []), run.get("config", {})
     if not isinstance(command, list) or not isinstance(config, dict):
         raise RecordError(f"'{folder / RUN_FILE}' is damaged; evaluate again into another folder.")
