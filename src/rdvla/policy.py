@@ -52,6 +52,33 @@ WARM_STARTS: Mapping[WarmStart, str] = {
 """Where the scratchpad of a decision begins, with a sentence for people."""
 
 
+ALARM = "alarm"
+"""The signal (`rdvla.types.ActionChunk.signals`) of a policy with an alarm: raised above 1."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """When an episode, or a stage of one, takes longer than successful ones do (`rdvla calibrate --alarm`).
+
+    Attributes:
+        steps: control steps after which the alarm is raised, at least 1.
+        alpha: share of successful episodes that were to raise it at most.
+        episodes: how many successful ones it was calibrated on.
+    """
+
+    steps: int
+    alpha: float
+    episodes: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.episodes < 1 or not 0 < self.alpha < 1:
+            raise ConfigError(f"an alarm needs steps and episodes of at least 1 and an alpha in 0..1, found {self}.")
+
+    def level(self, step: int) -> float:
+        """Return the signal at control step `step` (from 0): above 1 the alarm is raised."""
+        return step / self.steps
+
+
 @dataclass(frozen=True)
 class Ask:
     """How one decision is wanted.
@@ -64,10 +91,11 @@ class Ask:
             decision before, and begin at random without one.
         carry: what the decision before returned as `ActionChunk.carry`. None after a new episode has begun.
         trace_depth: go on to this many iterations after the decision, for `ActionChunk.trace`; None does not.
+        step: control steps since the episode or its stage began, for the policy's alarm; None if nobody counts.
 
     Raises:
-        ConfigError: a budget that is not positive, a trace of fewer than two iterations, an unknown warm start, or a
-            carry for a start from noise.
+        ConfigError: a budget that is not positive, a trace of fewer than two iterations, an unknown warm start, a
+            carry for a start from noise, or a step below 0.
     """
 
     stop: StopRule | None = None
@@ -76,6 +104,7 @@ class Ask:
     trace_depth: int | None = None
     warm_start: WarmStart = "noise"
     carry: bytes | None = field(default=None, repr=False)
+    step: int | None = None
 
     def __post_init__(self) -> None:
         if self.budget_ms is not None and not self.budget_ms > 0:
@@ -86,6 +115,8 @@ class Ask:
             raise ConfigError(f"unknown warm start '{self.warm_start}'.{suggest(str(self.warm_start), WARM_STARTS)}")
         if self.carry is not None and self.warm_start == "noise":
             raise ConfigError("a carry is of no use to a start from noise; drop it, or say warm_start='half' or 'end'.")
+        if self.step is not None and self.step < 0:
+            raise ConfigError(f"step must be at least 0, found {self.step!r}.")
 
     @property
     def manner(self) -> str:
@@ -96,8 +127,8 @@ class Ask:
 
     @property
     def shared(self) -> "Ask":
-        """Everything but seed and carry: decisions that agree in this can be made together."""
-        return replace(self, seed=None, carry=None)
+        """Everything but seed, carry and step: decisions that agree in this can be made together."""
+        return replace(self, seed=None, carry=None, step=None)
 
 
 PLAIN = Ask()
@@ -136,16 +167,17 @@ class Policy(Protocol):
         ...
 
 
-def decision_ask(ask: Ask, decision: int, carry: bytes | None = None) -> Ask:
+def decision_ask(ask: Ask, decision: int, carry: bytes | None = None, *, step: int | None = None) -> Ask:
     """Return the ask of an episode's `decision`-th decision.
 
     Args:
         ask: how decisions are wanted; its seed is the episode's (or None).
         decision: its number, from 0.
         carry: what the decision before returned; None for the first of an episode or a stage.
+        step: control steps since the episode or the stage began; None if nobody counts.
     """
     seed = None if ask.seed is None else decision_seed(ask.seed, decision)
-    return replace(ask, seed=seed, carry=carry)
+    return replace(ask, seed=seed, carry=carry, step=step)
 
 
 def decision_seed(episode_seed: int, decision: int) -> int:

@@ -18,6 +18,8 @@ from rdvla.errors import ConfigError, suggest
 
 ENTRY_POINTS = "rdvla.stops"
 DEFAULT_MAX_DEPTH = 32
+SAFE_GATE = 0.3
+"""`StopRule.defer` where nothing was fitted: well above what the scratchpad changes by where rules usually stop."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ class StopRule:
         min_depth: never stop before this many iterations.
         max_depth: never go beyond this many iterations; for `fixed`, how many there are.
         check_every: evaluate the rule every n-th iteration.
+        defer: the Coda is not asked before the scratchpad changes by less than this relative amount (the metric of
+            `latent`) from one check to the next; None asks at every check. Of rules that read actions.
 
     Raises:
         ConfigError: an unknown name, or a value out of range.
@@ -136,6 +140,7 @@ class StopRule:
     min_depth: int = 1
     max_depth: int = DEFAULT_MAX_DEPTH
     check_every: int = 1
+    defer: float | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -152,6 +157,15 @@ class StopRule:
             object.__setattr__(self, "threshold", rules()[self.name].default_threshold)
         elif not np.isfinite(self.threshold) or self.threshold < 0:
             raise ConfigError(f"threshold must be a finite number of at least 0, found {self.threshold!r}.")
+        if self.defer is not None:
+            self._check_gate(self.defer)
+
+    def _check_gate(self, gate: float) -> None:
+        spec = self.spec
+        if spec is None or spec.reads != "actions":
+            raise ConfigError(f"the rule '{self.name}' asks the Coda once, so there is nothing to defer; drop defer.")
+        if isinstance(gate, bool) or not isinstance(gate, int | float) or not 0 < gate < np.inf:
+            raise ConfigError(f"defer must be a relative change above 0, e.g. {SAFE_GATE}, found {gate!r}.")
 
     @classmethod
     def fixed(cls, depth: int) -> "StopRule":
@@ -169,7 +183,7 @@ class StopRule:
         spec = self.spec
         if spec is None or self.threshold is None:
             return f"depth {self.max_depth}"
-        return spec.condition(self.threshold)
+        return spec.condition(self.threshold) + ("" if self.defer is None else f", Coda deferred to {self.defer:g}")
 
     @property
     def limit(self) -> float | None:
@@ -180,7 +194,8 @@ class StopRule:
     def __str__(self) -> str:
         if self.name == FIXED:
             return f"fixed({self.max_depth})"
-        return f"{self.name}({self.threshold:g}, max {self.max_depth})"
+        deferred = "" if self.defer is None else f", defer {self.defer:g}"
+        return f"{self.name}({self.threshold:g}, max {self.max_depth}{deferred})"
 
 
 def choose_rule(

@@ -16,7 +16,7 @@ from rdvla.data.stats import DatasetStatistics
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.policies import load_policy
 from rdvla.policies.sources import LoadOptions, choose_policy
-from rdvla.policy import Ask
+from rdvla.policy import Alarm, Ask
 from rdvla.stops import StopRule
 from rdvla.types import Observation
 
@@ -110,12 +110,13 @@ def test_ours_in_the_released_layout_loads_back_the_same(tmp_path, gripper):
     checkpoint = replace(
         fakes.make("released", step=None, gripper=gripper),
         image_path=ImagePath(size=28, resize="box", crop_area=None),
-        default_stop=StopRule("action_mse", 2e-3, min_depth=2),
+        default_stop=StopRule("action_mse", 2e-3, min_depth=2, defer=0.1),
+        alarm=Alarm(steps=120, alpha=0.1, episodes=50),
     )
     save_official(tmp_path / "policy", checkpoint)
     again = load(tmp_path / "policy")
     assert fakes.same_tensors(again, checkpoint)
-    for field in ("actions", "image_path", "step", "default_stop"):
+    for field in ("actions", "image_path", "step", "default_stop", "alarm"):
         assert getattr(again, field) == getattr(checkpoint, field), field
     assert again.model.config == checkpoint.model.config
 

@@ -14,6 +14,7 @@ from rdvla.cli.main import app
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.hub import SHIPPED
 from rdvla.policies.sources import LoadOptions
+from rdvla.stops import StopRule
 
 TESTS = Path(__file__).parents[1]
 LOADING = ("--revision", "dev", "--base", "vlm", "--compile")
@@ -89,6 +90,19 @@ def test_calibrate_for_a_change(monkeypatch, tmp_path):
     reach(monkeypatch, "rdvla.cli.calibrate.calibrate")
     (_, _, target, folds), _ = run("calibrate", tmp_path, "--change", 0.25, "--folds", 3)
     assert (target.quantity, target.value, folds) == ("change", 0.25, 3)
+
+
+def test_calibrate_a_gate_and_an_alarm(monkeypatch, tmp_path):
+    rule = StopRule("action_mse", 1e-3, max_depth=8)
+    monkeypatch.setattr("rdvla.cli.calibrate.read_decisions", lambda runs: SimpleNamespace(depth=8))
+    monkeypatch.setattr("rdvla.cli.calibrate.calibrate", lambda *args: [SimpleNamespace(rule=rule)])
+    reach(monkeypatch, "rdvla.cli.calibrate.fit_deferred")
+    command = ("calibrate", tmp_path, "--stop", "action_mse", "--delta", 1e-3)
+    ((fitted, _, share, folds), _) = run(*command, "--defer", "--same", 0.9)
+    assert (fitted, share, folds) == (rule, 0.9, 5)
+    monkeypatch.setattr("rdvla.cli.calibrate.read_played", lambda runs: runs)
+    reach(monkeypatch, "rdvla.cli.calibrate.fit_alarm")
+    assert run("calibrate", tmp_path, "--alarm", 0.2)[0] == ([tmp_path], 0.2)
 
 
 def test_serve_an_address_with_a_sentence(monkeypatch):

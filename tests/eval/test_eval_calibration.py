@@ -14,7 +14,9 @@ from rdvla.cli.main import app
 from rdvla.envs import find_suite
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.eval.calibration import Target, base_rules, calibrate, fit
+from rdvla.eval.deferring import fit_deferred, fit_gate
 from rdvla.eval.protocol import EvalConfig
+from rdvla.eval.records import read_records
 from rdvla.eval.replay import Decisions, StageCosts, agreement, read_decisions, replay
 from rdvla.eval.runner import evaluate
 from rdvla.model.stopping import make_criterion
@@ -27,13 +29,16 @@ STOPS = (
     StopRule("action_mse", threshold=1e-3, max_depth=DEPTH),
     StopRule("cosine", threshold=0.999, max_depth=DEPTH),
     StopRule("latent", threshold=0.2, min_depth=3, max_depth=6),
+    StopRule("action_mse", threshold=1e-3, max_depth=DEPTH, defer=0.3),
+    StopRule("cosine", threshold=0.999, min_depth=4, max_depth=7, defer=0.1),
     StopRule.fixed(3),
 )
 
 
 def options(**given):
     usual = {"depth": None, "ms": None, "change": None, "stop": None, "delta": None, "min_depth": 1}
-    return usual | {"max_depth": None, "folds": 5, "json": None, "write": None} | given
+    usual |= {"max_depth": None, "defer": False, "same": 0.9, "folds": 5, "json": None, "write": None}
+    return usual | given
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +91,14 @@ def test_the_replay_stops_where_the_policy_did(played):
     assert agreement(found) == (len(found.tasks), len(found.tasks))
     assert found.costs is not None
     assert min(vars(found.costs).values()) > 0
+    counted = [count for record in read_records(played / "run") for count in record.signals.get("codas", ())]
+    replayed = [
+        count
+        for rule in STOPS
+        if rule.name != "fixed" and rule.spec.reads == "actions"
+        for count in replay(rule, found).decodings[[each == rule for each in found.rules]]
+    ]
+    assert sorted(counted) == sorted(replayed)
     elsewhere = replace(found, executed=found.executed % DEPTH + 1)
     assert agreement(elsewhere) == (0, len(found.tasks))
 
@@ -120,6 +133,33 @@ def test_held_out_tasks_are_measured_with_what_the_others_gave(decisions):
     assert held_out.low < held_out.value < held_out.high
     one_task = replace(decisions, tasks=["toy 0"] * 400)
     assert calibrate([found.rule], one_task, Target("depth", 4), folds=4)[0].held_out is None
+
+
+def test_a_gate_keeps_the_wished_share_of_stops_and_no_smaller_one_does(decisions):
+    noisy = np.exp(np.random.default_rng(1).normal(scale=0.5, size=(400, DEPTH))).astype(np.float32)
+    metrics = decisions.metrics | {"latent": decisions.metrics["latent"] * noisy}
+    decisions = replace(decisions, metrics=metrics)
+    plain = StopRule("action_mse", 4e-4, max_depth=DEPTH)
+
+    def same(rule):
+        return (replay(rule, decisions).iterations == replay(plain, decisions).iterations).mean()
+
+    for share in (0.5, 0.9, 0.995):
+        rule = fit_gate(plain, decisions, share)
+        assert same(rule) >= share > same(replace(rule, defer=0.98 * rule.defer))
+    found = fit_deferred(plain, decisions, 0.9, folds=4)
+    assert len(set(found.gates)) > 1
+    by_hand = [
+        replay(replace(plain, defer=gate), decisions).decodings[100 * number : 100 * (number + 1)].mean()
+        for number, gate in enumerate(found.gates)
+    ]
+    assert found.decodings.value == pytest.approx(np.mean(by_hand))
+    assert 2 < found.decodings.value < found.plain.value == replay(plain, decisions).decodings.mean()
+    assert 0.85 < found.same.value < 1
+    alone = fit_deferred(plain, replace(decisions, tasks=["toy 0"] * 400), 0.9, folds=4)
+    assert (alone.gates, alone.same.value) == ((), same(alone.rule))
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        fit_gate(plain, decisions, 1.0)
 
 
 def test_what_cannot_be_kept_or_replayed_is_said(decisions):
@@ -163,6 +203,22 @@ def test_the_command_writes_numbers_and_the_policys_default(played, tmp_path, ca
 def test_a_place_without_a_checkpoint_is_said_before_the_traces_are_read(tmp_path):
     with pytest.raises(CheckpointError, match="no folder with a checkpoint of ours"):
         calibrate_command([tmp_path / "no run"], depth=4.0, stop="action_l2", write=tmp_path)
+
+
+def test_a_gate_is_written_beside_its_rule(played, tmp_path, capsys):
+    import bench_fakes
+
+    policy = bench_fakes.save_checkpoint(tmp_path / "policy")
+    wish = options(stop="action_mse", delta=1e-3, max_depth=DEPTH, defer=True, json=tmp_path / "a.json", write=policy)
+    calibrate_command([played / "run"], **wish)
+    (found,) = json.loads((tmp_path / "a.json").read_text())["deferred"]
+    assert load_policy(policy).default_stop == StopRule(**found["rule"])
+    assert found["rule"]["defer"] > 0
+    assert found["decodings"]["value"] <= found["plain"]["value"]
+    assert f"changes by less than {found['rule']['defer']:g}" in (policy / "README.md").read_text()
+    assert "asking the Coda only near the threshold" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="give one with --defer"):
+        calibrate_command([played / "run"], **options(stop="latent", delta=0.1, max_depth=DEPTH, defer=True))
 
 
 def test_wishes_that_contradict_each_other_are_refused(played, tmp_path):

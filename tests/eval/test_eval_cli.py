@@ -13,6 +13,7 @@ from rdvla.errors import CheckpointError, ConfigError
 from rdvla.eval.records import read_records
 from rdvla.model.freeze import PRECISIONS
 from rdvla.policies.sources import LoadOptions, Precision, choose_policy, fingerprint
+from rdvla.stops import SAFE_GATE
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("eval")(command.eval_command)
@@ -193,6 +194,14 @@ def test_rules_of_the_command_line():
     assert [str(rule) for rule in rules] == labels
     assert rules[2].min_depth == 2
     assert StopOptions().rules() == (None,)
+    rules = StopOptions(stop="action_mse", delta="1e-3", defer="no,safe,0.1").rules()
+    assert [(rule.threshold, rule.defer) for rule in rules] == [(1e-3, None), (1e-3, SAFE_GATE), (1e-3, 0.1)]
+    with pytest.raises(ConfigError, match="nothing to defer"):
+        StopOptions(stop="latent", defer="safe").rules()
+    with pytest.raises(ConfigError, match="defer 'early' is not a number"):
+        StopOptions(stop="action_mse", defer="early").rules()
+    with pytest.raises(ConfigError, match="--defer belongs to an adaptive rule"):
+        StopOptions(depth="4", defer="safe").rules()
     assert [rule.name for rule in StopOptions(stop="latent,cosine", max_depth=8).rules()] == ["latent", "cosine"]
 
 

@@ -81,13 +81,14 @@ def test_labels_tell_rules_apart():
         StopRule("action_l2", 1e-3, max_depth=32),
         StopRule("action_l2", 1e-3, min_depth=2, max_depth=32),
         StopRule("action_l2", 1e-3, max_depth=32, check_every=2),
+        StopRule("action_l2", 1e-3, max_depth=32, defer=0.1),
         StopRule.fixed(32),
         None,
     ]
     labels = [rule.label for rule in config(stops=tuple(rules)).rules]
-    assert len(set(labels)) == 5
+    assert len(set(labels)) == 6
     assert labels[1] == "action_l2(0.001, max 32, min 2)"
-    assert labels[4] == "default"
+    assert labels[5] == "default"
 
 
 @pytest.mark.parametrize(

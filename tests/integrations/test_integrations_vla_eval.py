@@ -1,7 +1,9 @@
 """vla-eval's own runner, connection and benchmarks drive our policy; nothing of vla-eval is replaced."""
 
+import asyncio
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from vla_eval.model_servers.base import SessionContext
 from vla_eval.specs import GRIPPER_CLOSE_POS, IMAGE_RGB, LANGUAGE, POSITION_DELTA, ROTATION_AA, check_specs
 
 from rdvla.envs import InitState
-from rdvla.errors import ConfigError, ObservationError
+from rdvla.errors import CarryError, ConfigError, ObservationError
 from rdvla.eval.protocol import episode_seed
 from rdvla.hub import SHIPPED
 from rdvla.integrations import vla_eval
@@ -145,6 +147,50 @@ def test_sessions_decided_together_are_decided_alike(server):
     for one, other in zip(together, alone, strict=True):
         assert one["actions"].shape == (4, 7)
         np.testing.assert_allclose(one["actions"], other["actions"], atol=1e-5)
+
+
+@pytest.fixture
+def warm(server, monkeypatch):
+    """The server with warm starts, its asks, and a session in an episode that has begun."""
+    asks, infer = [], server._policy.infer_batch
+    monkeypatch.setattr(server, "_ask", Ask(StopRule.fixed(4), warm_start="half"))
+    monkeypatch.setattr(server._policy, "infer_batch", lambda seen, asked: asks.extend(asked) or infer(seen, asked))
+    context = SessionContext("warm", "e0")
+    asyncio.run(server.on_episode_start({"task": {"suite": "counting"}}, context))
+    yield server, asks, context
+    server._sessions.pop("warm")
+
+
+def test_a_warm_start_ends_with_its_episode_stage_and_sentence(warm, monkeypatch):
+    server, asks, context = warm
+    first, second = (server.predict(observation(step), context) for step in (0, 4))
+    assert asks[0].carry is None
+    assert asks[1].carry is not None
+    assert [ask.step for ask in asks] == [0, 4]
+    other = server.predict({**observation(4), "task_description": "open the drawer"}, context)
+    cold = replace(asks[2], carry=None)
+    told = replace(server._observation(observation(4)), instruction="open the drawer")
+    np.testing.assert_allclose(other["actions"], server._policy.infer(told, cold).actions[:4], atol=1e-6)
+
+    async def nothing(self, obs, ctx):
+        pass
+
+    monkeypatch.setattr(vla_eval.PredictModelServer, "on_observation", nothing)
+    asyncio.run(server.on_observation({"episode_restart": True}, context))
+    server.predict(observation(5), context)
+    assert (asks[-1].carry, asks[-1].step) == (None, 0)
+    asyncio.run(server.on_episode_start({"task": {"suite": "counting"}}, context))
+    again = server.predict(observation(0), context)
+    assert (asks[-1].carry, asks[-1].seed) == (None, asks[0].seed)
+    np.testing.assert_array_equal(again["actions"], first["actions"])
+    assert np.abs(second["actions"] - first["actions"]).max() > 0
+
+
+def test_a_foreign_carry_is_refused(warm):
+    server, _, context = warm
+    server._sessions["warm"].carry = b"another policy's"
+    with pytest.raises(CarryError, match="another policy's, or none"):
+        server.predict(observation(0), context)
 
 
 def test_a_missing_camera_names_what_came(server):

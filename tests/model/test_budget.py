@@ -35,6 +35,11 @@ class Fake:
         self.looks += 1
         return 0.5**latents
 
+    def both(self, before, after, conditioning):
+        actions = self.coda(torch.cat((before, after)), conditioning)
+        self.now += DECODE
+        return actions.chunk(2)
+
     def select(self, rows):
         return self
 
@@ -144,15 +149,39 @@ class OnDevice(torch.Tensor):
         (StopRule("action_mse", threshold=0.0, max_depth=6), 5),
         (StopRule("action_mse", threshold=0.0, max_depth=6, check_every=2), 2),
         (StopRule("latent", threshold=0.26), 5),
+        (StopRule("action_mse", threshold=0.0, max_depth=6, defer=1e9), 7),
+        (StopRule("action_mse", threshold=0.0, max_depth=6, defer=1e-9), 5),
+        (StopRule("action_mse", threshold=0.0, max_depth=6, min_depth=6, defer=1e9), 2),
     ],
 )
 def test_the_host_waits_once_per_check_and_never_between(rule, checks):
-    """The first look has nothing to be compared with. `latent` stops the last of three samples at the sixth look."""
+    """The first look has nothing to be compared with. `latent` stops the last of three samples at the sixth look.
+
+    A gate is a check of its own, as long as it is closed for a sample that may stop (for one, zero at the second look,
+    until the third).
+    """
     fake, OnDevice.waits = Fake(), 0
     latents = (torch.arange(3).reshape(3, 1, 1) * -1.0).as_subclass(OnDevice)
     output = decide(fake, fake, latents, make_criterion(rule), rule)
     assert OnDevice.waits == checks
     assert isinstance(output.actions, OnDevice)
+
+
+def test_two_decodings_in_one_are_charged_as_two():
+    costs = Costs()
+    decision, seconds = run(Fake(), StopRule("action_mse", threshold=1e-4, defer=0.3), 1e9, costs)
+    depth, codas = int(decision.num_recurrences), int(decision.signals["codas"])
+    assert (depth, codas) == (7, 5)  # the scratchpad counts iterations: it changes by a quarter at the fourth
+    assert costs.decode == DECODE
+    assert seconds == ENCODE + depth * ITERATION + codas * DECODE
+
+
+@pytest.mark.parametrize("budget", [12.0, 15.0, 21.0])
+def test_a_budget_leaves_time_for_both(budget):
+    rule = StopRule("action_mse", threshold=0.0, max_depth=40, defer=0.3)
+    decision, seconds = run(Fake(), rule, budget, Costs(ENCODE, ITERATION, DECODE))
+    assert decision.out_of_time.tolist() == [True]
+    assert budget - ITERATION - 2 * DECODE < seconds <= budget
 
 
 def test_the_last_look_is_the_answer():

@@ -16,10 +16,13 @@ from rdvla.errors import CarryError, ConfigError
 from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import read_records
 from rdvla.eval.runner import evaluate
+from rdvla.execution import Synchronous
 from rdvla.model import recorded
 from rdvla.policies.network import RDVLAPolicy
-from rdvla.policy import Ask
+from rdvla.policy import Ask, decision_ask
 from rdvla.robot.client import RemotePolicy
+from rdvla.robot.guard import ActionGuard, ActionLimits
+from rdvla.robot.loop import ControlLoop, Outcome
 from rdvla.server.background import serving
 from rdvla.stops import StopRule
 from rdvla.types import Observation
@@ -172,9 +175,45 @@ def test_a_server_passes_it_on_and_keeps_nothing(policy, carry):
         assert remote.infer(see(1), Ask(SIX, 2)).carry is None
         with pytest.raises(BadRequest, match="damaged"):
             remote.infer(see(1), replace(ask, carry=carry[:-1] + b"?"))
+        foreign = build(seed=1).infer(see(1), Ask(SIX, 2, warm_start="half")).carry
+        for wrong, message in ((foreign, "other weights"), (DAMAGES["not finite"][0](carry), "not finite")):
+            with pytest.raises(BadRequest, match=message):
+                remote.infer(see(1), replace(ask, carry=wrong))
         with pytest.raises(BadRequest, match="at most"):
             remote.infer(see(1), replace(ask, carry=bytes(2**20 + 1)))
         np.testing.assert_array_equal(remote.infer(see(1), ask).actions, here.actions)
+
+
+class Direct:
+    """A decider that asks at once."""
+
+    def __init__(self, policy):
+        self.policy, self.outcome = policy, None
+
+    def submit(self, observation, ask):
+        self.outcome = Outcome(self.policy.infer(observation, ask))
+
+    def collect(self, wait_s):
+        outcome, self.outcome = self.outcome, None
+        return outcome
+
+
+def test_a_control_loop_passes_it_on_within_an_episode_and_an_instruction(policy):
+    other = "pick up the black bowl and place it on the plate"
+    guard = ActionGuard(ActionLimits(np.full(7, -1e6), np.full(7, 1e6)), stop_action=np.zeros(7, np.float32))
+    loop = ControlLoop(Direct(policy), Synchronous(1), guard, deadline_s=60.0, ask=Ask(SIX, warm_start="half"))
+
+    def first_action(seen, decision, carry=None):
+        return policy.infer(seen, decision_ask(Ask(SIX, 5, warm_start="half"), decision, carry)).actions[0]
+
+    loop.reset(seed=5)
+    start = policy.infer(see(0), decision_ask(Ask(SIX, 5, warm_start="half"), 0))
+    np.testing.assert_array_equal(loop.act(lambda: see(0)), start.actions[0])
+    np.testing.assert_array_equal(loop.act(lambda: see(1)), first_action(see(1), 1, start.carry))
+    assert np.abs(first_action(see(1), 1, start.carry) - first_action(see(1), 1)).max() > 1e-6
+    np.testing.assert_array_equal(loop.act(lambda: see(2, other)), first_action(see(2, other), 2))
+    loop.reset(seed=5)
+    np.testing.assert_array_equal(loop.act(lambda: see(1)), first_action(see(1), 0))
 
 
 def play(factory, output, starts):

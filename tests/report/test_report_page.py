@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -13,6 +14,7 @@ from rdvla.report.findings import pair
 from rdvla.report.load import group_runs, load_runs
 from rdvla.report.page import render, write_report
 from rdvla.report.svg import Scale, decades, nice_ticks, spread
+from rdvla.report.tradeoff import compared_in_time, success_against_time
 from rdvla.stops import StopRule
 from report_fakes import ADAPTIVE, DEPTHS, write_run
 
@@ -21,6 +23,7 @@ SECTIONS = [
     "rules-1",
     "iterations-1",
     "convergence-1",
+    "tradeoff-1",
     "latency-1",
     "tasks-1",
     "films",
@@ -97,9 +100,10 @@ def test_numbers_on_the_page_are_the_data(tmp_path):
     ("stops", "present", "absent"),
     [
         ((None,), {"rules-1", "tasks-1", "latency-1"}, {"depth", "iterations-1", "convergence-1", "films", "errors"}),
-        ((StopRule.fixed(3),), {"depth", "rules-1"}, {"iterations-1", "convergence-1"}),
+        ((StopRule.fixed(3),), {"depth", "rules-1"}, {"iterations-1", "convergence-1", "tradeoff-1"}),
         ((ADAPTIVE,), {"depth", "iterations-1", "convergence-1"}, {"films"}),
         ((StopRule("cosine", max_depth=16), StopRule("latent", max_depth=16), ADAPTIVE), {"convergence-1"}, set()),
+        ((replace(ADAPTIVE, defer=0.1), StopRule.fixed(3)), {"iterations-1", "tradeoff-1"}, {"convergence-1"}),
     ],
 )
 def test_missing_pieces(tmp_path, stops, present, absent):
@@ -124,7 +128,22 @@ def test_several_policies_and_split_runs(tmp_path):
     assert series[0].rules[1].summary.rate.n == 10  # played in both runs, counted once
     checker = check(render(load_runs([shallow, deep, other])))
     assert "rules-2" in checker.ids
+    assert "tradeoff-1" not in checker.ids, "times of two runs are not compared"
+    assert "tradeoff-2" in checker.ids
     assert "ablation" in checker.text
+
+
+def test_success_stands_at_its_mean_time(tmp_path):
+    run = write_run(tmp_path / "run", stops=(StopRule.fixed(1), replace(ADAPTIVE, defer=0.1)), n_tasks=2, episodes=4)
+    (series,) = group_runs(load_runs([run]))
+    rules = compared_in_time(series)
+    assert [rule.name for rule in rules] == ["depth 1", "action_l2 < 0.001, Coda deferred to 0.1"]
+    drawn = success_against_time(rules, 800)
+    for rule in rules:
+        times = [ms for record in rule.played for ms in record.latency_ms["decide"]]
+        rate = rule.summary.rate
+        tip = re.escape(f"({rate.successes} of {rate.n}, 95 % interval") + r".*" + f", {sum(times) / len(times):.1f} ms"
+        assert re.search(tip, drawn.replace("\u00a0", " "))
 
 
 def test_markup_in_the_data_is_shown_not_run(tmp_path):

@@ -20,7 +20,7 @@ from rdvla.checkpoints import load
 from rdvla.checkpoints.lerobot import save_lerobot
 from rdvla.data.lerobot_meta import camera_feature, vector_feature
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
-from rdvla.errors import CheckpointError, ConfigError, ObservationError
+from rdvla.errors import CarryError, CheckpointError, ConfigError, ObservationError
 from rdvla.policies import load_policy
 from rdvla.policy import Ask
 from rdvla.stops import StopRule
@@ -131,6 +131,26 @@ def test_rows_execute_their_own_chunks(pretrained, caplog):
     assert "4 decisions, 2.00 iterations on average" in caplog.text
     assert "total ms" in caplog.text
     assert not policy._depths
+
+
+def test_warm_starts_end_with_their_episode_and_sentence(pretrained):
+    policy, (before, _) = opened(pretrained, "--depth=4", "--start=half")
+    one, two = (moment(seed)[0] for seed in (1, 2))
+    other = {**two, "task": "open the drawer"}
+
+    def decide(seen, seed):
+        return policy.predict_action_chunk(before(dict(seen)), seeds=[seed])
+
+    first, warm, told = decide(one, 1), decide(two, 2), decide(other, 3)
+    assert policy._carries[0] is not None
+    for seen, seed, expected in ((one, 1, first), (other, 3, told)):
+        policy.reset()
+        torch.testing.assert_close(decide(seen, seed), expected, atol=0, rtol=0)
+    policy.reset()
+    assert (decide(two, 2) - warm).abs().max() > 0
+    policy._carries = [b"another policy's"]
+    with pytest.raises(CarryError, match="another policy's, or none"):
+        decide(two, 2)
 
 
 def test_saved_loaded_and_open_for_rdvla(pretrained, tmp_path):

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from rdvla.errors import ConfigError
 from rdvla.model.config import HeadConfig, RDVLAConfig
-from rdvla.model.decide import Recurrence, decide
+from rdvla.model.decide import decide
 from rdvla.model.freeze import freeze
 from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.recorded import RecordedHead, RecordedNetwork, fuse
 from rdvla.model.recurrent import Context, RecurrentHead
 from rdvla.model.stopping import make_criterion
+from rdvla.model.watch import Recurrence
 from rdvla.reference.head import Hidden
 from rdvla.stops import StopRule
 

@@ -21,7 +21,7 @@ from rdvla.execution import Executor, Synchronous
 from rdvla.model.freeze import PRECISIONS
 from rdvla.policies.network import RDVLAPolicy, load_policy
 from rdvla.policy import Ask, decision_seed
-from rdvla.stops import StopRule
+from rdvla.stops import SAFE_GATE, StopRule
 from rdvla.types import ActionChunk, Observation
 
 SEED = 7
@@ -30,6 +30,7 @@ CHECKS = {
     "plain": PLAIN,
     "check every 2": StopRule("action_mse", threshold=1e-3, max_depth=32, check_every=2),
     "check every 4": StopRule("action_mse", threshold=1e-3, max_depth=32, check_every=4),
+    "Coda deferred": StopRule("action_mse", threshold=1e-3, max_depth=32, defer=SAFE_GATE),
     "latent 0.1": StopRule("latent", threshold=0.1, max_depth=32),
     "latent 0.03": StopRule("latent", threshold=0.03, max_depth=32),
     "fixed 12": StopRule.fixed(12),

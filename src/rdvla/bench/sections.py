@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -27,6 +28,7 @@ from rdvla.model.freeze import PRECISIONS
 from rdvla.model.rdvla import RDVLA, Inputs
 from rdvla.model.recorded import fuse, record
 from rdvla.model.recurrent import Context, RecurrentHead
+from rdvla.model.trace import trace
 from rdvla.reference.network import PublishedNetwork, published_head
 from rdvla.stops import StopRule
 
@@ -39,6 +41,10 @@ USUAL = StopRule.fixed(12)
 """The depth of the released evaluation."""
 PUBLISHED_RULE = StopRule("action_mse", threshold=0.0, max_depth=DEEPEST)
 LATENT_RULE = StopRule("latent", threshold=0.0, max_depth=DEEPEST)
+ADAPTIVE_RULE = StopRule("action_mse", threshold=0.0, max_depth=7)
+"""As deep as the released policy thinks on average under its own rule."""
+OPENS = 5
+"""Where the gate of the deferring rule opens: it asks the Coda 4 times of 7."""
 TRAINING_BATCH = 16
 TRAINING_DEPTH = 32
 
@@ -46,13 +52,13 @@ TRAINING_DEPTH = 32
 def head_cases(
     title: str, config: RDVLAConfig, head: RecurrentHead, depths: Sequence[int], forms: Sequence[Form] = PLAIN
 ) -> list[Case]:
-    """Return the head alone, batch 1: fixed depths, and two rules that never stop within 32 iterations."""
+    """Return the head alone, batch 1: fixed depths, and rules that never stop: within 32 iterations, and within 7."""
     hidden, latents = random_hidden(config, 1, device=_device(head)), scratchpads(head, 1)
     contexts, published = contexts_of(hidden), published_head(head)
     starts = {form: start_head(form, ready, contexts) for form, ready in frozen(head, forms).items()}
 
     def case(name: str, rule: StopRule, reference: StopRule) -> Case:
-        looks = rule.max_depth if rule.name == "action_mse" else 1
+        looks = rule.max_depth - OPENS + 2 if rule.defer else rule.max_depth if rule.name == "action_mse" else 1
         return Case(
             section=f"head, {title}",
             name=name,
@@ -67,7 +73,15 @@ def head_cases(
         *fixed,
         case(f"mse rule, {DEEPEST} iterations", PUBLISHED_RULE, PUBLISHED_RULE),
         case(f"latent rule, {DEEPEST} iterations", LATENT_RULE, PUBLISHED_RULE),
+        case(f"mse rule, {ADAPTIVE_RULE.max_depth} iterations", ADAPTIVE_RULE, ADAPTIVE_RULE),
+        case("the same, Coda deferred", deferring(head, contexts, latents), ADAPTIVE_RULE),
     ]
+
+
+def deferring(head: RecurrentHead, contexts: dict[int, Context], latents_BKD: Tensor) -> StopRule:
+    """Return `ADAPTIVE_RULE` with a gate that opens at iteration `OPENS` of this decision (or before)."""
+    changes = trace(head, head.condition(contexts), latents_BKD, OPENS)["latent"][0]
+    return replace(ADAPTIVE_RULE, defer=1.01 * float(changes[-1]))
 
 
 @torch.no_grad()

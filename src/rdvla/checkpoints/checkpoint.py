@@ -10,6 +10,7 @@ from rdvla.data.images import PUBLISHED, ImagePath
 from rdvla.data.stats import DatasetStatistics
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.model.rdvla import RDVLA
+from rdvla.policy import Alarm
 from rdvla.stops import StopRule
 from rdvla.types import ActionConvention, GripperConvention
 
@@ -26,6 +27,7 @@ class Checkpoint:
         image_path: from a camera image to the network's pixels.
         step: optimiser step at which the checkpoint was saved, if known.
         default_stop: when to stop iterating where nobody says; None leaves it to `rdvla.policies`.
+        alarm: when an episode takes longer than successful ones do; None if that was not calibrated.
         notes: anything else worth keeping (recipe, data, commit); JSON values only.
 
     Raises:
@@ -39,6 +41,7 @@ class Checkpoint:
     image_path: ImagePath = PUBLISHED
     step: int | None = None
     default_stop: StopRule | None = None
+    alarm: Alarm | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from rdvla.data.stats import load_statistics, save_statistics
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.files import replacing_folder
 from rdvla.model.config import RDVLAConfig
+from rdvla.policy import Alarm
 from rdvla.stops import StopRule
 from rdvla.types import ActionConvention, GripperConvention
 
@@ -46,6 +47,7 @@ class NativeConfig(Config):
         max_steps: of earlier versions; for nobody, not written any more.
         step: optimiser step of the checkpoint.
         default_stop: when to stop iterating where nobody says; absent where nothing was chosen.
+        alarm: when an episode takes longer than successful ones do; absent likewise.
         versions: what wrote it; for people, not read.
         notes: recipe, data, commit; for people, not read.
     """
@@ -59,12 +61,13 @@ class NativeConfig(Config):
     max_steps: dict[str, PositiveInt] | None = Field(default=None, exclude=True)
     step: NonNegativeInt | None = None
     default_stop: StopRule | None = None
+    alarm: Alarm | None = None
     versions: dict[str, str]
     notes: dict[str, Any] = Field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the text of the file."""
-        unset = {"default_stop"} if self.default_stop is None else None  # as versions before it wrote
+        unset = {name for name in ("default_stop", "alarm") if getattr(self, name) is None}  # as earlier versions wrote
         return json.dumps(self.model_dump(mode="json", exclude=unset), indent=2) + "\n"
 
 
@@ -115,6 +118,7 @@ def write_description(directory: Path, checkpoint: Checkpoint) -> None:
             "gripper": checkpoint.actions.gripper,
             "step": checkpoint.step,
             "default_stop": checkpoint.default_stop,
+            "alarm": checkpoint.alarm,
             "versions": versions(),
             "notes": dict(checkpoint.notes),
         }
@@ -157,6 +161,7 @@ def read_description(directory: Path, tensors: dict[str, Tensor], *, source: str
         actions=ActionConvention(config.gripper),
         step=config.step,
         default_stop=config.default_stop,
+        alarm=config.alarm,
         notes=config.notes,
     )
 

@@ -87,6 +87,7 @@ def load_official(
         image_path=said.images or published_images(config.backbone.image_size),
         step=step,
         default_stop=said.default_stop,
+        alarm=said.alarm,
     )
 
 

@@ -25,6 +25,7 @@ from rdvla.data.stats import DatasetStatistics
 from rdvla.embodiment import CALVIN, LIBERO, Embodiment
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.model.backbones.prismatic import PrismaticConfig
+from rdvla.policy import Alarm
 from rdvla.stops import StopRule
 from rdvla.types import ActionConvention, GripperConvention
 
@@ -42,12 +43,14 @@ class Beside(Config):
         gripper: what the environment expects in the last entry of an action.
         images: from a camera image to the network's pixels.
         default_stop: when to stop iterating where nobody says.
+        alarm: when an episode takes longer than successful ones do.
     """
 
     vision: dict[str, Any] = Field(default_factory=dict)
     gripper: GripperConvention | None = None
     images: ImagePath | None = None
     default_stop: StopRule | None = None
+    alarm: Alarm | None = None
 
 
 def read_beside(directory: Path) -> Beside:
@@ -74,6 +77,7 @@ def beside(checkpoint: Checkpoint, backbone: PrismaticConfig) -> dict[str, Any]:
         else checkpoint.actions.gripper,
         images=None if checkpoint.image_path == published_images(backbone.image_size) else checkpoint.image_path,
         default_stop=checkpoint.default_stop,
+        alarm=checkpoint.alarm,
     )
     return found.model_dump(mode="json", exclude_defaults=True)
 

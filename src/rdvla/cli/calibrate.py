@@ -8,10 +8,13 @@ import typer
 
 from rdvla.cli.parsing import parse_names
 from rdvla.errors import ConfigError
+from rdvla.eval.alarm import Scored, fit_alarm, measure_scores, read_played
 from rdvla.eval.calibration import Calibrated, Got, Quantity, Target, base_rules, calibrate
+from rdvla.eval.deferring import Deferred, fit_deferred
 from rdvla.eval.paired import Interval
 from rdvla.eval.replay import agreement, read_decisions
 from rdvla.files import write_json
+from rdvla.stops import StopRule
 from rdvla.tables import align
 
 
@@ -29,6 +32,18 @@ def calibrate_command(
     delta: Annotated[float | None, typer.Option(help="Instead of a wish: replay --stop with this threshold.")] = None,
     min_depth: Annotated[int, typer.Option(help="Never stop earlier.")] = 1,
     max_depth: Annotated[int | None, typer.Option(help="Never go on longer [default: 32, or the traces' end].")] = None,
+    defer: Annotated[
+        bool, typer.Option("--defer", help="Of rules on actions: also fit when to begin to ask the Coda.")
+    ] = False,
+    same: Annotated[float, typer.Option(help="Of --defer: share of decisions to stop at the same iteration.")] = 0.998,
+    alarm: Annotated[
+        float | None,
+        typer.Option(
+            metavar="ALPHA",
+            help="Instead: the number of steps that a share of successful episodes exceeds, e.g. 0.1, as an alarm "
+            "(needs no traces).",
+        ),
+    ] = None,
     folds: Annotated[int, typer.Option(help="Parts of the tasks, each measured with what the others gave.")] = 5,
     json: Annotated[Path | None, typer.Option(help="Also write every number to this file.")] = None,
     write: Annotated[
@@ -41,10 +56,15 @@ def calibrate_command(
     Every threshold is replayed on decisions that were traced to full depth. What it promises is measured on tasks that
     it was not fitted on, with 95 % intervals that resample tasks.
     """
+    if alarm is not None:
+        if any(wish is not None for wish in (depth, ms, change, stop, delta)) or defer:
+            raise ConfigError("--alarm is calibrated by itself; drop the wishes for a stopping rule.")
+        _calibrate_alarm(runs, alarm, folds, json, write)
+        return
     target = _target({"depth": depth, "ms": ms, "change": change}, delta)
     names = None if stop is None else parse_names(stop, field="stop")
     if write is not None:
-        from rdvla.checkpoints.default_stop import description_of, store_default_stop
+        from rdvla.checkpoints.calibrated import description_of, store_default_stop
 
         if names is None or len(names) != 1:
             raise ConfigError("--write stores one rule; name it with --stop.")
@@ -52,10 +72,16 @@ def calibrate_command(
     decisions = read_decisions(runs)
     bases = base_rules(names, delta, min_depth, max_depth, decisions.depth)
     found = calibrate(bases, decisions, target, folds)
+    chosen = [each.rule for each in found]
+    deferred = [fit_deferred(rule, decisions, same, folds) for rule in chosen if _reads_actions(rule)] if defer else []
+    if defer and not deferred:
+        raise ConfigError("only rules on actions ask the Coda again and again; give one with --defer, e.g. action_mse.")
     same, of = agreement(decisions)
     print(f"{decisions.episodes:,} episodes of {len(set(decisions.tasks))} tasks, {len(decisions.tasks):,} decisions")
     print(f"the replay of what was played stops where the policy did in {same:,} of {of:,}\n")
     print(format_table(found, target))
+    if deferred:
+        print(f"\n{format_deferred(deferred)}")
     if json is not None:
         costs = decisions.costs
         content = {
@@ -67,11 +93,56 @@ def calibrate_command(
             "costs_ms": None if costs is None else vars(costs),
             "target": None if target is None else vars(target),
             "rules": [each.as_json() for each in found],
+            "deferred": [each.as_json() for each in deferred],
         }
         write_json(json, content)
     if write is not None:
-        store_default_stop(write, found[0].rule, _card(found[0], target))
-        print(f"\n{write} stops at {found[0].rule} by default now")
+        rule = deferred[0].rule if deferred else found[0].rule
+        store_default_stop(write, rule, " ".join([_card(found[0], target), *map(_card_deferred, deferred)]))
+        print(f"\n{write} stops at {rule} by default now")
+
+
+def _calibrate_alarm(runs: list[Path], alpha: float, folds: int, json: Path | None, write: Path | None) -> None:
+    if write is not None:
+        from rdvla.checkpoints.calibrated import description_of, store_alarm
+
+        description_of(write)
+    episodes = read_played(runs)
+    alarm, scored = fit_alarm(episodes, alpha), measure_scores(episodes, sorted({0.05, 0.1, alpha}), folds)
+    failures = sum(not episode.success for episode in episodes)
+    print(f"{len(episodes):,} episodes of {len({e.task for e in episodes})} tasks, {failures} failures\n")
+    print(format_scores(scored))
+    print(f"\nraised after {alarm.steps} steps: fitted on {alarm.episodes} successful episodes for alpha {alpha:g}")
+    if json is not None:
+        content = {"schema": 1, "runs": list(map(str, runs)), "alarm": vars(alarm)}
+        write_json(json, content | {"scores": [each.as_json() for each in scored]})
+    if write is not None:
+        (measured,) = [each for each in scored[0].detections if each.alpha == alpha]
+        sentence = (
+            f"After {alarm.steps} control steps: at most {alpha:.0%} of successful episodes should take longer "
+            f"({alarm.episodes} were played). On tasks that it was not fitted on, {measured.found} of "
+            f"{measured.failures} failures and {measured.false} of {measured.successes} successes raised it."
+        )
+        store_alarm(write, alarm, sentence)
+        print(f"\n{write} raises an alarm after {alarm.steps} steps now")
+
+
+def format_scores(scored: Sequence[Scored]) -> str:
+    """Return a table of what foretells a failure, and how well."""
+    head = ["score", "AUROC", "alpha", "found", "false alarms", "steps before the end"]
+    rows = [
+        [
+            each.name,
+            "-" if each.auroc is None else f"{each.auroc:.2f}",
+            f"{at.alpha:g}",
+            f"{at.found}/{at.failures}",
+            f"{at.false}/{at.successes}",
+            "-" if at.lead is None else f"{at.lead:.0f}",
+        ]
+        for each in scored
+        for at in each.detections
+    ]
+    return f"measured on tasks not fitted on\n\n{align([head, *rows])}"
 
 
 def _target(wishes: dict[Quantity, float | None], delta: float | None) -> Target | None:
@@ -89,6 +160,26 @@ def format_table(found: Sequence[Calibrated], target: Target | None) -> str:
     head = ["rule", "threshold", "iterations", "95 % interval", "decodings", "ms", "change", "95 % interval", "p95"]
     rows = [[each.rule.name, f"{each.rule.threshold:g}", *_cells(each.held_out or each.fitted)] for each in found]
     return f"{title}\n\n{align([head, *rows])}"
+
+
+def format_deferred(found: Sequence[Deferred]) -> str:
+    """Return a table of gates with what they save."""
+    head = ["rule", "defer", "same stop", "95 % interval", "Codas", "95 % interval", "without", "share"]
+    rows = [
+        [
+            each.rule.name,
+            f"{each.rule.defer:g}",
+            f"{each.same.value:.2%}",
+            f"{each.same.low:.2%} - {each.same.high:.2%}",
+            f"{each.decodings.value:.2f}",
+            f"{each.decodings.low:.2f} - {each.decodings.high:.2f}",
+            f"{each.plain.value:.2f}",
+            f"{each.decodings.value / each.plain.value:.0%}",
+        ]
+        for each in found
+    ]
+    held_out = "; measured on tasks not fitted on" if all(each.gates for each in found) else ""
+    return f"asking the Coda only near the threshold{held_out}\n\n{align([head, *rows])}"
 
 
 def _cells(got: Got) -> list[str]:
@@ -117,3 +208,17 @@ def _card(chosen: Calibrated, target: Target | None) -> str:
         f"({iterations.low:.2f}-{iterations.high:.2f}), {change.value:.2g} from the actions at full depth "
         "(mean squared difference, normalised)."
     )
+
+
+def _card_deferred(each: Deferred) -> str:
+    where = "on tasks it was not fitted on" if each.gates else "on the traced tasks"
+    return (
+        f"The Coda is not asked before the scratchpad changes by less than {each.rule.defer:g}: {each.same.value:.2%} "
+        f"of decisions stop at the same iteration, with {each.decodings.value:.2f} instead of {each.plain.value:.2f} "
+        f"decodings ({where})."
+    )
+
+
+def _reads_actions(rule: StopRule) -> bool:
+    """Return whether the rule asks the Coda at every check."""
+    return rule.spec is not None and rule.spec.reads == "actions"

@@ -20,7 +20,7 @@ import typer
 from rdvla.cli.parsing import parse_depths, parse_names
 from rdvla.errors import ConfigError, suggest
 from rdvla.policy import Ask, WarmStart
-from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule, rules
+from rdvla.stops import DEFAULT_MAX_DEPTH, SAFE_GATE, StopRule, rules
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -69,6 +69,11 @@ class StopOptions:
     min_depth: Annotated[int | None, "Of --stop: never stop earlier [default: 1]."] = None
     max_depth: Annotated[int | None, f"Of --stop: never go on longer [default: {DEFAULT_MAX_DEPTH}]."] = None
     check_every: Annotated[int | None, "Of --stop: look every n-th iteration [default: 1]."] = None
+    defer: Annotated[
+        str | None,
+        "Of --stop: do not ask the Coda before the scratchpad changes by less than this, e.g. safe or 0.1 "
+        "(to compare: no,0.1).",
+    ] = None
 
     def rules(self) -> tuple[StopRule | None, ...]:
         """Return the rules to compare: fixed depths, then adaptive ones; (None,) without any.
@@ -94,7 +99,7 @@ class StopOptions:
 
     def _adaptive(self) -> list[StopRule]:
         if self.stop is None:
-            for name in ("delta", "min_depth", "max_depth", "check_every"):
+            for name in ("delta", "min_depth", "max_depth", "check_every", "defer"):
                 if getattr(self, name) is not None:
                     flag = name.replace("_", "-")
                     raise ConfigError(f"--{flag} belongs to an adaptive rule; add --stop, e.g. --stop action_l2.")
@@ -105,13 +110,17 @@ class StopOptions:
                 raise ConfigError(f"unknown adaptive rule '{name}'.{suggest(name, rules())}")
         if self.delta is not None and len(names) > 1:
             raise ConfigError("--delta means something else for every rule; give one --stop rule with it.")
+        gates = (None,) if self.defer is None else tuple(_gate(part) for part in parse_names(self.defer, field="defer"))
         limits = {name: getattr(self, name) for name in ("min_depth", "max_depth", "check_every")}
         chosen = [
-            StopRule(name, **{key: value for key, value in limits.items() if value is not None}) for name in names
+            StopRule(name, defer=gate, **{key: value for key, value in limits.items() if value is not None})
+            for name in names
+            for gate in gates
         ]
         if self.delta is None:
             return chosen
-        return [replace(chosen[0], threshold=_number(part, "delta")) for part in self.delta.split(",")]
+        thresholds = [_number(part, "delta") for part in self.delta.split(",")]
+        return [replace(rule, threshold=threshold) for threshold in thresholds for rule in chosen]
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,10 @@ def parse_budgets(text: str | None) -> tuple[float | None, ...]:
     if not all(0 < budget < float("inf") for budget in budgets):
         raise ConfigError(f"budget-ms '{text}': a budget is a number of milliseconds above 0.")
     return budgets
+
+
+def _gate(text: str) -> float | None:
+    return {"no": None, "safe": SAFE_GATE}[text] if text in ("no", "safe") else _number(text, "defer")
 
 
 def _number(text: str, name: str) -> float:

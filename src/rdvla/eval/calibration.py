@@ -168,10 +168,9 @@ def _calibrate(base: StopRule, decisions: Decisions, target: Target | None, fold
         return Calibrated(base, measure(replay(base, decisions), decisions), None, ())
     rule = fit(base, decisions, target)
     fitted = measure(replay(rule, decisions), decisions)
-    numbers = {task: number for number, task in enumerate(sorted(set(decisions.tasks)))}
-    if len(numbers) < 2:
+    fold_N = folds_of(decisions, folds)
+    if not fold_N.any():
         return Calibrated(rule, fitted, None, ())
-    fold_N = np.array([numbers[task] for task in decisions.tasks]) % min(folds, len(numbers))
     others = [fit(base, decisions, target, fold_N != fold) for fold in range(fold_N.max() + 1)]
     outcomes = [replay(other, decisions) for other in others]
 
@@ -181,6 +180,12 @@ def _calibrate(base: StopRule, decisions: Decisions, target: Target | None, fold
     pooled = RuleEffect(held_out(lambda o: o.iterations), held_out(lambda o: o.decodings), held_out(lambda o: o.change))
     thresholds = tuple(other.threshold for other in others if other.threshold is not None)
     return Calibrated(rule, fitted, measure(pooled, decisions), thresholds)
+
+
+def folds_of(decisions: Decisions, folds: int) -> NDArray[np.int64]:
+    """Return to which part of the tasks every decision belongs, `[N]`, from 0; all to one if there is one task."""
+    numbers = {task: number for number, task in enumerate(sorted(set(decisions.tasks)))}
+    return np.array([numbers[task] for task in decisions.tasks]) % min(folds, len(numbers))
 
 
 def measure(outcome: RuleEffect, decisions: Decisions) -> Got:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from rdvla.errors import ConfigError, RecordError
 from rdvla.eval.records import EpisodeRecord, read_records
 from rdvla.eval.traces import DECISION, EXECUTED, ITERATION, read_trace
-from rdvla.stops import FIXED, StopRule, rules
+from rdvla.stops import StopRule, rules
 from rdvla.types import TO_FULL
 
 CORE, CODA, TOTAL = "policy.core", "policy.coda", "policy.total"
 """Stages of a record that say what a decision costs."""
+GATE = rules()["latent"]
+"""What `StopRule.defer` is a limit of."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,19 @@ def replay(rule: StopRule, decisions: Decisions) -> RuleEffect:
     assert rule.threshold is not None
     passed_NR = spec.passed(metric_of(rule.name, decisions)[:, : rule.max_depth], rule.threshold)
     passed_NR[:, : rule.min_depth - 1] = False
-    stops = np.where(passed_NR.any(axis=1), passed_NR.argmax(axis=1) + 1, rule.max_depth)
-    return _outcome(stops, stops if spec.reads == "actions" else np.ones_like(stops), decisions)
+    if rule.defer is None:
+        stops = _first(passed_NR, rule.max_depth)
+        return _outcome(stops, stops if spec.reads == "actions" else np.ones_like(stops), decisions)
+    open_NR = GATE.passed(metric_of(GATE.name, decisions)[:, : rule.max_depth], rule.defer)
+    open_NR[:, : rule.min_depth - 1] = False
+    opens = _first(open_NR, rule.max_depth + 1)
+    stops = _first(passed_NR & (np.arange(1, rule.max_depth + 1) >= opens[:, None]), rule.max_depth)
+    return _outcome(stops, np.maximum(stops - opens + 2, 1), decisions)
+
+
+def _first(true_NR: NDArray[np.bool_], otherwise: int) -> NDArray[np.int64]:
+    """Return the number of the first iteration at which it is true."""
+    return np.where(true_NR.any(axis=1), true_NR.argmax(axis=1) + 1, otherwise)
 
 
 def metric_of(name: str, decisions: Decisions) -> NDArray[np.float32]:
@@ -188,8 +201,8 @@ def _require_one(values: Collection[object], what: str) -> None:
 
 
 def _costs(records: Sequence[EpisodeRecord]) -> StageCosts | None:
-    core = coda = total = 0.0
-    decided = iterations = decodings = 0
+    core = coda = total = decodings = 0.0
+    decided = iterations = 0
     for record in records:
         stages = [record.latency_ms.get(stage) for stage in (CORE, CODA, TOTAL)]
         if record.stop is None or any(stage is None for stage in stages):
@@ -197,12 +210,15 @@ def _costs(records: Sequence[EpisodeRecord]) -> StageCosts | None:
         core, coda, total = (value + sum(stage or ()) for value, stage in zip((core, coda, total), stages, strict=True))
         decided += len(record.iterations)
         iterations += sum(record.iterations)
-        decodings += sum(_decodings(record.stop, depth) for depth in record.iterations)
+        decodings += sum(_decodings(record))
     return StageCosts((total - core - coda) / decided, core / iterations, coda / decodings)
 
 
-def _decodings(rule: StopRule, depth: int) -> int:
-    """Return how often the Coda was asked in a decision of `depth` iterations."""
-    if rule.name == FIXED or rules()[rule.name].reads == "latents":
-        return 1
-    return -(-depth // rule.check_every)
+def _decodings(record: EpisodeRecord) -> list[float]:
+    """Return how often the Coda was asked in every decision: as counted, in older records as the rule has it."""
+    rule, counted = record.stop, record.signals.get("codas")
+    if counted is not None:
+        return [count for count in counted if count is not None]
+    if rule is None or rule.spec is None or rule.spec.reads == "latents":
+        return [1.0] * len(record.iterations)
+    return [float(-(-depth // rule.check_every)) for depth in record.iterations]

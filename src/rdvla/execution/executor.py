@@ -99,7 +99,7 @@ class Executor:
         self._arrive()
         if self._asked is None and self._strategy.wants(self._step):
             number = len(self.decisions)
-            chunk = self.policy.infer(observe(), decision_ask(self.ask, number, self._carry))
+            chunk = self.policy.infer(observe(), decision_ask(self.ask, number, self._carry, step=self._step))
             self.decisions.append(chunk)
             self._carry = chunk.carry
             self._asked, self._asked_for = Decision(number, self._step, chunk), 0

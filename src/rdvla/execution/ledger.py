@@ -7,7 +7,7 @@ from typing import Literal
 
 from rdvla.types import ActionChunk
 
-Fate = Literal["executed", "beyond_horizon", "already_due", "superseded", "late", "episode_end"]
+Fate = Literal["executed", "beyond_horizon", "already_due", "superseded", "late", "alarm", "episode_end"]
 KEPT = 100_000
 
 
@@ -36,7 +36,7 @@ class Entry:
         index: position in its chunk.
         fate: `executed`; or dropped: `beyond_horizon` (the strategy leaves it out), `already_due` (planned for a step
             that had passed when the chunk came), `superseded` (a newer chunk came), `late` (the whole answer came
-            after its deadline), `episode_end`.
+            after its deadline), `alarm` (the robot is held still), `episode_end`.
     """
 
     step: int

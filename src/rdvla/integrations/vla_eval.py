@@ -83,12 +83,13 @@ DIALECTS: Mapping[str, Dialect] = {
 
 @dataclass
 class _Session:
-    """What a benchmark process is at: its episode's seed, how often it was asked, and where to record."""
+    """What a benchmark process is at: its episode's seed, how often and at which step it was asked, where to record."""
 
     seed: int
     horizon: Horizon
     decisions: int = 0
     carry: bytes | None = None
+    step: int = 0
     recorder: StepRecorder | None = None
 
 
@@ -209,7 +210,8 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         if obs.get("episode_restart"):
             self._chunk_buffers.pop(ctx.session_id, None)
             with self._lock:
-                self._sessions[ctx.session_id].carry = None
+                session = self._sessions[ctx.session_id]
+                session.carry, session.step = None, 0
         await super().on_observation(obs, ctx)
 
     def predict_batch(self, obs_batch: list[dict[str, Any]], ctx_batch: list[SessionContext]) -> list[dict[str, Any]]:
@@ -226,7 +228,7 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         chunks = self._policy.infer_batch(
             [self._observation(obs) for obs in obs_batch],
             [
-                decision_ask(replace(self._ask, seed=session.seed), session.decisions, session.carry)
+                decision_ask(replace(self._ask, seed=session.seed), session.decisions, session.carry, step=session.step)
                 for session in sessions
             ],
         )
@@ -235,6 +237,7 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
             session.decisions += 1
             session.carry = chunk.carry
             n_steps = session.horizon.steps(chunk.num_recurrences, len(chunk.actions))
+            session.step += n_steps
             if session.recorder is not None:
                 session.recorder.record({"step": ctx.step, **_row(chunk, n_steps)})
             answers.append({"actions": chunk.actions[:n_steps] * self._scale})
@@ -267,7 +270,7 @@ def _row(chunk: ActionChunk, n_steps: int) -> dict[str, Any]:
     row: dict[str, Any] = {"num_recurrences": chunk.num_recurrences, "n_action_steps": n_steps}
     if chunk.convergence:
         row["convergence"] = [float(f"{value:.4g}") for value in chunk.convergence]
-    return row
+    return row | {name: float(f"{value:.4g}") for name, value in chunk.signals.items()}
 
 
 def main() -> None:

@@ -56,15 +56,15 @@ class Timer:
         self._lap = clock()
         self._deadline = self._lap + budget
 
-    def lap(self, stage: Stage) -> None:
-        """Note that `stage` has just ended; it began when the one before it ended."""
+    def lap(self, stage: Stage, times: int = 1) -> None:
+        """Note that `stage` has just ended, made `times` times in one; it began when the one before it ended."""
         now = self._clock()
-        self.costs.correct(stage, now - self._lap)
+        self.costs.correct(stage, (now - self._lap) / times)
         self.spent[stage] += now - self._lap
         self._lap = now
 
-    def allows_another(self) -> bool:
-        """Return whether one more iteration, and decoding its result, would end within the budget."""
+    def allows_another(self, decodings: int = 1) -> bool:
+        """Return whether one more iteration, and so many decodings after it, would end within the budget."""
         iteration = self.costs.iteration or 0.0
         decode = iteration if self.costs.decode is None else self.costs.decode  # the Coda is no deeper than the core
-        return self._clock() + iteration + decode <= self._deadline
+        return self._clock() + iteration + decodings * decode <= self._deadline

@@ -4,43 +4,17 @@ Samples that have converged leave the batch, so a batch costs the sum of its dep
 depend on its companions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from rdvla.model.budget import Timer
-from rdvla.model.stopping import Look, StoppingCriterion
+from rdvla.model.stopping import StoppingCriterion
+from rdvla.model.watch import Given, Recurrence, there, watch
 from rdvla.policy import WarmStart
-from rdvla.stops import StopRule
-
-
-class Kept(Protocol):
-    """What stays fixed while the core iterates, of every sample; see `rdvla.model.recurrent.Conditioning`."""
-
-    def select(self, rows: Tensor) -> Self:
-        """Keep the samples `rows` (int64 indices)."""
-        ...
-
-
-Given = TypeVar("Given", bound=Kept)
-Given_contra = TypeVar("Given_contra", contravariant=True)
-
-
-class Recurrence(Protocol[Given_contra]):
-    """The part of a head that a decision needs: a `RecurrentHead`, or the same recorded."""
-
-    @property
-    def core(self) -> Callable[[Tensor, Given_contra], Tensor]:
-        """One iteration, `[B, K, D]` to `[B, K, D]`."""
-        ...
-
-    @property
-    def coda(self) -> Callable[[Tensor, Given_contra], Tensor]:
-        """From the scratchpad `[B, K, D]` to normalised actions `[B, K, A]`."""
-        ...
+from rdvla.stops import FIXED, StopRule
 
 
 @dataclass(frozen=True)
@@ -53,7 +27,8 @@ class HeadOutput:
         out_of_time: bool `[B]` samples whose recurrence the budget ended.
         traces: per sample, the criterion's metric at each check.
         carry: the scratchpads `[B, K, D]` that the next decisions may begin with, if they were asked for.
-        signals: whatever else is known about the samples' decisions, `[B]` by name (`rdvla.types.ActionChunk.signals`).
+        signals: whatever else is known about the samples' decisions, `[B]` by name (`rdvla.types.ActionChunk.signals`):
+            under a rule that reads actions `codas`, how often the Coda was asked.
     """
 
     actions: Tensor
@@ -82,70 +57,95 @@ def decide(
         conditioning: `head.condition(...)` of the batch.
         latents_BKD: initial scratchpads.
         criterion: judges convergence between consecutive checks.
-        rule: depth limits and how often to check.
+        rule: depth limits, how often to check, and whether to defer the Coda.
         timer: asked before every iteration but the first whether it still fits; if not, the best so far is decoded.
         warm_start: which scratchpad to keep for the next decision: the one after `half` of the iterations or at the
             `end`; `noise` keeps none.
     """
     timer = timer or Timer()
     batch = len(latents_BKD)
-    depths = torch.zeros(batch, dtype=torch.long)
+    depths, codas = (torch.zeros(batch, dtype=torch.long) for _ in range(2))
     out_of_time = torch.zeros(batch, dtype=torch.bool)
     traces: list[list[float]] = [[] for _ in range(batch)]
     final: list[Tensor | None] = [None] * batch
+    trail = Trail(warm_start, rule.max_depth, batch)
     rows = torch.arange(batch)
-    previous: Look | None = None
-    actions: Tensor | None = None
-    kept: list[tuple[list[int], Tensor]] = []  # which samples, and their scratchpads, after every iteration
+    eyes = watch(head, criterion, rule, timer, batch)
     for depth in range(1, rule.max_depth + 1):
-        if depth > 1 and not timer.allows_another():
+        if depth > 1 and not timer.allows_another(decodings=1 if rule.defer is None else 2):
             out_of_time[rows] = True
             break
-        latents_BKD, actions = head.core(latents_BKD, conditioning), None
+        latents_BKD = head.core(latents_BKD, conditioning)
         depths[rows] = depth
         timer.lap("iteration")
-        if warm_start != "noise":
-            kept.append((rows.tolist(), latents_BKD))
-        if rule.name == "fixed" or depth % rule.check_every:
+        trail.note(depth, rows, latents_BKD)
+        if rule.name == FIXED or depth % rule.check_every:
             continue
-        if criterion.needs_actions:
-            actions = head.coda(latents_BKD, conditioning)
-            timer.lap("decode")
-        current = Look(latents_BKD, actions)
-        if previous is not None:
-            metric = criterion.measure(previous, current).cpu()  # the one wait
-            for row, number in zip(rows.tolist(), metric.tolist(), strict=True):
-                traces[row].append(number)
-            converged = criterion.passed(metric)
-            if depth >= rule.min_depth and converged.any():
-                done, stay = (each.nonzero().flatten() for each in (converged, ~converged))
-                leaving, staying = done.to(latents_BKD.device), stay.to(latents_BKD.device)
-                finished = current.select(leaving)
-                decoded = finished.actions
-                if decoded is None:
-                    decoded = head.coda(finished.latents, conditioning.select(leaving))
-                    timer.lap("decode")
-                for row, action in zip(rows[done].tolist(), decoded, strict=True):
-                    final[row] = action
-                rows = rows[stay]
-                if not len(rows):
-                    break
-                conditioning, current = conditioning.select(staying), current.select(staying)
-                latents_BKD, actions = current.latents, current.actions
-        previous = current
+        seen = eyes.look(latents_BKD, conditioning, may_stop=depth >= rule.min_depth)
+        if seen is None:
+            continue
+        compared, metric = seen
+        for row, number in zip(rows[compared].tolist(), metric[compared].tolist(), strict=True):
+            traces[row].append(number)
+        converged = criterion.passed(metric)
+        if depth >= rule.min_depth and converged.any():
+            done, stay = (each.nonzero().flatten() for each in (converged, ~converged))
+            for row, action in zip(rows[done].tolist(), eyes.answers(latents_BKD, conditioning, done), strict=True):
+                final[row] = action
+            codas[rows[done]] = eyes.codas[done]
+            trail.leave(rows[done])
+            rows = rows[stay]
+            if not len(rows):
+                break
+            latents_BKD, conditioning = eyes.select(stay), conditioning.select(there(stay, latents_BKD))
     if len(rows):
-        if actions is None:
-            actions = head.coda(latents_BKD, conditioning)
-            timer.lap("decode")
-        for row, action in zip(rows.tolist(), actions, strict=True):
+        for row, action in zip(rows.tolist(), eyes.answers(latents_BKD, conditioning), strict=True):
             final[row] = action
+        codas[rows] = eyes.codas
+        trail.leave(rows)
     answers = torch.stack([action for action in final if action is not None])
-    return HeadOutput(answers, depths, out_of_time, traces, _carry(kept, depths.tolist(), warm_start))
+    signals = {"codas": codas} if criterion.needs_actions else {}
+    return HeadOutput(answers, depths, out_of_time, traces, trail.carry, signals)
 
 
-def _carry(kept: Sequence[tuple[list[int], Tensor]], depths: Sequence[int], warm_start: WarmStart) -> Tensor | None:
-    """Return every sample's scratchpad after half of its iterations, at least one, or after all of them."""
-    if not kept:
-        return None
-    chosen = [kept[(max(1, depth // 2) if warm_start == "half" else depth) - 1] for depth in depths]
-    return torch.stack([latents_BKD[rows.index(row)] for row, (rows, latents_BKD) in enumerate(chosen)])
+class Trail:
+    """The scratchpads that warm starts may want: not every one, but those at half of a depth that is still possible.
+
+    A sample that is still there after r iterations stops after r to `max_depth`, so `half` wants one of those after
+    r / 2 to `max_depth` / 2: a quarter of `max_depth` at most.
+    """
+
+    def __init__(self, warm_start: WarmStart, max_depth: int, batch: int) -> None:
+        """Keep what `warm_start` wants of `batch` samples that stop after at most `max_depth` iterations."""
+        self._warm_start = warm_start
+        self._last = self._wanted(max_depth)
+        self._depth = 0
+        self._kept: dict[int, tuple[list[int], Tensor]] = {}
+        self._left: list[Tensor | None] = [None] * batch
+
+    def _wanted(self, depth: int) -> int:
+        """Return the scratchpad, by iterations, that is wanted of a sample which stops at `depth`."""
+        return max(1, depth // 2) if self._warm_start == "half" else depth
+
+    def note(self, depth: int, rows: Tensor, latents_BKD: Tensor) -> None:
+        """Take the scratchpads of the samples `rows` after iteration `depth`."""
+        if self._warm_start == "noise":
+            return
+        self._depth, first = depth, self._wanted(depth)
+        self._kept = {number: kept for number, kept in self._kept.items() if number >= first}
+        if depth <= self._last:
+            self._kept[depth] = rows.tolist(), latents_BKD
+
+    def leave(self, rows: Tensor) -> None:
+        """The samples `rows` stop at the present iteration."""
+        if self._warm_start == "noise":
+            return
+        numbers, latents_BKD = self._kept[self._wanted(self._depth)]
+        for row in rows.tolist():
+            self._left[row] = latents_BKD[numbers.index(row)].clone()
+
+    @property
+    def carry(self) -> Tensor | None:
+        """What is wanted of all samples, `[B, K, D]`; None from `noise`."""
+        left = [latents for latents in self._left if latents is not None]
+        return torch.stack(left) if left else None

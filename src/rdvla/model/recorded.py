@@ -99,6 +99,9 @@ class RecordedHead:
         core, coda = fuse(head.core), fuse(head.coda)
         self._core = record(lambda: core(latents_BKD, self._conditioning), device)
         self._coda = record(lambda: coda(latents_BKD, self._conditioning), device)
+        self._earlier_BKD = torch.zeros_like(latents_BKD)
+        self._decode_both: Callable[[], tuple[Tensor, Tensor]] | None = None
+        self._head_both = head.both  # no policy asks for it unless its rule defers
 
     @torch.no_grad()
     def condition(self, count: int) -> Places:
@@ -113,6 +116,16 @@ class RecordedHead:
     def coda(self, latents_BKD: Tensor, places: Places) -> Tensor:
         """Return normalised actions `[B, K, A]`."""
         return self._at(places, latents_BKD, self._coda)
+
+    def both(self, before_BKD: Tensor, after_BKD: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+        """Decode two scratchpads of every sample in one call, recorded when it is first asked for."""
+        self._earlier_BKD.index_copy_(0, places.rows, before_BKD)
+        self._latents_BKD.index_copy_(0, places.rows, after_BKD)
+        if self._decode_both is None:
+            both, earlier_BKD, latents_BKD = fuse(self._head_both), self._earlier_BKD, self._latents_BKD
+            self._decode_both = record(lambda: both(earlier_BKD, latents_BKD, self._conditioning), latents_BKD.device)
+        before_BKA, after_BKA = self._decode_both()
+        return before_BKA[places.rows], after_BKA[places.rows]
 
     def _at(self, places: Places, latents_BKD: Tensor, function: Callable[[], Tensor]) -> Tensor:
         self._latents_BKD.index_copy_(0, places.rows, latents_BKD)

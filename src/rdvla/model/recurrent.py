@@ -8,7 +8,7 @@ Shape suffixes: B batch, K action tokens (chunk size), D width, H heads, E head 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -41,6 +41,11 @@ class KeysValues:
     def select(self, rows: Tensor) -> "KeysValues":
         """Keep the samples `rows` (int64 indices)."""
         return KeysValues(self.keys[rows], self.values[rows])
+
+    def twice(self) -> "KeysValues":
+        """Return all samples, then all of them again; a single one is not copied."""
+        keys, values = (each.expand(2, *each.shape).flatten(0, 1) for each in (self.keys, self.values))
+        return KeysValues(keys, values)
 
 
 @dataclass(frozen=True)
@@ -271,6 +276,13 @@ class RecurrentHead(nn.Module):
         core = project(self.core.blocks, config.recurrent_layers)
         coda = project(self.coda.blocks, config.coda_layers)
         return Conditioning(injected, core, coda, rope)
+
+    def both(self, before_BKD: Tensor, after_BKD: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        """Decode two scratchpads of every sample in one call of the Coda; both `[B, K, A]`."""
+        coda = tuple(block.twice() if block else None for block in conditioning.coda)
+        actions: Tensor = self.coda(torch.cat((before_BKD, after_BKD)), replace(conditioning, coda=coda))
+        before_BKA, after_BKA = actions.chunk(2)
+        return before_BKA, after_BKA
 
     def init_latents(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw the initial scratchpad `[B, K, D]`: truncated normal, deviation gamma_init x init_std, cut at 3.

@@ -6,8 +6,8 @@ Shape suffixes: B batch, R depth, K action tokens, D width, A action size.
 import torch
 from torch import Tensor
 
-from rdvla.model.decide import Given, Recurrence
 from rdvla.model.stopping import Look, make_criterion
+from rdvla.model.watch import Given, Recurrence
 from rdvla.stops import StopRule, rules
 from rdvla.types import TO_FULL
 

@@ -17,15 +17,16 @@ from rdvla import checkpoints
 from rdvla.checkpoints.checkpoint import Checkpoint, require_gripper
 from rdvla.errors import ConfigError
 from rdvla.model.budget import Costs, Timer
-from rdvla.model.decide import HeadOutput, Recurrence, decide
+from rdvla.model.decide import HeadOutput, decide
 from rdvla.model.freeze import freeze, int8_products
 from rdvla.model.rdvla import Inputs
 from rdvla.model.recorded import RecordedNetwork
 from rdvla.model.stopping import make_criterion
 from rdvla.model.trace import trace
+from rdvla.model.watch import Recurrence
 from rdvla.policies.carry import Carry, CarryFormat, as_latents, tag
 from rdvla.policies.io import PolicyIO
-from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
+from rdvla.policy import ALARM, PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, GripperConvention, Observation
 
@@ -92,6 +93,7 @@ class RDVLAPolicy(Policy):
         device: where it computes.
         io: from observations to the network and back.
         default_stop: the rule of decisions that name none: the checkpoint's, else `DEFAULT_STOP`.
+        alarm: the checkpoint's, for the signal `alarm` of decisions that say their step; None gives none.
         costs: what the stages of a decision take, by batch size. Every decision on a CPU corrects it, elsewhere those
             with a budget; only the depth that a budget buys depends on it.
     """
@@ -114,6 +116,7 @@ class RDVLAPolicy(Policy):
         self.device = torch.device(device)
         self.io = PolicyIO.of(checkpoint, statistics)
         self.default_stop = checkpoint.default_stop or DEFAULT_STOP
+        self.alarm = checkpoint.alarm
         self.costs: defaultdict[int, Costs] = defaultdict(Costs)
         config = self.model.config
         self._metadata = PolicyMetadata(
@@ -127,6 +130,7 @@ class RDVLAPolicy(Policy):
                 "gripper": self.io.convention.gripper,
                 "images": asdict(self.io.image_path),
                 "default_stop": str(self.default_stop),
+                "alarm": None if self.alarm is None else asdict(self.alarm),
                 "precision": precision or str(self.model.head.gamma_init.dtype).removeprefix("torch."),
                 "int8_products": int8_products() if precision == "int8" else None,
             },
@@ -163,7 +167,7 @@ class RDVLAPolicy(Policy):
 
         Args:
             observations: at least one.
-            asks: one per observation. Those that agree in all but the seed are decided together.
+            asks: one per observation. Those that agree in all but seed, carry and step are decided together.
 
         Raises:
             ObservationError: a camera is missing or a state has another size.
@@ -185,7 +189,7 @@ class RDVLAPolicy(Policy):
         return [chunks[index] for index in range(len(asks))]
 
     def _decide(self, observations: Sequence[Observation], asks: Sequence[Ask]) -> list[ActionChunk]:
-        """Decide for asks that agree in all but the seed."""
+        """Decide for asks that agree in what they share."""
         rule = asks[0].stop or self.default_stop
         start = time.perf_counter()
         timer = self._timer(len(observations), asks[0])
@@ -224,13 +228,16 @@ class RDVLAPolicy(Policy):
                 convergence=tuple(decision.traces[row]),
                 out_of_time=bool(decision.out_of_time[row]),
                 timings=timings,
-                signals={name: values[row] for name, values in signals.items()},
+                signals={name: values[row] for name, values in signals.items()} | self._alarm_level(asks[row]),
                 opening=None if opening is None else opening[row],
                 trace={name: values[row] for name, values in columns.items()},
                 carry=carries[row],
             )
             for row, chunk in enumerate(actions)
         ]
+
+    def _alarm_level(self, ask: Ask) -> dict[str, float]:
+        return {} if self.alarm is None or ask.step is None else {ALARM: self.alarm.level(ask.step)}
 
     def _begin(self, ask: Ask, instruction: str) -> Tensor:
         """Return the scratchpad `[1, K, D]` that a decision begins with."""

@@ -182,6 +182,8 @@ def _interface(checkpoint: Checkpoint) -> str:
     }
     if checkpoint.default_stop is not None:
         rows["stops, unless told"] = f"`{checkpoint.default_stop}`"
+    if checkpoint.alarm is not None:
+        rows["raises an alarm"] = f"after {checkpoint.alarm.steps} control steps"
     return _table(("", ""), rows.items())
 
 

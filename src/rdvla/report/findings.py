@@ -8,6 +8,7 @@ import numpy as np
 
 from rdvla.eval.intervals import Rate
 from rdvla.eval.paired import mcnemar
+from rdvla.policy import ALARM
 from rdvla.report.load import RuleGroup, Series
 
 SIGNIFICANT = 0.05
@@ -159,6 +160,25 @@ def about_iterations(rule: RuleGroup) -> list[str]:
             f"episodes that failed {statistics.fmean(lost):.2f}."
         )
     return sentences
+
+
+def about_alarm(rule: RuleGroup) -> str:
+    """Return what the policy's alarm said of the episodes of a rule; empty if it has none."""
+    watched = [record for record in rule.played if ALARM in record.signals]
+    if not watched:
+        return ""
+    leads: dict[bool, list[int]] = {True: [], False: []}
+    for record in watched:
+        raised = [k for k, level in enumerate(record.signals[ALARM]) if level is not None and level > 1]
+        if raised:
+            leads[record.success].append(record.steps - sum(record.executed[: raised[0]]))
+    solved = sum(record.success for record in watched)
+    found, false = leads[False], leads[True]
+    early = f", {statistics.fmean(found):.0f} steps before the end on average" if found else ""
+    return (
+        f"{rule.name}: the alarm was raised in {len(found)} of {len(watched) - solved} failures{early}, and in "
+        f"{len(false)} of {solved} successes."
+    )
 
 
 def _thirds(rule: RuleGroup) -> tuple[float, float, float] | None:

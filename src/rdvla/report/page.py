@@ -19,6 +19,7 @@ from rdvla.report.chains import headline as chain_headline
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs, say_starts
 from rdvla.report.template import render_template
 from rdvla.report.traces import trace_section
+from rdvla.report.tradeoff import compared_in_time, success_against_time
 
 WIDE, NARROW, HALF = 900, 340, 430
 MAX_COMPARED = 3
@@ -104,11 +105,14 @@ def _policy_section(series: Series, *, several: bool) -> dict[str, Any]:
     adaptive = series.adaptive[:MAX_COMPARED]
     timed = [rule for rule in series.rules if "decide" in rule.summary.latency_ms]
     traced = [section for rule in series.rules if (section := trace_section(series, rule)) is not None]
-    converging = [rule for rule in adaptive if any(trace for r in rule.played for trace in r.convergence)]
+    # checks of a rule that defers begin at different iterations
+    checked = [rule for rule in adaptive if rule.stop is not None and rule.stop.defer is None]
+    converging = [rule for rule in checked if any(trace for r in rule.played for trace in r.convergence)]
     return {
         "label": series.label if several else "",
         "rules": series.rules,
         "signals": list(dict.fromkeys(name for rule in series.rules for name in rule.summary.signals)),
+        "alarms": [sentence for rule in series.rules if (sentence := findings.about_alarm(rule))],
         "chains": chain_section(series),
         "tasks": _task_rows(series),
         "iterations": adaptive
@@ -122,6 +126,8 @@ def _policy_section(series: Series, *, several: bool) -> dict[str, Any]:
             {"label": rule.name, "figure": _both(partial(figures.convergence, rule))} for rule in converging
         ],
         "traces": [{"figure": _both(one.draw), "sentence": one.sentence} for one in traced[:MAX_COMPARED]],
+        "tradeoff": (quickest := compared_in_time(series))
+        and _both(lambda width: success_against_time(quickest, width)),
         "latency": timed
         and {
             "figure": _both(lambda width: figures.latency(timed, width)),

@@ -6,12 +6,13 @@ Needs numpy, msgpack and websockets only.
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from rdvla.errors import ObservationError, ServeError
-from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
+from rdvla.policy import ALARM, PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.robot.clock import Clock, SystemClock
 from rdvla.robot.connection import Connection, ConnectionLost, websocket_connector
 from rdvla.types import ActionChunk, Observation
@@ -112,6 +113,8 @@ class RemotePolicy(Policy):
         missing = [camera for camera in cameras if camera not in observation.images]
         if missing:
             raise ObservationError(f"images {missing} are missing; the policy at {self.url} needs {list(cameras)}.")
+        if not self.metadata.extra.get(ALARM):  # nobody there reads it
+            ask = replace(ask, step=None)
         message = to_message(observation)
         message["images"] = {camera: message["images"][camera] for camera in cameras}
 

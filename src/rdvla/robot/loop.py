@@ -15,14 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.execution import Decision, Ledger, Strategy
-from rdvla.policy import PLAIN, Ask, Policy, decision_ask
+from rdvla.execution import Decision, Ledger, Strategy, Synchronous
+from rdvla.policy import ALARM, PLAIN, Ask, Policy, decision_ask
 from rdvla.robot.clock import Clock, SystemClock
 from rdvla.robot.guard import ActionGuard
 from rdvla.types import ActionChunk, Observation
 
 KEPT = 10_000
 _log = logging.getLogger(__name__)
+
+
+EventKind = Literal["asked", "answered", "failed", "missed", "late", "alarm"]
+OnAlarm = Literal["hold"] | int | Callable[[ActionChunk], None]
+"""What to do once the policy's alarm is raised: hold still until `resume` or `reset`; slow down, that is execute at
+most so many actions of every chunk; or call a function once, which asks for help."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +88,14 @@ class RequestEvent:
         step: control step at which it was noticed.
         request: number of the request.
         kind: `asked`, `answered`, `failed` (the policy raised), `missed` (no answer by the deadline), `late`
-            (the answer came after it was given up).
+            (the answer came after it was given up), `alarm` (the answer raises the policy's alarm, for the first time
+            in the episode).
         detail: in words.
     """
 
     step: int
     request: int
-    kind: Literal["asked", "answered", "failed", "missed", "late"]
+    kind: EventKind
     detail: str = ""
 
 
@@ -155,6 +162,7 @@ class ControlLoop:
         ask: Ask = PLAIN,
         pacer: Pacer | None = None,
         clock: Clock | None = None,
+        on_alarm: OnAlarm | None = None,
     ) -> None:
         """Set up the loop; `reset` starts an episode.
 
@@ -166,10 +174,16 @@ class ControlLoop:
             ask: how every decision is wanted; its seed is set by `reset`.
             pacer: makes `act` wait until the next step is due; None leaves the rate to the caller.
             clock: None takes the machine's.
+            on_alarm: what to do once the policy's alarm (the signal `alarm`) is raised; None only notes it.
 
         Raises:
-            ConfigError: a deadline that is not above 0.
+            ConfigError: a deadline that is not above 0, or slowing down to fewer than 1 action or under another
+                strategy than `Synchronous`, whose late chunks would be past.
         """
+        if isinstance(on_alarm, int) and (on_alarm < 1 or not isinstance(strategy, Synchronous)):
+            raise ConfigError(
+                f"on_alarm = {on_alarm!r}: to slow down is to execute at least 1 action of a chunk, synchronously."
+            )
         if deadline_s <= 0:
             raise ConfigError(f"deadline_s must be above 0, found {deadline_s}.")
         self.ledger = Ledger()
@@ -186,6 +200,8 @@ class ControlLoop:
         self._asked_in_episode = 0
         self._carry: bytes | None = None
         self._request: _Request | None = None
+        self._on_alarm = on_alarm
+        self._alarmed = self._holding = False
 
     @property
     def step(self) -> int:
@@ -201,12 +217,28 @@ class ControlLoop:
         self._step = 0
         self._asked_in_episode = 0
         self._carry = None
+        self._alarmed = self._holding = False
+
+    def resume(self) -> None:
+        """Go on after the alarm held the robot still; the plan is made anew, the alarm stays quiet in this episode."""
+        self._holding = False
+        self._carry = None
 
     def act(self, observe: Callable[[], Observation]) -> NDArray[np.float32]:
         """Return the command `[action_dim]` of this control step; `observe` is called only if the policy is asked."""
         if self._pacer is not None:
             self._pacer.wait()
         self._collect(0.0)
+        if not self._holding:
+            self._plan(observe)
+        action = None if self._holding else self._strategy.next(self._step, self.ledger)
+        reason = "the alarm is raised" if self._holding else "no action at hand"
+        command = self._guard.miss(self._step, reason) if action is None else self._guard.check(self._step, action)
+        self._step += 1
+        return command
+
+    def _plan(self, observe: Callable[[], Observation]) -> None:
+        """Ask if the strategy wants to, and wait if it does."""
         if self._request is None and self._strategy.wants(self._step):
             self._ask(observe())
         if self._strategy.waits(self._step) and self._request is not None and not self._request.given_up:
@@ -215,17 +247,9 @@ class ControlLoop:
                 self._pacer.restart()
         if self._request is not None and self._clock.now() - self._request.asked_at >= self._deadline_s:
             self._give_up(f"no answer within {self._deadline_s:g} s")
-        action = self._strategy.next(self._step, self.ledger)
-        command = (
-            self._guard.miss(self._step, "no action at hand")
-            if action is None
-            else self._guard.check(self._step, action)
-        )
-        self._step += 1
-        return command
 
     def _ask(self, observation: Observation) -> None:
-        ask = decision_ask(self._ask_for, self._asked_in_episode, self._carry)
+        ask = decision_ask(self._ask_for, self._asked_in_episode, self._carry, step=self._step)
         self._request = _Request(self._asked, self._step, self._clock.now())
         self._asked += 1
         self._asked_in_episode += 1
@@ -247,20 +271,39 @@ class ControlLoop:
         elif in_time:
             self._note("answered")
             self._carry = outcome.chunk.carry
-            self._strategy.add(Decision(request.number, request.step, outcome.chunk), self._step, self.ledger)
+            self._take(Decision(request.number, request.step, outcome.chunk))
         else:
             self._note("late")
             decision = Decision(request.number, request.step, outcome.chunk)
             self.ledger.settle(self._step, decision, range(len(outcome.chunk.actions)), "late")
         self._request = None
 
+    def _take(self, decision: Decision) -> None:
+        """Hand an answer to the strategy, unless the alarm says otherwise."""
+        chunk, size = decision.chunk, len(decision.chunk.actions)
+        level = chunk.signals.get(ALARM, 0.0)
+        first, self._alarmed = level > 1 and not self._alarmed, self._alarmed or level > 1
+        if first:
+            self._note("alarm", f"{level:.2f} times the steps of its limit")
+            if self._on_alarm == "hold":
+                self._holding = True
+                self._strategy.reset(self.ledger, self._step)
+                self.ledger.settle(self._step, decision, range(size), "alarm")
+                return
+            if callable(self._on_alarm):
+                self._on_alarm(chunk)
+        if self._alarmed and isinstance(self._on_alarm, int) and self._on_alarm < size:
+            self.ledger.settle(self._step, decision, range(self._on_alarm, size), "beyond_horizon")
+            decision = replace(decision, chunk=replace(chunk, actions=chunk.actions[: self._on_alarm]))
+        self._strategy.add(decision, self._step, self.ledger)
+
     def _give_up(self, reason: str) -> None:
         if self._request is not None and not self._request.given_up:
             self._request.given_up = True
             self._note("missed", reason)
 
-    def _note(self, kind: Literal["asked", "answered", "failed", "missed", "late"], detail: str = "") -> None:
+    def _note(self, kind: EventKind, detail: str = "") -> None:
         if self._request is not None:
             self.events.append(RequestEvent(self._step, self._request.number, kind, detail))
-            if kind in ("failed", "missed", "late"):
+            if kind in ("failed", "missed", "late", "alarm"):
                 _log.warning("step %d: request %d %s: %s", self._step, self._request.number, kind, detail)

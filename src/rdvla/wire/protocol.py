@@ -20,6 +20,7 @@ CLOSE_ERROR = 1011
 MAX_SEED = 2**63 - 1
 MAX_MS = 3_600_000.0
 MAX_CARRY_BYTES = 2**20
+MAX_STEP = 2**31 - 1
 
 
 class RequestRefused(ServeError):  # noqa: N818 - a refusal is an answer, and each kind is named after its code
@@ -116,6 +117,7 @@ def read_options(message: Mapping[str, Any], *, max_depth: int) -> RequestOption
         budget_ms=_milliseconds(message, "budget_ms"),
         trace_depth=_whole(message, "trace_depth", 2, max_depth),
         warm_start=_warm_start(message.get("warm_start", "noise")),
+        step=_whole(message, "step", 0, MAX_STEP),
     )
     try:
         ask = replace(ask, carry=_carry(message.get("carry")))
@@ -130,13 +132,18 @@ def write_options(options: RequestOptions) -> dict[str, Any]:
     values: dict[str, Any] = {
         "seed": ask.seed,
         "budget_ms": ask.budget_ms,
-        "stop": None if ask.stop is None else asdict(ask.stop),
+        "stop": None if ask.stop is None else _fields(ask.stop),
         "trace_depth": ask.trace_depth,
         "warm_start": None if ask.warm_start == "noise" else ask.warm_start,
         "carry": ask.carry,
+        "step": ask.step,
         "deadline_ms": options.deadline_ms,
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _fields(rule: StopRule) -> dict[str, Any]:
+    return {name: value for name, value in asdict(rule).items() if value is not None}
 
 
 def _stop_rule(stop: Any, depth: int | None) -> StopRule | None:

@@ -165,6 +165,7 @@ class RDVLAPolicy(PreTrainedPolicy):
         self._queues: list[deque[Tensor]] = [deque() for _ in range(size)]
         self._depths: list[list[int]] = [[] for _ in range(size)]
         self._carries: list[bytes | None] = [None] * size
+        self._steps = [0] * size  # executed, or about to be
         self._horizons = [make_horizon(self.config.horizon or str(self.config.n_action_steps)) for _ in range(size)]
 
     def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
@@ -229,6 +230,7 @@ class RDVLAPolicy(PreTrainedPolicy):
             for row, chunk in zip(asking, chunks, strict=True):
                 n_steps = self._horizons[row].steps(chunk.num_recurrences, len(chunk.actions))
                 self._queues[row].extend(torch.from_numpy(chunk.actions[:n_steps]))
+                self._steps[row] += n_steps
         actions = torch.stack([queue.popleft() for queue in self._queues])
         return actions.to(batch["observation.state"].device)
 
@@ -256,7 +258,10 @@ class RDVLAPolicy(PreTrainedPolicy):
             for row in range(len(states))
         ]
         ask, seeds = self.config.ask(), seeds or [self._seed(row) for row in rows]
-        asks = [replace(ask, seed=seed, carry=self._carries[row]) for row, seed in zip(rows, seeds, strict=True)]
+        asks = [
+            replace(ask, seed=seed, carry=self._carries[row], step=self._steps[row])
+            for row, seed in zip(rows, seeds, strict=True)
+        ]
         chunks = self._frozen.infer_batch(observations, asks)
         for row, chunk in zip(rows, chunks, strict=True):
             self._depths[row].append(chunk.num_recurrences)

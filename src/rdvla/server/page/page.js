@@ -153,7 +153,8 @@ function draw() {
   $("iterations").textContent = newest.num_recurrences;
   $("rule-used").textContent = (newest.rule || "by the policy's own rule") + (newest.budget_ms
     ? `, within ${Math.round(newest.budget_ms)} ms (took ${Math.round(100 * newest.budget_used)} %)` : "")
-    + Object.entries(newest.signals).map(([name, value]) => ` · ${name} ${value === null ? "?" : +value.toPrecision(3)}`).join("");
+    + Object.entries(newest.signals).map(([name, value]) => ` · ${name} ${value === null ? "?" : +value.toPrecision(3)}`
+      + (name === "alarm" && value > 1 ? " (raised)" : "")).join("");
   $("instruction").textContent = newest.instruction;
   $("instruction").classList.remove("idle");
   $("horizon").textContent = `${newest.n_action_steps} of ${newest.actions.length} steps suggested before deciding again; `
