@@ -173,7 +173,9 @@ def video_seconds(path: Path) -> float | None:
     """
     with _reading(path), av.open(str(path)) as container:
         stream = container.streams.video[0]
-        return None if stream.duration is None else float(stream.duration * stream.time_base)
+        if stream.duration is None or stream.time_base is None:
+            return None
+        return float(stream.duration * stream.time_base)
 
 
 def decode_frames(path: Path, timestamps: Sequence[float], fps: float) -> Iterator[NDArray[np.uint8]]:

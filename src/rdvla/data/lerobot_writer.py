@@ -190,7 +190,8 @@ class LeRobotWriter:
     def abort(self) -> None:
         """Throw away what was written; a dataset that stood there before is untouched."""
         self._encoders.shutdown()
-        for sink in (*self._videos.values(), self._data, self._episodes):
+        sinks: list[VideoSink | tables.TableSink] = [*self._videos.values(), self._data, self._episodes]
+        for sink in sinks:
             with suppress(StorageError):  # nothing of it is kept
                 sink.close()
         shutil.rmtree(self._staging, ignore_errors=True)
