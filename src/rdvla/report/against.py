@@ -107,8 +107,7 @@ def _baseline(runs: Sequence[Run], label: str | None) -> tuple[str, RuleGroup]:
 
 
 def _compare(name: str, first: RuleGroup, second: RuleGroup, margin: float) -> Against:
-    sides = [{_key(record): record for record in rule.played} for rule in (first, second)]
-    shared = [(sides[0][key], sides[1][key]) for key in sides[0] if key in sides[1]]
+    shared = first.matched(second)
     clock = next(
         (stage for stage in CLOCKS if all(stage in record.latency_ms for both in shared for record in both)), ""
     )
@@ -116,10 +115,6 @@ def _compare(name: str, first: RuleGroup, second: RuleGroup, margin: float) -> A
     differences = _differences(shared)
     comparison = compare(pairs, margin=margin)
     return Against(name, second.name, differences, clock if pairs else "", comparison)
-
-
-def _key(record: EpisodeRecord) -> tuple[Any, ...]:
-    return (record.suite, record.task_id, record.start, record.seed)
 
 
 def _side(record: EpisodeRecord, clock: str) -> Side:

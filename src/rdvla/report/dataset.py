@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rdvla.data.summary import DatasetSummary, VectorSummary
 from rdvla.files import write_atomically
 from rdvla.report.svg import Drawing, Scale, axis_x, axis_y, nice_ticks
-from rdvla.report.template import render_template
+from rdvla.report.template import count, render_template
 
 WIDE, NARROW, CELL = 900, 340, 205
 _CELL_HEIGHT = 118
@@ -47,9 +47,9 @@ def _shown(summary: DatasetSummary) -> Sequence[VectorSummary]:
 
 def _headline(summary: DatasetSummary) -> str:
     parts = (
-        _count(len(summary.lengths), "episode"),
-        _count(len(summary.tasks), "task"),
-        _count(int(summary.lengths.sum()), "frame"),
+        count(len(summary.lengths), "episode"),
+        count(len(summary.tasks), "task"),
+        count(int(summary.lengths.sum()), "frame"),
     )
     return f"{parts[0]} of {parts[1]}, {parts[2]}"
 
@@ -61,10 +61,6 @@ def _lede(summary: DatasetSummary) -> str:
     seconds = summary.lengths.sum() / info.fps
     duration = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
     return f"{robot}{info.fps:g} frames per second, {duration} in all. Cameras: {', '.join(cameras) or 'none'}."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def lengths(values: NDArray[np.int64], width: int) -> str:
@@ -79,7 +75,7 @@ def lengths(values: NDArray[np.int64], width: int) -> str:
         drawing, y, [(v, f"{v:g}") for v in nice_ticks(0, float(counts.max()), 4) if v == int(v)], x.span, "episodes"
     )
     for left, right, number in zip(edges[:-1], edges[1:], counts, strict=True):
-        tip = f"{_count(int(number), 'episode')} of {np.ceil(left):.0f} to {np.ceil(right) - 1:.0f} frames"
+        tip = f"{count(int(number), 'episode')} of {np.ceil(left):.0f} to {np.ceil(right) - 1:.0f} frames"
         drawing.rect(x(left) + 0.5, y(number), x(right) - x(left) - 1, y(0) - y(number), "bar c0", tip)
     ticks = nice_ticks(float(edges[0]), float(edges[-1]), 4 if width == NARROW else 8)
     axis_x(drawing, x, [(v, f"{v:g}") for v in ticks if v == int(v)], height - 52, "frames per episode")

@@ -38,11 +38,9 @@ class Pairing:
 
 def pair(first: RuleGroup, second: RuleGroup) -> Pairing:
     """Compare two rules on the episodes that both played."""
-    wins = [{(r.suite, r.task_id, r.start, r.seed): r.success for r in rule.played} for rule in (first, second)]
-    shared = wins[0].keys() & wins[1].keys()
-    only_first = sum(wins[0][key] and not wins[1][key] for key in shared)
-    only_second = sum(wins[1][key] and not wins[0][key] for key in shared)
-    return Pairing(len(shared), only_first, only_second, mcnemar(only_first, only_second))
+    wins = [(one.success, other.success) for one, other in first.matched(second)]
+    only_first, only_second = wins.count((True, False)), wins.count((False, True))
+    return Pairing(len(wins), only_first, only_second, mcnemar(only_first, only_second))
 
 
 def best_fixed(series: Series) -> RuleGroup | None:

@@ -72,6 +72,14 @@ class RuleGroup:
         """Return the episodes without the errors."""
         return [record for record in self.records if isinstance(record, EpisodeRecord)]
 
+    def matched(self, other: "RuleGroup") -> list[tuple[EpisodeRecord, EpisodeRecord]]:
+        """Return the episodes that both rules played: of the same task, start and seed."""
+        mine, theirs = (
+            {(record.suite, record.task_id, record.start, record.seed): record for record in rule.played}
+            for rule in (self, other)
+        )
+        return [(record, theirs[key]) for key, record in mine.items() if key in theirs]
+
 
 @dataclass(frozen=True)
 class Series:

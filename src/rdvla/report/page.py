@@ -17,7 +17,7 @@ from rdvla.report.against import Against
 from rdvla.report.chains import chain_section
 from rdvla.report.chains import headline as chain_headline
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs, say_starts
-from rdvla.report.template import render_template
+from rdvla.report.template import count, render_template
 from rdvla.report.traces import trace_section
 from rdvla.report.tradeoff import compared_in_time, success_against_time
 
@@ -78,14 +78,10 @@ def _lede(series: Sequence[Series]) -> str:
     chains = any(record.num_stages > 1 for record in played)
     decisions = sum(len(record.iterations) for record in played)
     return (
-        f"{_count(len(played), 'episode')} of {_count(len(tasks), 'task')} ({', '.join(suites)}), "
-        f"{say_starts(records)}; {_count(decisions, 'decision')}. "
+        f"{count(len(played), 'episode')} of {count(len(tasks), 'task')} ({', '.join(suites)}), "
+        f"{say_starts(records)}; {count(decisions, 'decision')}. "
         f"Intervals are 95 % Wilson intervals{', of averages over chains bootstrapped' if chains else ''}."
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _both(draw: Callable[[int], str], wide: int = WIDE) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Renders the room's templates."""
+"""Renders the room's templates, and numbers in them."""
 
 from importlib import resources
 from types import ModuleType
@@ -21,6 +21,11 @@ def render_template(name: str, /, **values: Any) -> str:
     environment.filters["pct"] = lambda share: f"{share * 100:.0f}"
     template = environment.from_string((package / name).read_text(encoding="utf-8"))
     return str(template.render(style=(package / "page.css").read_text(encoding="utf-8"), **values))
+
+
+def count(number: int, noun: str) -> str:
+    """Return `1 episode`, `2 episodes`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _jinja() -> ModuleType:
