@@ -55,7 +55,9 @@ def resolve(source: str | Path, kind: Kind, *, revision: str | None = None) -> P
             raise kind.error(f"'{path}' is a local directory; a revision ('{revision}') belongs to a hub id.")
         return path
     name, _, at = str(source).partition("@")
-    if Path(source).expanduser().exists() or not _HUB_ID.fullmatch(name):
+    if Path(source).expanduser().is_file():
+        raise kind.error(f"'{source}' is a file; name the {kind.name} directory that it lies in.")
+    if not _HUB_ID.fullmatch(name):
         raise kind.error(f"no {kind.name} directory at '{source}' (a hub id looks like 'owner/name').")
     if at and revision not in (None, at):
         raise kind.error(f"'{source}' names a revision, and so does '{revision}'; keep one.")
@@ -65,7 +67,7 @@ def resolve(source: str | Path, kind: Kind, *, revision: str | None = None) -> P
 def local(source: str | Path, kind: Kind) -> Path | None:
     """Return the directory `source`, for a checkpoint also that of a shipped policy; None if there is none here."""
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir() and str(source).strip():  # an empty variable of a shell is not the present folder
         return path
     shipped = _shipped() / str(source)
     return shipped if kind is CHECKPOINT and re.fullmatch(r"[\w-]+", str(source)) and shipped.is_dir() else None

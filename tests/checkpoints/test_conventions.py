@@ -127,6 +127,8 @@ def test_ours_in_the_released_layout_loads_back_the_same(tmp_path, gripper):
         ({"griper": "none"}, "Did you mean 'gripper'"),
         ({"gripper": "open"}, "gripper"),
         ({"images": {"size": 28, "resize": "cubic"}}, "cubic"),
+        ({"vision": {"dino": True}}, "tower 'dino' must be a mapping"),
+        ({"default_stop": {"name": "action_l2", "threshold": float("nan")}}, "threshold"),
         ({"images": {"size": 64}}, "64 pixels but the tower takes 28"),
     ],
 )

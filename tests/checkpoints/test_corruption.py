@@ -251,3 +251,16 @@ def test_a_full_disk_leaves_nothing(tmp_path, save, size):
     with no_file_beyond(size), pytest.raises(StorageError, match="cannot write"):
         save(tmp_path / "policy", checkpoint)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("std", -0.5), ("std", 0.0), ("std", float("nan")), ("mean", float("inf"))]
+)
+def test_pixel_constants_that_turn_pictures_into_something_else(tmp_path, name, value):
+    save_native(tmp_path / "policy", fakes.make("released"))
+    path = tmp_path / "policy" / "config.json"
+    document = json.loads(path.read_text())
+    document["model"]["backbone"]["vision"]["dino"][name][1] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=rf"dino\.{name}\.1"):
+        load(tmp_path / "policy")

@@ -204,6 +204,16 @@ class TestHub:
         with pytest.raises(CheckpointError, match="no checkpoint directory"):
             load("justaname")
 
+    @pytest.mark.parametrize("name", ["", " "])
+    def test_an_empty_variable_is_not_the_present_folder(self, released, monkeypatch, name):
+        monkeypatch.chdir(released)
+        with pytest.raises(CheckpointError, match="no checkpoint directory at"):
+            load(name)
+
+    def test_a_file_in_place_of_its_folder(self, released):
+        with pytest.raises(CheckpointError, match="is a file; name the checkpoint directory"):
+            load(released / "config.json")
+
     def test_a_revision_of_a_local_directory(self, released):
         with pytest.raises(CheckpointError, match="belongs to a hub id"):
             load(released, revision="main")

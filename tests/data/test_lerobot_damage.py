@@ -326,8 +326,10 @@ def write_or_abort(root, kind):
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
-def test_a_full_disk_leaves_no_dataset(tmp_path, kind):
-    with no_file_beyond(2000), pytest.raises(StorageError, match="cannot write"):
+@pytest.mark.parametrize("size", [0, 2000, 5000, 8000])
+def test_a_full_disk_leaves_no_dataset(tmp_path, kind, size):
+    """Wherever it comes: in the rows, in the pictures, at the end of a video."""
+    with no_file_beyond(size), pytest.raises(StorageError, match="cannot write"):
         write_or_abort(tmp_path / "d", kind)
     assert not (tmp_path / "d").exists()
 

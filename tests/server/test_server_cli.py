@@ -48,6 +48,7 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
         ({"host": "0.0.0.0"}, "API key is needed"),
         ({"host": "0.0.0.0", "web": True}, "loopback only"),
         ({"port": 70000}, "'port' = 70000"),
+        ({"instruction": " "}, "instruction is blank"),
         ({"tls_key": tmp_path / "key.pem"}, "go together"),
         ({"config": tmp_path / "absent.yaml"}, "no configuration file"),
         ({"depth": "3", "stop": "latent"}, "give one of the two"),

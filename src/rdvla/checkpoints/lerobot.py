@@ -7,6 +7,7 @@ rdvla/config.json, norm_stats.json, tokenizer.json    ours: network, image path,
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,14 @@ def load_lerobot(directory: Path) -> Checkpoint:
             f"'{directory}' has no folder {DESCRIPTION}/ with the network's description; copy it too."
         )
     weights = directory / WEIGHTS
+    return read_description(description, partial(_read_own, weights), source=str(weights))
+
+
+def _read_own(weights: Path) -> dict[str, Tensor]:
     tensors = read_safetensors(weights)
     if foreign := [name for name in tensors if not name.startswith(PREFIX)]:
         raise CheckpointError(f"'{weights}' holds tensors of something else: {', '.join(sorted(foreign)[:5])}.")
-    own = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-    return read_description(description, own, source=str(weights))
+    return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
 
 
 def save_lerobot(directory: Path, checkpoint: Checkpoint, *, replace: bool = False) -> None:

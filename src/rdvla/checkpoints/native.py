@@ -6,6 +6,8 @@
 import importlib.metadata
 import json
 import platform
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,15 +136,16 @@ def load_native(directory: Path) -> Checkpoint:
     Raises:
         CheckpointError: anything is missing, damaged, unknown or of another shape or dtype than `config.json` says.
     """
-    return read_description(directory, read_safetensors(directory / WEIGHTS), source=str(directory / WEIGHTS))
+    weights = directory / WEIGHTS
+    return read_description(directory, partial(read_safetensors, weights), source=str(weights))
 
 
-def read_description(directory: Path, tensors: dict[str, Tensor], *, source: str) -> Checkpoint:
+def read_description(directory: Path, read_weights: Callable[[], dict[str, Tensor]], *, source: str) -> Checkpoint:
     """Read what `write_description` wrote, and put it together with the weights.
 
     Args:
         directory: holds the files.
-        tensors: every tensor of the network by name; used up.
+        read_weights: returns every tensor of the network by name; called last, as it takes longest.
         source: where they are from, for messages.
 
     Raises:
@@ -152,7 +155,7 @@ def read_description(directory: Path, tensors: dict[str, Tensor], *, source: str
     statistics = load_statistics(directory / STATISTICS, masks=True)
     tokenizer = load_tokenizer(directory / TOKENIZER)
     model = build_empty(config.model)
-    fill(model, tensors, dtype=_DTYPES[config.dtype], source=source)
+    fill(model, read_weights(), dtype=_DTYPES[config.dtype], source=source)
     return Checkpoint(
         model=model.eval(),
         statistics=statistics,

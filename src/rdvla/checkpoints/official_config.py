@@ -166,7 +166,10 @@ def _with_normalisation(directory: Path, towers: Mapping[str, Any]) -> dict[str,
     ):
         raise CheckpointError(f"'{path}' needs tvf_normalize_params for two towers; copy the checkpoint again.")
     for tower, entry in zip(("dino", "siglip"), constants, strict=True):
-        merged[tower] = {name: entry.get(name) for name in ("mean", "std")} | dict(merged.get(tower, {}))
+        given = merged.get(tower, {})
+        if not isinstance(given, dict):
+            raise CheckpointError(f"'{directory}': the sizes of tower '{tower}' must be a mapping, found {given!r}.")
+        merged[tower] = {name: entry.get(name) for name in ("mean", "std")} | given
     return merged
 
 

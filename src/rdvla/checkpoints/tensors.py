@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,7 +52,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         save_file(dict(tensors), path, metadata={"format": "pt"})
     except SafetensorError as error:
-        raise OSError(str(error)) from error
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        raise OSError(int(code.group(1)) if code else 0, str(error)) from error
     path.chmod(0o644)
 
 

@@ -56,11 +56,12 @@ class TableSink:
 
     def close(self) -> None:
         """Finish the current file; without this it has no footer and cannot be read."""
-        if self._writer is not None:
+        writer, file = self._writer, self._file
+        self._writer = self._file = None
+        if writer is not None:
             with writing(self._path):
-                self._writer.close()
-                self._file.close()
-            self._writer = self._file = None
+                writer.close()
+                file.close()
 
     @property
     def _is_full(self) -> bool:

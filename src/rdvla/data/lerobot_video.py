@@ -104,24 +104,29 @@ class VideoSink:
                 self.close()
                 self._open()
             start = self._frames
-            for image in frames:
-                self._encode(image)
+            try:
+                for image in frames:
+                    self._encode(image)
+            except BaseException:
+                self._container = self._stream = None  # to flush into a file that was refused crashes FFmpeg
+                raise
         chunk, file = file_location(self._number)
         return VideoSpan(chunk, file, float(start / self._rate), float(self._frames / self._rate))
 
     def close(self) -> None:
-        """Flush the encoder and finish the current file.
+        """Flush the encoder and finish the current file; once, as an encoder cannot be flushed again.
 
         Raises:
             StorageError: the disk refuses.
         """
         if self._container is None:
             return
-        with writing(self._path):
-            for packet in self._stream.encode():
-                self._container.mux(packet)
-            self._container.close()
+        container, stream = self._container, self._stream
         self._container = self._stream = None
+        with writing(self._path):
+            for packet in stream.encode():
+                container.mux(packet)
+            container.close()
 
     @property
     def _is_full(self) -> bool:

@@ -67,6 +67,8 @@ class ServeConfig(Config):
     def _check(self) -> "ServeConfig":
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together; give both or neither")
+        if self.instruction is not None and not self.instruction.strip():
+            raise ValueError("instruction is blank; write a sentence, or leave it out")
         if self.web and not self.is_loopback:
             raise ValueError(
                 f"the live page takes no API key and shows the cameras, so it is served on loopback only, not on "

@@ -4,15 +4,17 @@ Shape suffixes: B images (all cameras and samples together), T tokens per image,
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import Field, FiniteFloat, PositiveInt
 from torch import Tensor, nn
 
 from rdvla.config import Config
 from rdvla.model.backbones.inline import Inline, InlineConfig, Tower
+
+_Spread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ViTConfig(Config):
@@ -33,8 +35,8 @@ class ViTConfig(Config):
     num_registers: int | None = None
     layer_scale: bool = False
     attention_pool: bool = False
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    std: tuple[_Spread, _Spread, _Spread]
 
 
 class DinoSiglipConfig(Config):
