@@ -5,12 +5,12 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from rdvla.bench.scheduling import Costs, TimedEpisode, measure_scheduling, recorded_episodes, simulate
+from rdvla.bench.scheduling import StartUpCosts, TimedEpisode, measure_scheduling, recorded_episodes, simulate
 from rdvla.cli.main import app
 from rdvla.errors import ConfigError, RecordError
 from rdvla.eval.records import read_records
 
-FREE = Costs(worker_s=0, env_s=0)
+FREE = StartUpCosts(worker_s=0, env_s=0)
 
 
 def episodes(*counts, seconds=10.0):
@@ -18,14 +18,14 @@ def episodes(*counts, seconds=10.0):
 
 
 def test_one_worker_pays_for_everything_once():
-    pool = simulate(episodes(4, 4), 1, Costs(worker_s=3, env_s=5))
+    pool = simulate(episodes(4, 4), 1, StartUpCosts(worker_s=3, env_s=5))
     assert pool.now == 3 + 2 * 5 + 8 * 10
     assert pool.environments == 2
 
 
 def test_workers_take_a_task_each_and_help_where_it_pays():
     assert simulate(episodes(4, 4), 2, FREE).now == 40
-    assert simulate(episodes(4, 4), 2, Costs(0, 5)).now == 45
+    assert simulate(episodes(4, 4), 2, StartUpCosts(0, 5)).now == 45
     shared = simulate(episodes(8), 2, FREE)
     assert (shared.now, shared.environments) == (40, 2)
     alone = simulate(episodes(2), 2, FREE)  # the last one is not worth another environment

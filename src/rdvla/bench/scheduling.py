@@ -21,7 +21,7 @@ from rdvla.jobs.pool import Broken, J, Played, Player, R, Slot, TaskKey
 
 
 @dataclass(frozen=True)
-class Costs:
+class StartUpCosts:
     """What a worker spends beside playing, in seconds.
 
     Attributes:
@@ -69,7 +69,7 @@ def recorded_episodes(runs: Sequence[Path], per_task: int | None, seed: int) -> 
     ]
 
 
-def measure_scheduling(episodes: Sequence[TimedEpisode], workers: Sequence[int], costs: Costs) -> Table:
+def measure_scheduling(episodes: Sequence[TimedEpisode], workers: Sequence[int], costs: StartUpCosts) -> Table:
     """Return a row per number of workers: time, throughput, speed-up over one worker, share of time in episodes."""
     played_s = sum(episode.seconds for episode in episodes)
     alone = simulate(episodes, 1, costs).now
@@ -88,7 +88,7 @@ def measure_scheduling(episodes: Sequence[TimedEpisode], workers: Sequence[int],
     return Table(title, columns, tuple(rows))
 
 
-def simulate(episodes: Sequence[TimedEpisode], workers: int, costs: Costs) -> "SimulatedPool":
+def simulate(episodes: Sequence[TimedEpisode], workers: int, costs: StartUpCosts) -> "SimulatedPool":
     """Return the pool after `workers` workers have played everything; its `now` is how long that took."""
     pool = SimulatedPool(costs)
     drive(_Work(episodes), pool, _nobody, workers=workers, timeout_s=float("inf"))
@@ -103,7 +103,7 @@ class SimulatedPool:
         environments: how many were started.
     """
 
-    def __init__(self, costs: Costs) -> None:
+    def __init__(self, costs: StartUpCosts) -> None:
         """Start the clock at 0."""
         self.now = 0.0
         self.environments = 0

@@ -24,7 +24,7 @@ SEED = 7
 
 
 @dataclass(frozen=True)
-class Place:
+class Arena:
     """Where an episode is played.
 
     Attributes:
@@ -40,15 +40,15 @@ class Place:
     first_views: int
 
 
-LIBERO = Place("libero_object", 3, "episodes/min", SETTLING_STEPS)
-CALVIN = Place("calvin_d", 0, "chains/min", 1)
+LIBERO = Arena("libero_object", 3, "episodes/min", SETTLING_STEPS)
+CALVIN = Arena("calvin_d", 0, "chains/min", 1)
 
 
 class RenderEveryStep:
     """An environment that renders both cameras after every step, settling included, as the stock ones do."""
 
     def __init__(self, env: Env, first_views: int) -> None:
-        """Wrap `env`; see `Place.first_views`."""
+        """Wrap `env`; see `Arena.first_views`."""
         self._env = env
         self._first_views = first_views
         self._latest: Observation | None = None
@@ -103,7 +103,7 @@ class RenderEveryStep:
 
 
 def simulator_cases(
-    title: str, place: Place, env: Env, policy: Policy, horizons: tuple[str, ...] = ("5", "8")
+    title: str, place: Arena, env: Env, policy: Policy, horizons: tuple[str, ...] = ("5", "8")
 ) -> list[Case]:
     """Return the same episode played in both ways, once for every number of actions executed per decision."""
 
@@ -127,7 +127,7 @@ def simulator_cases(
     ]
 
 
-def start(place: Place, checkpoint: Path, *, device: str = "cpu", compile: bool = False) -> tuple[Env, Policy]:
+def start(place: Arena, checkpoint: Path, *, device: str = "cpu", compile: bool = False) -> tuple[Env, Policy]:
     """Start the simulator and load the policy; see `rdvla.policies.network.load_policy`.
 
     Raises:

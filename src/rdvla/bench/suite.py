@@ -21,7 +21,7 @@ from rdvla.model.rdvla import RDVLA
 from rdvla.policies.network import check_device
 
 if TYPE_CHECKING:
-    from rdvla.bench.simulator import Place
+    from rdvla.bench.simulator import Arena
 
 SECTIONS = ("head", "decision", "memory", "batch", "training", "simulator", "calvin")
 USUAL = SECTIONS[:-2]
@@ -252,7 +252,7 @@ class _Bench:
 
         self._evaluate(CALVIN)
 
-    def _evaluate(self, place: "Place") -> None:
+    def _evaluate(self, place: "Arena") -> None:
         from rdvla.bench.simulator import simulator_cases, start
 
         self.tell(f"start the simulator of {place.suite}")

@@ -150,13 +150,13 @@ def scheduling_command(
     json: Json = None,
 ) -> None:
     """How throughput grows with workers: the real driver on a made-up clock, with recorded episode lengths."""
-    from rdvla.bench.scheduling import Costs, measure_scheduling, recorded_episodes
+    from rdvla.bench.scheduling import StartUpCosts, measure_scheduling, recorded_episodes
     from rdvla.cli.parsing import parse_indices
 
     counts = parse_indices(workers, field="workers")
     if 0 in counts:
         raise ConfigError(f"workers '{workers}': at least 1 has to work.")
-    episodes, costs = recorded_episodes(runs, per_task, seed), Costs(worker_s, env_s)
+    episodes, costs = recorded_episodes(runs, per_task, seed), StartUpCosts(worker_s, env_s)
     _show(lambda: [measure_scheduling(episodes, counts, costs)], json)
 
 

@@ -18,7 +18,7 @@ from rdvla.errors import ConfigError
 from rdvla.policies.sources import LoadOptions, choose_policy
 
 if TYPE_CHECKING:
-    from rdvla.collect.collection import CollectSummary, Status
+    from rdvla.collect.collection import CollectStatus, CollectSummary
     from rdvla.collect.player import ExpertFactory
 
 EXIT_INCOMPLETE = 1
@@ -90,7 +90,7 @@ def collect(
     with _progress(console) as progress:
         bar = progress.add_task("starting", total=None, details="")
 
-        def show(status: "Status") -> None:
+        def show(status: "CollectStatus") -> None:
             dropped = f"failed {status.failures}  simulator errors {status.errors}  {status.now}"
             details = dropped if status.stage == "collecting" else ""
             progress.update(bar, description=status.stage, completed=status.done, total=status.total, details=details)

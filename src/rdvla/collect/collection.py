@@ -90,7 +90,7 @@ class CollectConfig:
 
 
 @dataclass(frozen=True)
-class Status:
+class CollectStatus:
     """How far a collection is.
 
     Attributes:
@@ -160,7 +160,7 @@ def collect(
     suites: Mapping[str, Suite],
     make_expert: ExpertFactory,
     pool: Pool | None = None,
-    on_status: Callable[[Status], None] = lambda _: None,
+    on_status: Callable[[CollectStatus], None] = lambda _: None,
 ) -> CollectSummary:
     """Collect what `config` asks for, continuing where an interrupted run with the same settings was.
 
@@ -210,7 +210,7 @@ def collect(
 class _Collection:
     """The attempts still to make, and the staging folder for what comes of them."""
 
-    def __init__(self, plans: Sequence[TaskPlan], staging: Staging, on_status: Callable[[Status], None]) -> None:
+    def __init__(self, plans: Sequence[TaskPlan], staging: Staging, on_status: Callable[[CollectStatus], None]) -> None:
         self._plans = {plan.key: plan for plan in plans}
         self._staging, self._on_status = staging, on_status
 
@@ -238,7 +238,7 @@ class _Collection:
     def show(self, playing: Sequence[Attempt]) -> None:
         plans = self._plans.values()
         self._on_status(
-            Status(
+            CollectStatus(
                 stage="collecting",
                 done=sum(min(plan.count("solved"), plan.episodes) for plan in plans),
                 total=sum(plan.episodes for plan in plans),
@@ -308,7 +308,7 @@ def _write(
     robot: Embodiment,
     plans: Mapping[TaskSpec, TaskPlan],
     staging: Staging,
-    on_status: Callable[[Status], None],
+    on_status: Callable[[CollectStatus], None],
     began: float,
 ) -> CollectSummary:
     attempts = [attempt for plan in plans.values() for attempt in plan.kept()]
@@ -321,7 +321,7 @@ def _write(
         robot=robot,
         storage=config.storage,
         write_card=lambda rows: dataset_card(config.identity, robot, rows),
-        progress=lambda done, total: on_status(Status("writing", done, total)),
+        progress=lambda done, total: on_status(CollectStatus("writing", done, total)),
     )
     summary = CollectSummary(
         output=config.output,

@@ -49,7 +49,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class Service:
+class WebTracker:
     """Weights & Biases, or trackio, which has the same interface."""
 
     def __init__(self, name: str, config: TrainConfig) -> None:
@@ -121,7 +121,7 @@ def open_log(config: TrainConfig, *, from_step: int) -> MetricsLog:
     trackers: list[Tracker] = []
     for name in config.trackers:
         is_board = name == "tensorboard"
-        trackers.append(TensorBoard(config.output, from_step=from_step) if is_board else Service(name, config))
+        trackers.append(TensorBoard(config.output, from_step=from_step) if is_board else WebTracker(name, config))
     return MetricsLog(config.output / "metrics.jsonl", trackers, from_step=from_step)
 
 
