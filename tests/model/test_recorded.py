@@ -148,7 +148,9 @@ def test_8_bits_cannot_be_compiled():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("rule", [StopRule.fixed(12), ADAPTIVE], ids=str)
+@pytest.mark.parametrize(
+    "rule", [StopRule.fixed(12), ADAPTIVE, StopRule("action_mse", 1e-3, max_depth=12, defer=0.3)], ids=str
+)
 def test_cuda_graphs_decide_as_the_network_does(rule):
     network = build(RELEASED_KIND).cuda()
     record = RecordedNetwork(network)

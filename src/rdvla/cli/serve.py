@@ -65,8 +65,8 @@ def serve_command(
 
     policy = load_policy(checkpoint, **asdict(loading))
     if loading.compile:
-        for size in sorted({padded(count) for count in range(2, settings.max_batch + 1)}):
-            policy.warm_up(size)
+        for size in sorted({padded(count) for count in range(1, settings.max_batch + 1)}):
+            policy.warm_up(size, rule)
     server = PolicyServer(policy, settings, api_key=api_key, default_stop=rule, checkpoint=loading.label(digest))
 
     def announce() -> None:

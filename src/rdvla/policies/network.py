@@ -144,14 +144,22 @@ class RDVLAPolicy(Policy):
     def reset(self) -> None:
         """Nothing to forget."""
 
-    def warm_up(self, batch: int = 1) -> None:
-        """Decide once about nothing: measures `costs` for this batch size and, if compiled, records it.
+    def warm_up(self, batch: int = 1, stop: StopRule | None = None) -> None:
+        """Decide about nothing: measures `costs` for this batch size and, if compiled, records it.
 
         A compiled network is recorded for a short prompt; one of another length records again.
+
+        Args:
+            batch: of the decisions to come.
+            stop: where they stop; None is `default_stop`. What a rule that defers asks the Coda is recorded too.
         """
         images = {name: np.zeros((256, 256, 3), dtype=np.uint8) for name in self._metadata.cameras}
         nothing = Observation(images, np.zeros(self._metadata.state_dim, dtype=np.float32), "wait")
-        self.infer_batch([nothing] * batch, [Ask(StopRule.fixed(8), seed=0, budget_ms=math.inf)] * batch)
+        rules = [StopRule.fixed(8)]
+        if self._recorded is not None and (stop or self.default_stop).defer is not None:
+            rules.append(StopRule("action_mse", threshold=0.0, max_depth=3, defer=1e9))  # a gate that is open
+        for rule in rules:
+            self.infer_batch([nothing] * batch, [Ask(rule, seed=0, budget_ms=math.inf)] * batch)
 
     def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
         """Decide once; see `rdvla.policy.Policy.infer`."""
