@@ -15,6 +15,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from rdvla import __version__
 from rdvla.checkpoints import names
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.tensors import build_empty, dtype_name, fill, read_json, read_safetensors, write_safetensors
@@ -191,5 +192,6 @@ def read_config(directory: Path) -> NativeConfig:
 
 def versions() -> dict[str, str]:
     """Return the versions that determine what a checkpoint computes."""
-    packages = ("rdvla", "torch", "transformers", "tokenizers", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+    packages = ("torch", "transformers", "tokenizers", "numpy")
+    ours = {"python": platform.python_version(), "rdvla": __version__}
+    return ours | {name: importlib.metadata.version(name) for name in packages}
