@@ -1,5 +1,6 @@
 """Our own format: complete, exact, atomic."""
 
+import importlib.metadata
 import json
 import os
 
@@ -8,7 +9,9 @@ import torch
 from safetensors import safe_open
 
 import checkpoint_fakes as fakes
+from rdvla import __version__
 from rdvla.checkpoints import load, load_native, save_native
+from rdvla.checkpoints.native import versions
 from rdvla.errors import CheckpointError, StorageError
 
 
@@ -102,3 +105,15 @@ class TestParts:
         checkpoint = fakes.make()
         with pytest.raises(CheckpointError, match="224 pixels but the tower takes 32"):
             type(checkpoint)(checkpoint.model, checkpoint.statistics, checkpoint.tokenizer, checkpoint.actions)
+
+
+def test_a_source_tree_that_is_not_installed_says_its_version(monkeypatch):
+    """It was looked up at the end of a training run, which then could not be saved."""
+
+    def version(name):
+        if name == "rdvla":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert versions()["rdvla"] == __version__
