@@ -264,3 +264,13 @@ def test_pixel_constants_that_turn_pictures_into_something_else(tmp_path, name, 
     path.write_text(json.dumps(document))
     with pytest.raises(CheckpointError, match=rf"dino\.{name}\.1"):
         load(tmp_path / "policy")
+
+
+def test_a_size_below_nothing(tmp_path):
+    save_native(tmp_path / "policy", fakes.make("released"))
+    path = tmp_path / "policy" / "config.json"
+    document = json.loads(path.read_text())
+    document["model"]["backbone"]["vision"]["dino"]["num_registers"] = -1
+    path.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match="num_registers"):
+        load(tmp_path / "policy")

@@ -160,6 +160,8 @@ def test_a_gpu_trains(dataset, tmp_path, precision):
     ("evaluation", "data", "match"),
     [
         ({"suites": ["toi"]}, {}, "unknown suite 'toi'. Did you mean 'toy'"),
+        ({"suites": []}, {}, "'evaluation.suites'"),
+        ({"device": "nowhere"}, {}, "device 'nowhere' cannot be used here"),
         ({"task_ids": [9]}, {}, "has no task 9"),
         ({"episodes": 51}, {}, "evaluation.episodes is 51, but toy task 0"),
         ({}, {"cameras": {"left": "observation.images.image"}}, "there is no camera 'left'.*cameras left"),

@@ -14,6 +14,7 @@ from rdvla.envs.fit import require_fit
 from rdvla.eval.protocol import EvalConfig, check_init_states
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.runner import Resources, evaluate
+from rdvla.policies.network import check_device
 from rdvla.policies.sources import LoadOptions, choose_policy
 from rdvla.policy import PolicyMetadata
 from rdvla.report.training import write_training_report
@@ -25,12 +26,13 @@ def check_evaluation(config: TrainConfig) -> None:
     """Make sure that the episodes a run is to play can be played, before its first step.
 
     Raises:
-        ConfigError: an unknown suite or task, more episodes than it has initial states, or cameras or a gripper
-            convention that the suite does not have.
+        ConfigError: a device that is not there, an unknown suite or task, more episodes than it has initial states, or
+            cameras or a gripper convention that the suite does not have.
     """
     wanted = config.evaluation
     if wanted is None:
         return
+    check_device(wanted.device)
     for suite in map(find_suite, wanted.suites):
         asked = f"evaluation.episodes is {wanted.episodes}"
         check_init_states(suite, wanted.task_ids, range(wanted.episodes), asked)

@@ -21,6 +21,7 @@ except ImportError as error:
     raise MissingExtraError("pyarrow", "data") from error
 
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+_DAMAGE = (pa.ArrowException, OSError)
 _DICTIONARY_BYTES = 64 * 1024 * 1024
 """Images repeated over several rows are stored once per episode, as long as the dictionary page may hold them all."""
 
@@ -147,7 +148,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
     Raises:
         DatasetError: missing, damaged, or without one of `columns`.
     """
-    with _reading(path), pq.ParquetFile(path) as file:
+    with reading(path, *_DAMAGE), pq.ParquetFile(path) as file:
         missing = [name for name in columns or () if name not in file.schema_arrow.names]
         if missing:
             raise DatasetError(f"'{path}' has no column {', '.join(missing)}; it has {file.schema_arrow.names}.")
@@ -160,7 +161,7 @@ def column_names(path: Path) -> list[str]:
     Raises:
         DatasetError: missing or damaged.
     """
-    with _reading(path):
+    with reading(path, *_DAMAGE):
         return list(pq.read_schema(path).names)
 
 
@@ -173,7 +174,7 @@ def read_episode(path: Path, columns: Sequence[str], episode_index: int) -> Any:
     missing = [name for name in columns if name not in column_names(path)]
     if missing:
         raise DatasetError(f"'{path}' has no column {', '.join(missing)}; copy the dataset again.")
-    with _reading(path):
+    with reading(path, *_DAMAGE):
         return pq.read_table(path, columns=list(columns), filters=[("episode_index", "=", episode_index)])
 
 
@@ -253,13 +254,18 @@ def episode_table(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path, *damage: type[Exception]) -> Iterator[None]:
+    """Turn what reading the file `path` raises, `damage` among it, into errors that name it and the fix.
+
+    Raises:
+        DatasetError: it is missing, a Git LFS pointer, or damaged.
+    """
     try:
         refuse_pointer(path, DatasetError)
         yield
     except FileNotFoundError:
         raise DatasetError(f"'{path}' is missing; copy the dataset again, all of its files.") from None
-    except (pa.ArrowException, OSError) as error:
+    except damage as error:
         raise DatasetError(
             f"'{path}' is damaged or was never finished ({_first_line(error)}); copy the dataset again or repeat the "
             "recording."

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data.lerobot_meta import VIDEO_PATH, frame_rate
-from rdvla.data.lerobot_tables import file_location, file_path
+from rdvla.data.lerobot_tables import file_location, file_path, reading
 from rdvla.errors import DatasetError, MissingExtraError
-from rdvla.files import refuse_pointer, writing
+from rdvla.files import writing
 
 try:
     import av
@@ -23,6 +22,7 @@ except ImportError as error:
     raise MissingExtraError("av", "data") from error
 
 PIXEL_FORMAT = "yuv420p"
+_DAMAGE = (av.error.FFmpegError, IndexError)
 _KEYFRAME_DISTANCE = 2
 _CODECS: dict[str, dict[str, str]] = {
     "libsvtav1": {"g": str(_KEYFRAME_DISTANCE), "crf": "30", "preset": "12"},
@@ -176,7 +176,7 @@ def video_seconds(path: Path) -> float | None:
     Raises:
         DatasetError: the file is missing or damaged.
     """
-    with _reading(path), av.open(str(path)) as container:
+    with reading(path, *_DAMAGE), av.open(str(path)) as container:
         stream = container.streams.video[0]
         if stream.duration is None or stream.time_base is None:
             return None
@@ -189,7 +189,7 @@ def decode_frames(path: Path, timestamps: Sequence[float], fps: float) -> Iterat
     Raises:
         DatasetError: the file is missing or damaged, or no frame lies within a quarter frame of a timestamp.
     """
-    with _reading(path), av.open(str(path)) as container:
+    with reading(path, *_DAMAGE), av.open(str(path)) as container:
         yield from _matching_frames(container, timestamps, 0.25 / fps, path)
 
 
@@ -232,17 +232,6 @@ def refuse_depth(pixel_format: str | None, path: Path) -> None:
         raise DatasetError(
             f"'{path}' is a video of depth ({pixel_format}), not of colours; leave this camera out (data.cameras)."
         )
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        refuse_pointer(path, DatasetError)
-        yield
-    except FileNotFoundError:
-        raise DatasetError(f"'{path}' is missing; copy the dataset again, all of its files.") from None
-    except (av.error.FFmpegError, IndexError) as error:
-        raise DatasetError(f"'{path}' is damaged or was never finished ({error}); copy the dataset again.") from None
 
 
 def seconds(frame: int, fps: float) -> float:

@@ -227,7 +227,7 @@ class EvaluationConfig(Config):
     """
 
     every: PositiveInt
-    suites: tuple[str, ...]
+    suites: tuple[str, ...] = Field(min_length=1)
     task_ids: tuple[int, ...] | None = None
     episodes: PositiveInt = 1
     depth: PositiveInt | None = None

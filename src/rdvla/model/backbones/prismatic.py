@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, FiniteFloat, PositiveInt
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from rdvla.config import Config
@@ -32,7 +32,7 @@ class ViTConfig(Config):
     width: PositiveInt
     num_heads: PositiveInt
     mlp_width: PositiveInt
-    num_registers: int | None = None
+    num_registers: NonNegativeInt | None = None
     layer_scale: bool = False
     attention_pool: bool = False
     mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
