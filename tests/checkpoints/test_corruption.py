@@ -274,3 +274,12 @@ def test_a_size_below_nothing(tmp_path):
     path.write_text(json.dumps(document))
     with pytest.raises(CheckpointError, match="num_registers"):
         load(tmp_path / "policy")
+
+
+@pytest.mark.parametrize("dtype", [[], {}, None, 3, "int8"])
+def test_a_dtype_that_is_none(tmp_path, dtype):
+    save_official(tmp_path / "policy", fakes.make("released"))
+    path = tmp_path / "policy" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"torch_dtype": dtype}))
+    with pytest.raises(CheckpointError, match="torch_dtype is"):
+        load(tmp_path / "policy")

@@ -114,11 +114,11 @@ def stored_dtype(directory: Path) -> torch.dtype:
     """
     document = read_json(directory / "config.json")
     name = document.get("torch_dtype", document.get("dtype"))  # newer transformers write the second
-    if name not in _DTYPES:
+    if not isinstance(name, str) or name not in _DTYPES:
         raise CheckpointError(
             f"'{directory / 'config.json'}': torch_dtype is {name!r}, expected one of {list(_DTYPES)}."
         )
-    return _DTYPES[str(name)]
+    return _DTYPES[name]
 
 
 def tied(vlm: dict[str, Tensor], *, source: str) -> dict[str, Tensor]:

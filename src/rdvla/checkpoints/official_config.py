@@ -134,7 +134,8 @@ def vision_config(towers: Mapping[str, Any], *, source: str) -> DinoSiglipConfig
         field = TOWER_NAMES.get(name, name)
         if field not in known:
             raise CheckpointError(f"{source}: unknown tower '{name}'.{suggest(name, (*TOWER_NAMES, *known))}")
-        values[field] = values[field] | _tower_sizes(field, given, source) if isinstance(given, dict) else given
+        is_tower = isinstance(values[field], dict) and isinstance(given, dict)
+        values[field] = values[field] | _tower_sizes(field, given, source) if is_tower else given
     return DinoSiglipConfig.build(values, source=source)
 
 
