@@ -115,6 +115,7 @@ def test_a_rule_of_another_package_is_evaluated(installed, tmp_path):
 )
 def test_a_taken_or_another_name_is_refused(installed, name, message):
     (installed / "looser-1.0.dist-info" / "entry_points.txt").write_text(f"[rdvla.stops]\n{name} = looser:SPEC\n")
-    done = rdvla(installed, "eval", "--suite", "toy", "--policy", "expert", "--output", installed / "run")
-    assert done.returncode != 0
+    done = rdvla(installed, "eval", "--suite", "toy", "--policy", "expert", "--stop", "cosine", "--output", installed)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
     assert message in done.stderr

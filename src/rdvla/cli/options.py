@@ -20,7 +20,7 @@ import typer
 from rdvla.cli.parsing import parse_depths, parse_names
 from rdvla.errors import ConfigError, suggest
 from rdvla.policy import Ask, WarmStart
-from rdvla.stops import DEFAULT_MAX_DEPTH, SAFE_GATE, StopRule, rules
+from rdvla.stops import BUILT_IN, DEFAULT_MAX_DEPTH, SAFE_GATE, StopRule, rules
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -64,7 +64,9 @@ class StopOptions:
     """When to stop iterating; without any of them, the policy's own way."""
 
     depth: Annotated[str | None, "Iterations of every decision, e.g. 12 (to compare: 1,2,4,8)."] = None
-    stop: Annotated[str | None, f"Adaptive stopping: {', '.join(rules())}."] = None
+    stop: Annotated[
+        str | None, f"Adaptive stopping: {', '.join(spec.name for spec in BUILT_IN)}, or an installed package's."
+    ] = None
     delta: Annotated[str | None, "Threshold of --stop, e.g. 1e-3 (to compare: 1e-2,1e-3)."] = None
     min_depth: Annotated[int | None, "Of --stop: never stop earlier [default: 1]."] = None
     max_depth: Annotated[int | None, f"Of --stop: never go on longer [default: {DEFAULT_MAX_DEPTH}]."] = None

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from rdvla.errors import ConfigError, RecordError
 from rdvla.eval.records import EpisodeRecord, read_records
 from rdvla.eval.traces import DECISION, EXECUTED, ITERATION, read_trace
-from rdvla.stops import StopRule, rules
+from rdvla.stops import BUILT_IN, StopRule
 from rdvla.types import TO_FULL
 
 CORE, CODA, TOTAL = "policy.core", "policy.coda", "policy.total"
 """Stages of a record that say what a decision costs."""
-GATE = rules()["latent"]
+(GATE,) = (spec for spec in BUILT_IN if spec.name == "latent")
 """What `StopRule.defer` is a limit of."""
 
 
