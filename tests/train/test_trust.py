@@ -80,7 +80,7 @@ def test_a_full_disk_is_said_by_every_process(dataset, tmp_path):
     assert crew.wait() == [2, 2]
     writer, other = (error.read_text() for error in crew.errors)
     assert writer.startswith("StorageError: cannot write '")
-    assert "File too large" in writer
+    assert "exceed the allowed size" in writer
     assert other.startswith("PeerError: process 1 stops: process 0: cannot write")
     assert not list((tmp_path / "run" / "checkpoints").iterdir()), "half a checkpoint was left"
 
