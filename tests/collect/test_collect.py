@@ -325,6 +325,19 @@ def test_damaged_settings_of_a_collection_are_named(tmp_path, content):
             staging.bind({"seed": 0})
 
 
+def test_the_usual_size_may_be_said_or_left_out(tmp_path):
+    """An earlier version wrote it down where none was given."""
+    staging = Staging(tmp_path)
+    with staging.locked():
+        staging.bind({"camera_size": 64}, default_size=64)
+        staging.bind({"camera_size": None}, default_size=64)
+        for default in (256, None):
+            with pytest.raises(ConfigError, match="camera_size = 64, now it is None"):
+                staging.bind({"camera_size": None}, default_size=default)
+        with pytest.raises(ConfigError, match="camera_size = 64, now it is 32"):
+            staging.bind({"camera_size": 32}, default_size=64)
+
+
 def test_two_runs_in_one_folder(tmp_path):
     with Staging(tmp_path).locked(), pytest.raises(ConfigError, match="another `rdvla collect`"):
         run(tmp_path)

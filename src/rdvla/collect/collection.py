@@ -187,7 +187,7 @@ def collect(
     if _is_complete(config, specs, staging):
         return _load_summary(config.output)
     with staging.locked():
-        staging.bind(config.identity)
+        staging.bind(config.identity, _only_size(robot))
         staging.forget_errors()
         plans = [
             TaskPlan((s.suite, s.task_id), config.episodes, config.seed, staging.endings(s.suite, s.task_id))
@@ -264,6 +264,12 @@ def _robot(suites: Sequence[Suite]) -> Embodiment:
         if suite.embodiment != first.embodiment:
             raise ConfigError(f"a dataset holds one robot, but {first.name} and {suite.name} have different ones.")
     return first.embodiment
+
+
+def _only_size(robot: Embodiment) -> int | None:
+    """Return height and width of all of a robot's pictures; None if they differ."""
+    sizes = {side for size in robot.cameras.values() for side in size}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _specs(config: CollectConfig, suites: Mapping[str, Suite]) -> list[TaskSpec]:

@@ -62,8 +62,12 @@ class Staging:
                     with suppress(OSError):  # something else is in it
                         self.folder.parent.rmdir()
 
-    def bind(self, settings: Mapping[str, Any]) -> None:
+    def bind(self, settings: Mapping[str, Any], default_size: int | None = None) -> None:
         """Note the settings that decide what is recorded, or compare them with those of the run being continued.
+
+        Args:
+            settings: by name.
+            default_size: the `camera_size` that None stands for, if it is one number.
 
         Raises:
             ConfigError: the run being continued was started with other settings.
@@ -78,7 +82,7 @@ class Staging:
             raise ConfigError(f"'{path}' is damaged; choose another folder, or remove this collection.") from None
         for key in {**before, **settings}:
             was, now = before.get(key), settings.get(key)
-            if was != now:
+            if was != now and not (key == "camera_size" and [None, default_size] in ([was, now], [now, was])):
                 raise ConfigError(
                     f"'{self.folder.parent}' holds an unfinished collection with {key} = {was!r}, now it is {now!r}; "
                     "repeat the first command, or choose another folder."
