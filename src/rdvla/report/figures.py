@@ -332,7 +332,7 @@ def latency(rules: Sequence[RuleGroup], width: int) -> str:
     """Draw the median and 95th percentile of the time of a decision, per rule."""
     rules = [rule for rule in rules if "decide" in rule.summary.latency_ms]
     narrow = width < NARROW
-    left, row = (12, 40) if narrow else (210, 26)
+    left, row = (12, 40) if narrow else (room(rules, width), 26)
     height = 24 + row * len(rules) + 48
     drawing = Drawing(width, height, "Time per decision by rule")
     top = max(rule.summary.latency_ms["decide"][1] for rule in rules)
@@ -354,6 +354,11 @@ def latency(rules: Sequence[RuleGroup], width: int) -> str:
             drawing.text((left - 14, y + 4), rule.name, "tick", "end")
     axis_x(drawing, x, ticks, height - 46, "ms per decision: median, 95th percentile")
     return str(drawing)
+
+
+def room(rules: Sequence[RuleGroup], width: int) -> int:
+    """Return the pixels that the names of rules need beside a figure: half of it at most."""
+    return min(max(210, 36 + round(7.3 * max(len(rule.name) for rule in rules))), width // 2)
 
 
 def _rule_legend(rules: Sequence[RuleGroup]) -> str:

@@ -1,9 +1,8 @@
 """What less thinking costs: success against the time of a decision, for rules that one evaluation played in turns."""
 
-import statistics
 from collections.abc import Sequence
 
-from rdvla.report.figures import NARROW
+from rdvla.report.figures import NARROW, room
 from rdvla.report.findings import full
 from rdvla.report.load import RuleGroup, Series
 from rdvla.report.svg import Drawing, Scale, axis_x, axis_y, nice_ticks, spread
@@ -16,26 +15,26 @@ def compared_in_time(series: Series) -> list[RuleGroup]:
 
     Machines drift, so times of evaluations that were played one after the other say nothing about each other.
     """
-    rules = [rule for rule in series.rules if any(record.latency_ms.get(TIME) for record in rule.played)]
-    return sorted(rules, key=mean_time) if len(series.runs) == 1 and len(rules) > 1 else []
+    rules = [rule for rule in series.rules if TIME in rule.summary.latency_ms]
+    return sorted(rules, key=typical_time) if len(series.runs) == 1 and len(rules) > 1 else []
 
 
-def mean_time(rule: RuleGroup) -> float:
-    """Return the milliseconds of a decision, on average."""
-    return statistics.fmean(ms for record in rule.played for ms in record.latency_ms.get(TIME, ()))
+def typical_time(rule: RuleGroup) -> float:
+    """Return the milliseconds of a decision, the median: a machine that pauses once does not move it."""
+    return rule.summary.latency_ms[TIME][0]
 
 
 def success_against_time(rules: Sequence[RuleGroup], width: int) -> str:
-    """Draw the success rate of every rule, with its interval, over the mean time of its decisions."""
-    height, right = 320, 24 if width < NARROW else 250
+    """Draw the success rate of every rule, with its interval, over the median time of its decisions."""
+    height, right = 320, 24 if width < NARROW else room(rules, width)
     drawing = Drawing(width, height, "Success rate against the time of a decision")
-    times = [mean_time(rule) for rule in rules]
+    times = [typical_time(rule) for rule in rules]
     lowest = min(rule.summary.rate.low for rule in rules)
     x = Scale((0.9 * min(times), 1.05 * max(times)), (52, width - right))
     y = Scale((max(0.0, lowest - 0.05), 1.0), (height - 52, 24))
     y_ticks = [(value, f"{100 * value:g} %") for value in nice_ticks(*y.domain, 5)]
     axis_y(drawing, y, y_ticks, (44, width - right + 8), "episodes solved")
-    axis_x(drawing, x, [(v, f"{v:g}") for v in nice_ticks(*x.domain, 6)], height - 52, "ms per decision, mean")
+    axis_x(drawing, x, [(v, f"{v:g}") for v in nice_ticks(*x.domain, 6)], height - 52, "ms per decision, median")
     points = [(x(time), y(rule.summary.rate.value)) for rule, time in zip(rules, times, strict=True)]
     for rule, time, (px, py) in zip(rules, times, points, strict=True):
         css = "a0" if rule.adaptive else "c0"
