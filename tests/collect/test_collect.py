@@ -329,13 +329,22 @@ def test_the_usual_size_may_be_said_or_left_out(tmp_path):
     """An earlier version wrote it down where none was given."""
     staging = Staging(tmp_path)
     with staging.locked():
-        staging.bind({"camera_size": 64}, default_size=64)
-        staging.bind({"camera_size": None}, default_size=64)
+        staging.bind({"camera_size": 64}, {"camera_size": 64})
+        staging.bind({"camera_size": None}, {"camera_size": 64})
         for default in (256, None):
             with pytest.raises(ConfigError, match="camera_size = 64, now it is None"):
-                staging.bind({"camera_size": None}, default_size=default)
+                staging.bind({"camera_size": None}, {"camera_size": default})
         with pytest.raises(ConfigError, match="camera_size = 64, now it is 32"):
-            staging.bind({"camera_size": 32}, default_size=64)
+            staging.bind({"camera_size": 32}, {"camera_size": 64})
+
+
+def test_a_finished_collection_may_say_the_usual_size_too(tmp_path):
+    run(tmp_path / "d", task_ids=(0,), episodes=1, camera_size=64)
+    before = (tmp_path / "d" / "collect.json").read_text()
+    run(tmp_path / "d", task_ids=(0,), episodes=1, camera_size=None)
+    assert (tmp_path / "d" / "collect.json").read_text() == before
+    with pytest.raises(ConfigError, match="with other settings"):
+        run(tmp_path / "d", task_ids=(0,), episodes=1, camera_size=32)
 
 
 def test_two_runs_in_one_folder(tmp_path):

@@ -18,7 +18,7 @@ from rdvla.collect.card import dataset_card
 from rdvla.collect.plan import TaskPlan
 from rdvla.collect.player import AttemptPlayer, AttemptRecipe, ExpertFactory
 from rdvla.collect.recording import Attempt, Play
-from rdvla.collect.staging import Ending, Staging
+from rdvla.collect.staging import Ending, Staging, differing
 from rdvla.data.lerobot_meta import INFO_PATH
 from rdvla.embodiment import Embodiment
 from rdvla.envs.base import Suite, TaskSpec
@@ -184,10 +184,11 @@ def collect(
     for spec in specs:
         make_expert(spec)  # a task without an expert is an error now, not after an hour
     staging = Staging(config.output)
-    if _is_complete(config, specs, staging):
+    defaults = {"camera_size": _only_size(robot)}
+    if _is_complete(config, specs, staging, defaults):
         return _load_summary(config.output)
     with staging.locked():
-        staging.bind(config.identity, _only_size(robot))
+        staging.bind(config.identity, defaults)
         staging.forget_errors()
         plans = [
             TaskPlan((s.suite, s.task_id), config.episodes, config.seed, staging.endings(s.suite, s.task_id))
@@ -282,7 +283,9 @@ def _specs(config: CollectConfig, suites: Mapping[str, Suite]) -> list[TaskSpec]
     return chosen
 
 
-def _is_complete(config: CollectConfig, specs: Sequence[TaskSpec], staging: Staging) -> bool:
+def _is_complete(
+    config: CollectConfig, specs: Sequence[TaskSpec], staging: Staging, defaults: Mapping[str, Any]
+) -> bool:
     """Whether exactly this collection is in place already.
 
     Raises:
@@ -294,9 +297,9 @@ def _is_complete(config: CollectConfig, specs: Sequence[TaskSpec], staging: Stag
         if config.output.is_dir() and any(config.output.iterdir()):
             raise ConfigError(f"'{config.output}' is not empty and holds no dataset; choose another folder.")
         return False
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads((config.output / SUMMARY).read_text(encoding="utf-8"))
-        if found["settings"] == _settings(config, specs):
+        if not differing(dict(found["settings"]), _settings(config, specs), defaults):
             return True
     raise ConfigError(
         f"'{config.output}' holds another dataset, or this one with other settings; choose another folder or delete it "

@@ -23,6 +23,16 @@ Ending = Literal["solved", "failed", "error"]
 _SUFFIXES: dict[Ending, str] = {"solved": ".npz", "failed": ".failed.json", "error": ".error.json"}
 
 
+def differing(before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """Return the settings that are not the same; one that is None has its default, if there is one."""
+
+    def value(settings: Mapping[str, Any], key: str) -> Any:
+        given = settings.get(key)
+        return defaults.get(key) if given is None else given
+
+    return [key for key in {**before, **now} if value(before, key) != value(now, key)]
+
+
 class Staging:
     """The staging folder of one collection. Only the driver of a collection writes to it.
 
@@ -62,12 +72,12 @@ class Staging:
                     with suppress(OSError):  # something else is in it
                         self.folder.parent.rmdir()
 
-    def bind(self, settings: Mapping[str, Any], default_size: int | None = None) -> None:
+    def bind(self, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         """Note the settings that decide what is recorded, or compare them with those of the run being continued.
 
         Args:
             settings: by name.
-            default_size: the `camera_size` that None stands for, if it is one number.
+            defaults: what None stands for, by name.
 
         Raises:
             ConfigError: the run being continued was started with other settings.
@@ -80,13 +90,11 @@ class Staging:
             before = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             raise ConfigError(f"'{path}' is damaged; choose another folder, or remove this collection.") from None
-        for key in {**before, **settings}:
-            was, now = before.get(key), settings.get(key)
-            if was != now and not (key == "camera_size" and [None, default_size] in ([was, now], [now, was])):
-                raise ConfigError(
-                    f"'{self.folder.parent}' holds an unfinished collection with {key} = {was!r}, now it is {now!r}; "
-                    "repeat the first command, or choose another folder."
-                )
+        for key in differing(before, settings, defaults or {}):
+            raise ConfigError(
+                f"'{self.folder.parent}' holds an unfinished collection with {key} = {before.get(key)!r}, now it is "
+                f"{settings.get(key)!r}; repeat the first command, or choose another folder."
+            )
 
     def endings(self, suite: str, task_id: int) -> dict[int, Ending]:
         """Return attempt number -> how it ended, for everything that has been settled."""
