@@ -76,9 +76,9 @@ def calibrate_command(
     deferred = [fit_deferred(rule, decisions, same, folds) for rule in chosen if _reads_actions(rule)] if defer else []
     if defer and not deferred:
         raise ConfigError("only rules on actions ask the Coda again and again; give one with --defer, e.g. action_mse.")
-    same, of = agreement(decisions)
+    equal, of = agreement(decisions)
     print(f"{decisions.episodes:,} episodes of {len(set(decisions.tasks))} tasks, {len(decisions.tasks):,} decisions")
-    print(f"the replay of what was played stops where the policy did in {same:,} of {of:,}\n")
+    print(f"the replay of what was played stops where the policy did in {equal:,} of {of:,}\n")
     print(format_table(found, target))
     if deferred:
         print(f"\n{format_deferred(deferred)}")
@@ -89,7 +89,7 @@ def calibrate_command(
             "runs": list(map(str, runs)),
             "episodes": decisions.episodes,
             "decisions": len(decisions.tasks),
-            "replay": {"same": same, "of": of},
+            "replay": {"same": equal, "of": of},
             "costs_ms": None if costs is None else vars(costs),
             "target": None if target is None else vars(target),
             "rules": [each.as_json() for each in found],

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError
+from rdvla.eval.calibration import folds_of
 from rdvla.eval.records import EpisodeRecord, read_records
 from rdvla.policy import Alarm
 
@@ -164,7 +165,7 @@ def measure_scores(episodes: Sequence[PacedEpisode], alphas: Sequence[float], fo
         raise ConfigError(
             f"an alarm is measured on other tasks: it needs 2 tasks and 2 folds, found {len(tasks)}, {folds}."
         )
-    part = {task: number % folds for number, task in enumerate(tasks)}
+    part = dict(zip(tasks, folds_of(tasks, folds).tolist(), strict=True))
     return [_measure(name, score, episodes, part, alphas) for name, score in SCORES.items()]
 
 

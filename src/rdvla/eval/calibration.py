@@ -168,7 +168,7 @@ def _calibrate(base: StopRule, decisions: Decisions, target: Target | None, fold
         return Calibrated(base, measure(replay(base, decisions), decisions), None, ())
     rule = fit(base, decisions, target)
     fitted = measure(replay(rule, decisions), decisions)
-    fold_N = folds_of(decisions, folds)
+    fold_N = folds_of(decisions.tasks, folds)
     if not fold_N.any():
         return Calibrated(rule, fitted, None, ())
     others = [fit(base, decisions, target, fold_N != fold) for fold in range(fold_N.max() + 1)]
@@ -182,10 +182,10 @@ def _calibrate(base: StopRule, decisions: Decisions, target: Target | None, fold
     return Calibrated(rule, fitted, measure(pooled, decisions), thresholds)
 
 
-def folds_of(decisions: Decisions, folds: int) -> NDArray[np.int64]:
-    """Return to which part of the tasks every decision belongs, `[N]`, from 0; all to one if there is one task."""
-    numbers = {task: number for number, task in enumerate(sorted(set(decisions.tasks)))}
-    return np.array([numbers[task] for task in decisions.tasks]) % min(folds, len(numbers))
+def folds_of(tasks: Sequence[str], folds: int) -> NDArray[np.int64]:
+    """Return to which part of the tasks each of N belongs, `[N]`, from 0; all to one if there is one task."""
+    numbers = {task: number for number, task in enumerate(sorted(set(tasks)))}
+    return np.array([numbers[task] for task in tasks]) % min(folds, len(numbers))
 
 
 def measure(outcome: RuleEffect, decisions: Decisions) -> Got:

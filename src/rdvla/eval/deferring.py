@@ -86,7 +86,7 @@ def fit_deferred(rule: StopRule, decisions: Decisions, share: float, folds: int)
         ConfigError: see `fit_gate` and `replay`.
     """
     plain, fitted = replay(replace(rule, defer=None), decisions), fit_gate(rule, decisions, share)
-    fold_N = folds_of(decisions, folds)
+    fold_N = folds_of(decisions.tasks, folds)
     parts = range(fold_N.max() + 1)
     rules = [fitted] if len(parts) < 2 else [fit_gate(rule, decisions, share, fold_N != fold) for fold in parts]
     outcomes = [replay(each, decisions) for each in rules]
