@@ -67,21 +67,6 @@ def fast(network, record, given, rule):
     return decide(head, places, scratchpads(network, len(given.ids)), make_criterion(rule), rule)
 
 
-@pytest.fixture
-def graphs(monkeypatch):
-    """Compiles nothing, but captures whole graphs as any backend does; returns them."""
-    found = []
-
-    def backend(graph, examples):
-        found.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
-    monkeypatch.setattr(recorded, "BACKEND", backend)
-    yield found
-    torch._dynamo.reset()
-
-
 def test_the_same_decisions_from_three_graphs_for_each_shape(graphs):
     network = build(RELEASED_KIND)
     record = RecordedNetwork(network)

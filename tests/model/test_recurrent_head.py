@@ -4,31 +4,23 @@ import functools
 
 import pytest
 import torch
+from head_fakes import make_head
 
 from rdvla.bench.machine import PeakMemory
 from rdvla.errors import ConfigError
-from rdvla.model.config import HeadConfig, RDVLAConfig
+from rdvla.model.config import RDVLAConfig
 from rdvla.model.decide import decide
 from rdvla.model.depth import DepthSampler
-from rdvla.model.recurrent import Context, RecurrentHead, apply_rope, truncated_normal
+from rdvla.model.recurrent import Context, apply_rope, truncated_normal
 from rdvla.model.stopping import Look, make_criterion
 from rdvla.model.trace import trace
 from rdvla.stops import StopRule, rules
 from rdvla.types import TO_FULL
 
-CONFIG = HeadConfig(
-    hidden_dim=32, num_heads=4, prelude_layers=(1,), recurrent_layers=(2, 2), coda_layers=(2,), mean_recurrence=6
-)
-
 
 @pytest.fixture
 def head():
-    torch.manual_seed(0)
-    head = RecurrentHead(CONFIG)
-    for module in head.modules():
-        if hasattr(module, "gate"):
-            torch.nn.init.normal_(module.gate)
-    return head
+    return make_head()
 
 
 def contexts(batch=3, seed=1, requires_grad=False):

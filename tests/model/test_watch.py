@@ -4,33 +4,25 @@ from dataclasses import replace
 
 import pytest
 import torch
+from head_fakes import make_head
 
 from rdvla.bench.machine import PeakMemory
 from rdvla.errors import ConfigError
 from rdvla.model import recorded
-from rdvla.model.config import HeadConfig
 from rdvla.model.decide import decide
 from rdvla.model.recorded import RecordedHead
-from rdvla.model.recurrent import Context, RecurrentHead
+from rdvla.model.recurrent import Context
 from rdvla.model.stopping import make_criterion
 from rdvla.model.trace import trace
 from rdvla.stops import StopRule
 
-CONFIG = HeadConfig(
-    hidden_dim=32, num_heads=4, prelude_layers=(1,), recurrent_layers=(2, 2), coda_layers=(2,), mean_recurrence=6
-)
 BATCH = 6
 DEPTH = 12
 
 
 @pytest.fixture(scope="module")
 def head():
-    torch.manual_seed(0)
-    head = RecurrentHead(CONFIG)
-    for module in head.modules():
-        if hasattr(module, "gate"):
-            torch.nn.init.normal_(module.gate)
-    return head.requires_grad_(requires_grad=False)
+    return make_head().requires_grad_(requires_grad=False)
 
 
 def contexts(batch=BATCH):
@@ -116,15 +108,7 @@ def test_a_sample_does_not_depend_on_its_companions(head, seen, plain):
 
 
 @pytest.mark.parametrize("count", [1, BATCH])
-def test_a_recorded_head_defers_alike(head, seen, plain, monkeypatch, count):
-    graphs = []
-
-    def backend(graph, examples):
-        graphs.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
-    monkeypatch.setattr(recorded, "BACKEND", backend)
+def test_a_recorded_head_defers_alike(head, seen, plain, graphs, count):
     size, whole = recorded.padded(count), head.condition(contexts())
     fast = RecordedHead(head, lambda: whole.select(torch.arange(size).clamp(max=BATCH - 1)), size)
     for rule in (plain, replace(plain, defer=gates(seen)[2]), replace(plain, defer=gates(seen)[1])):
@@ -134,7 +118,6 @@ def test_a_recorded_head_defers_alike(head, seen, plain, monkeypatch, count):
         assert ours.signals["codas"].tolist() == theirs.signals["codas"].tolist()
         torch.testing.assert_close(ours.actions, theirs.actions, atol=2e-5, rtol=0)
     assert len(graphs) == 3, "core, Coda, and two scratchpads at once"
-    torch._dynamo.reset()
 
 
 def test_rules_that_read_no_actions_have_nothing_to_defer():
