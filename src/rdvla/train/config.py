@@ -281,6 +281,8 @@ class TrainConfig(Config):
         num_workers: 1 prepares batches in a thread of each process; more, in so many processes for each.
         sharded: several processes share one copy of weights, gradients and optimiser state (FSDP2) instead of holding
             one each: less memory, more communication. For networks larger than the presets.
+        captured: on a GPU, a step is captured as CUDA graphs and replayed; a small network's is otherwise bound by
+            launches. Keeps the activations of a micro-batch reserved.
     """
 
     output: Path
@@ -308,6 +310,7 @@ class TrainConfig(Config):
     num_threads: PositiveInt | None = None
     num_workers: PositiveInt = 1
     sharded: bool = False
+    captured: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -315,6 +318,11 @@ class TrainConfig(Config):
             raise ConfigError(f"validation_depths must ascend, found {self.validation_depths}.")
         if self.sharded and self.optimizer.muon:
             raise ConfigError("optimizer.muon needs whole matrices, sharded has parts of them; choose one.")
+        if self.captured and (self.sharded or self.model.gradient_checkpointing):
+            raise ConfigError(
+                "captured needs weights and activations that stay in their place, sharded and"
+                " model.gradient_checkpointing move them; choose one."
+            )
         if self.evaluation is not None and self.evaluation.every % self.save_freq:
             raise ConfigError(
                 f"evaluation.every ({self.evaluation.every}) must be a multiple of save_freq ({self.save_freq}):"

@@ -12,13 +12,14 @@ from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.tensors import build_empty
 from rdvla.errors import CheckpointError
 from rdvla.train.batches import TrainBatch
+from rdvla.train.captured import CapturedGradient
 from rdvla.train.config import TrainConfig
 from rdvla.train.distributed import Ranks
 from rdvla.train.lora import merged_weights
 from rdvla.train.optim import make_optimizer, rate_factor
 from rdvla.train.precision import saved_dtype
 from rdvla.train.sharding import gathered, shard, spread
-from rdvla.train.step import Average, Compute, step_generator, train_step, trained, validation_losses
+from rdvla.train.step import Average, Compute, Gradient, step_generator, train_step, trained, validation_losses
 
 _MEAN_DECAY, _MEAN_STEPS = 0.98, 50
 
@@ -39,6 +40,9 @@ class Learner:
             checkpoint: the policy at step 0, from `rdvla.train.start`.
             ranks: the processes that share every step.
             compute: where and how to compute.
+
+        Raises:
+            ConfigError: the steps are to be captured, and it is no GPU.
         """
         self._config, self._checkpoint, self._ranks, self._compute = config, checkpoint, ranks, compute
         self.sharded = config.sharded and ranks.count > 1
@@ -46,6 +50,7 @@ class Learner:
             with ranks.together():
                 shard(checkpoint.model, compute.device)
         self.model = checkpoint.model.to(compute.device).train()
+        self._gradient = (CapturedGradient if config.captured else Gradient)(self.model, compute)
         self._optimizer = make_optimizer(self.model, config.optimizer)
         self._average = Average(self.model, config.ema_decay)
         self._mean_loss, self._losses = 0.0, 0
@@ -69,6 +74,7 @@ class Learner:
                 generator=step_generator(self._config.seed, number),
                 clip_grad_norm=optimizer.clip_grad_norm,
                 compute=self._compute,
+                gradient=self._gradient,
                 highest_loss=self._highest_loss,
             )
         self._average.update(self.model)

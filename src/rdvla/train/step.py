@@ -41,6 +41,32 @@ class Compute:
 CPU = Compute(torch.device("cpu"))
 
 
+class Gradient:
+    """Adds batches' gradients to a network's parameters."""
+
+    def __init__(self, model: RDVLA, compute: Compute) -> None:
+        """Work on `model`."""
+        self._model, self._compute = model, compute
+
+    def add(self, batch: TrainBatch, latents_BKD: Tensor, scale: float, *, n_no_grad: int, n_grad: int) -> Tensor:
+        """Add the gradient of `scale` times the summed absolute error to every `grad`.
+
+        Args:
+            batch: on the device.
+            latents_BKD: the scratchpads to begin from.
+            scale: one over what the error is a mean of.
+            n_no_grad: iterations without gradient.
+            n_grad: iterations with gradient.
+
+        Returns:
+            That error times `scale`, a scalar on the device; valid until the next call.
+        """
+        predicted = self._compute.predict(self._model, batch, latents_BKD, n_no_grad=n_no_grad, n_grad=n_grad)
+        error = absolute_error(predicted, batch.actions, batch.action_is_pad)[0] * scale
+        error.backward()
+        return error.detach()
+
+
 def step_generator(seed: int, step: int) -> torch.Generator:
     """Return the generator of a step's depth and scratchpads."""
     return torch.Generator().manual_seed((seed << 32) + step)
@@ -55,6 +81,7 @@ def train_step(
     generator: torch.Generator,
     clip_grad_norm: float,
     compute: Compute = CPU,
+    gradient: Gradient | None = None,
     highest_loss: float = math.inf,
 ) -> dict[str, float]:
     """Take one step over the micro-batches of all ranks: the same step as one rank would take over all of them.
@@ -69,6 +96,7 @@ def train_step(
         generator: in the same state on every rank.
         clip_grad_norm: largest global norm of the gradient.
         compute: where and how to compute.
+        gradient: computes the gradients; None computes them operation by operation.
         highest_loss: a larger loss stops training before the step is taken.
 
     Returns:
@@ -84,14 +112,12 @@ def train_step(
     valid = sum(int((~batch.action_is_pad).sum()) for batch in batches) * batches[0].actions.shape[-1]
     count = max(ranks.total(float(valid)), 1.0)
     optimizer.zero_grad()
+    gradient = gradient or Gradient(model, compute)
     error = 0.0
     for index, batch in enumerate(batches):
         batch = batch.to(compute.device)
         start = latents[index * ranks.count + ranks.index]
-        predicted = compute.predict(model, batch, start, n_no_grad=n_no_grad, n_grad=n_grad)
-        loss = absolute_error(predicted, batch.actions, batch.action_is_pad)[0] / count
-        loss.backward()
-        error += loss.item()
+        error += gradient.add(batch, start, 1 / count, n_no_grad=n_no_grad, n_grad=n_grad).item()
     ranks.sum_gradients(model)
     error = ranks.total(error)
     norm = gathered(nn.utils.clip_grad_norm_(model.parameters(), clip_grad_norm)).item()
