@@ -6,6 +6,7 @@ iteration without gradient (replayed as often as the depth asks), and the iterat
 and the backward pass through all of it.
 """
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from rdvla.errors import ConfigError
 from rdvla.model.rdvla import RDVLA, Inputs, absolute_error
+from rdvla.model.recorded import fuse
 from rdvla.model.recurrent import Conditioning
 from rdvla.train.batches import TrainBatch
 from rdvla.train.precision import arithmetic
@@ -30,7 +32,7 @@ class CapturedGradient(Gradient):
     Steps shallower than the depth of backpropagation are rare and are computed as usual.
     """
 
-    def __init__(self, model: RDVLA, compute: Compute) -> None:
+    def __init__(self, model: RDVLA, compute: Compute, *, compiled: bool = False) -> None:
         """Work on `model`, whose weights stay where they are; the activations of a batch stay reserved.
 
         Raises:
@@ -41,6 +43,7 @@ class CapturedGradient(Gradient):
                 f"captured: only a GPU captures steps, and device is '{compute.device}'; set it to false."
             )
         super().__init__(model, compute)
+        self._core = fuse(model.head.core) if compiled else model.head.core
         self._pool = torch.cuda.graph_pool_handle()
         self._captures: dict[tuple[int, ...], _Capture] = {}
 
@@ -51,7 +54,7 @@ class CapturedGradient(Gradient):
         batch = _padded(batch)
         shape = tuple(batch.inputs.ids.shape)
         if shape not in self._captures:
-            self._captures[shape] = _Capture(self._model, self._compute, batch, latents_BKD, self._pool)
+            self._captures[shape] = _Capture(self._model, self._core, self._compute, batch, latents_BKD, self._pool)
         capture = self._captures[shape]
         before = [None if parameter.grad is None else parameter.grad.clone() for parameter in capture.parameters]
         error = capture.replay(batch, latents_BKD, scale, n_no_grad)
@@ -68,7 +71,15 @@ class _Capture:
         gradients: where the graphs leave each one's gradient; None where the error does not depend on it.
     """
 
-    def __init__(self, model: RDVLA, compute: Compute, like: TrainBatch, latents_BKD: Tensor, pool: Any) -> None:
+    def __init__(
+        self,
+        model: RDVLA,
+        core: Callable[..., Tensor],
+        compute: Compute,
+        like: TrainBatch,
+        latents_BKD: Tensor,
+        pool: Any,
+    ) -> None:
         """Capture the step of `model` for batches like `like`; graphs of one `pool` never run at once."""
         head, device, n_grad = model.head, compute.device, model.depth_sampler.backprop_depth
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -88,16 +99,17 @@ class _Capture:
 
         def iterate(conditioning: Conditioning) -> None:
             with torch.no_grad(), arithmetic(compute.precision, device):
-                self._latents_BKD.copy_(head.core(self._latents_BKD, conditioning))
+                self._latents_BKD.copy_(core(self._latents_BKD, conditioning))
 
         def finish(conditioning: Conditioning) -> tuple[Tensor, tuple[Tensor | None, ...]]:
             latents_BKD = self._latents_BKD
             with arithmetic(compute.precision, device):
                 for _ in range(n_grad):
-                    latents_BKD = head.core(latents_BKD, conditioning)
+                    latents_BKD = core(latents_BKD, conditioning)
                 predicted_BKA = head.coda(latents_BKD, conditioning).float()
             error = absolute_error(predicted_BKA, self._batch.actions, self._batch.action_is_pad)[0] * self._scale
-            return error.detach(), torch.autograd.grad(error, self.parameters, allow_unused=True)
+            gradients = torch.autograd.grad(error, self.parameters, allow_unused=True)
+            return error.detach(), tuple(map(_laid_out_as, self.parameters, gradients))
 
         def once() -> None:
             conditioning = encode()
@@ -132,6 +144,13 @@ class _Capture:
             self._iterate.replay()
         self._finish.replay()
         return self._error
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """Return the gradient in its parameter's layout, which a fused optimiser wants; convolutions have their own."""
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _padded(batch: TrainBatch) -> TrainBatch:
