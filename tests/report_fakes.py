@@ -2,16 +2,18 @@
 
 import json
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from rdvla.envs import find_suite
 from rdvla.envs.base import Suite, TaskSpec
 from rdvla.eval.protocol import EvalConfig, plan
-from rdvla.eval.records import EpisodeLog, EpisodeRecord, ErrorRecord
+from rdvla.eval.records import EpisodeLog, EpisodeRecord, ErrorRecord, StageRecord
 from rdvla.eval.runner import POLICY_FILE, RUN_FILE
 from rdvla.eval.video import Film
-from rdvla.files import write_atomically
+from rdvla.files import write_atomically, write_json
 from rdvla.stops import StopRule
 
 WORDS = [
@@ -126,3 +128,39 @@ def _trace(rng, iterations):
 
 DEPTHS = tuple(StopRule.fixed(depth) for depth in (1, 2, 4, 8, 12, 32))
 ADAPTIVE = StopRule("action_l2", 1e-3, max_depth=32)
+
+
+GOALS = ("open_drawer", "close_drawer", "lift_red_block_table", "stack_block", "turn_on_led")
+
+
+DEPTH_8 = (StopRule.fixed(8),)
+
+
+def write_chains(folder, solved, *, stops=DEPTH_8, protocol="official", iterations=(), **starts):
+    """Write a run in which chain k solves `solved[k]` goals in a row, under every rule.
+
+    Two decisions a stage, each with `iterations[stage]` (else 8); synchronous.
+    """
+    starts = starts or {"init_states": tuple(range(len(solved)))}
+    config = EvalConfig(policy="checkpoints/c", suites=("calvin_d",), stops=stops, protocol=protocol, **starts)
+    jobs = plan(config, {"calvin_d": find_suite("calvin_d", protocol)})
+    with EpisodeLog(folder) as log:
+        for job, (count, _) in zip(jobs, product(solved, stops), strict=True):
+            log.append(_chain(job, count, iterations))
+    write_json(folder / "run.json", {"command": ["rdvla"], "config": config.model_dump(mode="json"), "tasks": []})
+    return folder
+
+
+def _chain(job, count, iterations):
+    stages = [StageRecord(name=goal, instruction=f"do {goal}", steps=40, solved=True) for goal in GOALS[:count]]
+    stages += [StageRecord(name=g, instruction=f"do {g}", steps=360, solved=False) for g in GOALS[count : count + 1]]
+    counts = [count for _, count in zip(stages, (*iterations, *[8] * 5), strict=False) for _ in range(2)]
+    executed = [stage.steps // 2 for stage in stages for _ in range(2)]
+    return EpisodeRecord(
+        suite="calvin_d", task="chain", task_id=0, instruction="five", protocol=job.protocol, seed=7,
+        init_state=getattr(job.start, "index", None), placement_seed=getattr(job.start, "value", None),
+        episode_seed=job.seed, rule=job.rule.label, stop=job.rule.stop, depth=job.rule.stop.max_depth, horizon="5",
+        attempts=1, versions={}, success=count == 5, num_stages=5, stages=tuple(stages), steps=sum(executed),
+        iterations=tuple(counts), executed=tuple(executed), convergence=((),) * len(counts),
+        latency_ms={"decide": (20.0,) * len(counts)}, wall_s=3.0,
+    )  # fmt: skip

@@ -1,49 +1,14 @@
 """Chains on the report page: score, published score, goals, and every chain as a row of its stages."""
 
 import re
-from itertools import product
 
 import pytest
 
 from rdvla.envs import find_suite
-from rdvla.eval.protocol import EvalConfig, plan
-from rdvla.eval.records import EpisodeLog, EpisodeRecord, StageRecord
-from rdvla.files import write_json
 from rdvla.report.chains import PUBLISHED, chain_section, headline
 from rdvla.report.load import group_runs, load_runs
 from rdvla.report.page import render
-from rdvla.stops import StopRule
-from report_fakes import DEPTHS, write_run
-
-GOALS = ("open_drawer", "close_drawer", "lift_red_block_table", "stack_block", "turn_on_led")
-
-
-DEPTH_8 = (StopRule.fixed(8),)
-
-
-def write_chains(folder, solved, *, stops=DEPTH_8, protocol="official", **starts):
-    """Write a run in which chain k solves `solved[k]` goals in a row, under every rule."""
-    starts = starts or {"init_states": tuple(range(len(solved)))}
-    config = EvalConfig(policy="checkpoints/c", suites=("calvin_d",), stops=stops, protocol=protocol, **starts)
-    jobs = plan(config, {"calvin_d": find_suite("calvin_d", protocol)})
-    with EpisodeLog(folder) as log:
-        for job, (count, _) in zip(jobs, product(solved, stops), strict=True):
-            log.append(record(job, count))
-    write_json(folder / "run.json", {"command": ["rdvla"], "config": config.model_dump(mode="json"), "tasks": []})
-    return folder
-
-
-def record(job, count):
-    stages = [StageRecord(name=goal, instruction=f"do {goal}", steps=40, solved=True) for goal in GOALS[:count]]
-    stages += [StageRecord(name=g, instruction=f"do {g}", steps=360, solved=False) for g in GOALS[count : count + 1]]
-    steps = sum(stage.steps for stage in stages)
-    return EpisodeRecord(
-        suite="calvin_d", task="chain", task_id=0, instruction="five", protocol=job.protocol, seed=7,
-        init_state=getattr(job.start, "index", None), placement_seed=getattr(job.start, "value", None),
-        episode_seed=job.seed, rule=job.rule.label, stop=job.rule.stop, depth=job.rule.stop.max_depth, horizon="5",
-        attempts=1, versions={}, success=count == 5, num_stages=5, stages=tuple(stages), steps=steps, iterations=(8, 8),
-        executed=(5, 5), convergence=((), ()), latency_ms={"decide": (20.0, 20.0)}, wall_s=3.0,
-    )  # fmt: skip
+from report_fakes import DEPTHS, GOALS, write_chains, write_run
 
 
 def sections(*folders):

@@ -15,6 +15,7 @@ from rdvla.cli.eval import eval_command
 from rdvla.cli.play import play_command
 from rdvla.cli.push import push_command, push_dataset_command
 from rdvla.cli.report import report_command
+from rdvla.cli.results import results_command
 from rdvla.cli.serve import serve_command
 from rdvla.cli.setup import setup_app
 from rdvla.cli.train import train_command
@@ -38,6 +39,7 @@ app.command("collect")(collect)
 app.add_typer(dataset_app, name="dataset")
 app.command("eval")(eval_command)
 app.command("report")(report_command)
+app.command("results")(results_command)
 app.command("calibrate")(calibrate_command)
 app.command("serve")(serve_command)
 app.command("play")(play_command)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,15 @@ class Rate:
     def value(self) -> float:
         """Return the observed rate, 0..1 (NaN without episodes)."""
         return self.successes / self.n if self.n else math.nan
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers under plain names."""
+        return {
+            "n": self.n,
+            "successes": self.successes,
+            "success_rate": self.value if self.n else None,
+            "wilson_95": [self.low, self.high],
+        }
 
 
 def wilson(successes: int, n: int, z: float = Z_95) -> Rate:
@@ -73,6 +83,21 @@ class Mean:
     low: float
     high: float
     n: int
+
+
+def average(rates: Sequence[Rate]) -> Mean:
+    """Return the mean of independent rates, each counted once, with the 95 % interval that their own intervals give.
+
+    The distances to the ends of the single intervals are squared and added (Newcombe 1998), so that rates of 0 and 1
+    do not end the interval at themselves.
+
+    Args:
+        rates: at least one, each with episodes.
+    """
+    value = float(np.mean([rate.value for rate in rates]))
+    below = math.hypot(*(rate.value - rate.low for rate in rates)) / len(rates)
+    above = math.hypot(*(rate.high - rate.value for rate in rates)) / len(rates)
+    return Mean(value, value - below, value + above, sum(rate.n for rate in rates))
 
 
 def bootstrap_mean(counts: Sequence[int], resamples: int = 10_000) -> Mean:

@@ -37,10 +37,10 @@ class ChainScore:
     def as_json(self) -> dict[str, Any]:
         """Return the numbers under plain names."""
         return {
-            "at_least": [_rate_json(rate) for rate in self.at_least],
+            "at_least": [rate.as_json() for rate in self.at_least],
             "average": self.average.value,
             "bootstrap_95": [self.average.low, self.average.high],
-            "goals": {name: _rate_json(rate) for name, rate in self.goals.items()},
+            "goals": {name: rate.as_json() for name, rate in self.goals.items()},
         }
 
 
@@ -69,7 +69,7 @@ class Summary:
     def as_json(self) -> dict[str, Any]:
         """Return the numbers under plain names."""
         return {
-            **_rate_json(self.rate),
+            **self.rate.as_json(),
             **({"chain": self.chain.as_json()} if self.chain else {}),
             "errors": self.errors,
             "mean_iterations": self.mean_iterations,
@@ -119,15 +119,6 @@ def score_chains(played: Sequence[EpisodeRecord]) -> ChainScore | None:
         average=bootstrap_mean(solved),
         goals={name: wilson(sum(found), len(found)) for name, found in sorted(goals.items())},
     )
-
-
-def _rate_json(rate: Rate) -> dict[str, Any]:
-    return {
-        "n": rate.n,
-        "successes": rate.successes,
-        "success_rate": rate.value if rate.n else None,
-        "wilson_95": [rate.low, rate.high],
-    }
 
 
 def latencies(played: Sequence[EpisodeRecord]) -> dict[str, tuple[float, float]]:

@@ -84,7 +84,7 @@ def compare_runs(
                 continue
             same = series.label == second_policy
             name = rule.name if same else f"{series.label}, {rule.name}"
-            found.append(_compare(name, rule, second, margin))
+            found.append(compare_rules(name, rule, second, margin))
     if not found:
         raise ConfigError("there is no rule to compare with the baseline; name another folder or --baseline.")
     return found
@@ -106,7 +106,12 @@ def _baseline(runs: Sequence[Run], label: str | None) -> tuple[str, RuleGroup]:
     return chosen[0]
 
 
-def _compare(name: str, first: RuleGroup, second: RuleGroup, margin: float) -> Against:
+def compare_rules(name: str, first: RuleGroup, second: RuleGroup, margin: float = MARGIN) -> Against:
+    """Compare two rules on the episodes that both played; `name` is that of the first.
+
+    Raises:
+        ConfigError: they played none in common, or by different protocols.
+    """
     shared = first.matched(second)
     clock = next(
         (stage for stage in CLOCKS if all(stage in record.latency_ms for both in shared for record in both)), ""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Run:
         config: the settings (fields of `rdvla.eval.protocol.EvalConfig`).
         policy: what the policy said about itself (fields of `PolicyMetadata`); empty if no episode was played.
         records: its episodes.
+        num_tasks: how many tasks it plays in the end; 0 if unknown.
     """
 
     folder: Path
@@ -31,6 +32,7 @@ class Run:
     config: Mapping[str, Any]
     policy: Mapping[str, Any]
     records: tuple[AnyRecord, ...]
+    num_tasks: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,17 @@ class RuleGroup:
     def played(self) -> list[EpisodeRecord]:
         """Return the episodes without the errors."""
         return [record for record in self.records if isinstance(record, EpisodeRecord)]
+
+    @property
+    def way(self) -> tuple[str, str, str]:
+        """How chunks are executed, the suites' protocol, and where scratchpads begin: all but the thinking."""
+        first = self.records[0]
+        return first.execution, first.protocol, first.warm_start
+
+    def within(self, suite: str) -> "RuleGroup":
+        """Return the same rule with the episodes of one suite."""
+        kept = tuple(record for record in self.records if record.suite == suite)
+        return replace(self, records=kept, summary=summarise_group(kept))
 
     def matched(self, other: "RuleGroup") -> list[tuple[EpisodeRecord, EpisodeRecord]]:
         """Return the episodes that both rules played: of the same task, start and seed."""
@@ -132,7 +145,7 @@ def _load(folder: Path) -> Run:
     if not isinstance(command, list) or not isinstance(config, dict):
         raise RecordError(f"'{folder / RUN_FILE}' is damaged; evaluate again into another folder.")
     policy = _read_json(folder / POLICY_FILE) if (folder / POLICY_FILE).exists() else {}
-    return Run(folder, tuple(map(str, command)), config, policy, records)
+    return Run(folder, tuple(map(str, command)), config, policy, records, len(run.get("tasks", ())))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -146,11 +159,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Series]:
-    """Return the runs by policy: the same source with the same fingerprint is one policy."""
+    """Return the runs by policy: the same name with the same fingerprint is one policy, wherever it was read."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        identity = (str(run.config.get("policy", run.folder)), str(run.config.get("policy_digest", "")))
-        groups.setdefault(identity, []).append(run)
+        source, digest = str(run.config.get("policy", run.folder)), str(run.config.get("policy_digest", ""))
+        groups.setdefault((Path(source).name if digest else source, digest), []).append(run)
     names = [Path(source).name or source for source, _ in groups]
     series = []
     for name, members in zip(names, groups.values(), strict=True):

@@ -1,0 +1,136 @@
+"""CALVIN: how many tasks in a row beside the paper, and iterations by place in the chain."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from statistics import fmean
+
+import numpy as np
+
+from rdvla.errors import ConfigError
+from rdvla.eval.intervals import wilson
+from rdvla.eval.paired import Interval, Tasks
+from rdvla.eval.records import EpisodeRecord
+from rdvla.eval.summary import score_chains
+from rdvla.report.chains import PUBLISHED, Published
+from rdvla.report.load import RuleGroup
+from rdvla.report.results.given import DEPTH, Given, play, rule_at, unfinished
+from rdvla.report.results.table import BLANK, Cell, Section, Table, number_cell, rate_cell, share_cell, words
+
+SUITE = "calvin_d"
+
+
+def chains_table(given: Given) -> Section:
+    """Return how many tasks are solved in a row by rule, and iterations by place; named runs become further rows.
+
+    Raises:
+        ConfigError: no run has chains.
+    """
+    scores: list[tuple[str, list[EpisodeRecord]]] = []
+    places, sentences = [], []
+    for name, series in (({"": given.series} if given.series else {}) | dict(given.named)).items():
+        for rule in series.rules:
+            for suite in dict.fromkeys(record.suite for record in rule.played if record.num_stages > 1):
+                here = rule.within(suite)
+                chains = here.played
+                title = ", ".join(part for part in (name, rule.name, suite, chains[0].protocol) if part)
+                scores.append((title, chains))
+                fixed = rule_at(series, DEPTH, like=rule)
+                sentences += _difference(title, here, fixed) if fixed else []
+                if rule.adaptive and (by_place := _by_place(chains)):
+                    places.append(_places(title, chains, by_place))
+                    sentences += _later(title, by_place)
+    if not scores:
+        needed = play(given.all[0], [SUITE], "--stop", "action_mse")
+        raise ConfigError(f"no run has chains of several tasks; play {needed} with a policy for CALVIN.")
+    length = max(record.num_stages for _, chains in scores for record in chains)
+    head = ("", *(f"{count} in a row" for count in range(1, length + 1)), "average", "iterations per decision")
+    rows = [_row(title, chains, length) for title, chains in scores]
+    rows += [_published(PUBLISHED[suite], length) for suite in PUBLISHED if suite in {c[0].suite for _, c in scores}]
+    missing = (
+        []
+        if places
+        else [f"an adaptive rule, executed synchronously: {play(given.all[0], [SUITE], '--stop', 'action_mse')}"]
+    )
+    return Section(
+        "chains",
+        "CALVIN: tasks in a row",
+        (Table("", head, tuple(rows)), *places),
+        tuple(sentences),
+        missing=(*missing, *(each for series in given.all for each in unfinished(series))),
+    )
+
+
+def _row(title: str, chains: Sequence[EpisodeRecord], length: int) -> tuple[Cell, ...]:
+    score = score_chains(chains)
+    assert score is not None, "these are chains"
+    mean = fmean(count for record in chains for count in record.iterations)
+    rates = [*map(rate_cell, score.at_least), *[BLANK] * (length - len(score.at_least))]
+    return words(title), *rates, number_cell(score.average), Cell(f"{mean:.2f}", mean)
+
+
+def _published(score: Published, length: int) -> tuple[Cell, ...]:
+    shares = [*map(share_cell, score.at_least), *[BLANK] * (length - len(score.at_least))]
+    return words(score.source), *shares, Cell(f"{score.average:.2f}", score.average), BLANK
+
+
+def _difference(title: str, rule: RuleGroup, fixed: RuleGroup) -> list[str]:
+    shared = rule.matched(fixed)
+    if fixed.label == rule.label or not shared:
+        return []
+    more = _resampled([float(one.stages_solved - other.stages_solved) for one, other in shared])
+    verdict = "beyond chance" if more.low > 0 or more.high < 0 else "within what chance allows"
+    score = f"{number_cell(more, sign='+').text} tasks in a row"
+    return [f"{title} against {fixed.name}, {len(shared)} common chains: {score}, {verdict}."]
+
+
+def by_stage(record: EpisodeRecord) -> list[list[int]] | None:
+    """Return the iterations of the decisions of every stage that was begun.
+
+    None where decisions overlap or the robot waited for one (not synchronous, or with a delay): the log does not say
+    then in which step a decision was asked for.
+    """
+    if sum(record.executed) != record.steps or not record.stages:
+        return None
+    ends = list(accumulate(stage.steps for stage in record.stages))
+    starts = [0, *accumulate(record.executed)][:-1]
+    found: list[list[int]] = [[] for _ in ends]
+    for stage, count in zip(np.searchsorted(ends, starts, side="right"), record.iterations, strict=True):
+        found[stage].append(count)
+    return found
+
+
+def _by_place(chains: Sequence[EpisodeRecord]) -> list[list[float]]:
+    """Return the mean iterations of every stage that was begun, chain by chain; empty where that is not known."""
+    found = [by_stage(record) for record in chains]
+    return [[fmean(counts) for counts in stages] for stages in found if stages is not None]
+
+
+def _places(title: str, chains: Sequence[EpisodeRecord], by_place: Sequence[Sequence[float]]) -> Table:
+    rows = []
+    for place in range(max(map(len, by_place))):
+        begun = [record.stages[place].solved for record in chains if len(record.stages) > place]
+        reached = [means for means in by_place if len(means) > place]
+        mean = _resampled([(means[place]) for means in reached])
+        more = number_cell(_resampled([means[place] - means[0] for means in reached]), sign="+") if place else BLANK
+        rows.append(
+            (Cell(str(place + 1), place + 1), rate_cell(wilson(sum(begun), len(begun))), number_cell(mean), more)
+        )
+    head = ("place", "solved when begun", "iterations per decision", "more than the first task of the same chain")
+    return Table(f"Iterations by place in the chain: {title}", head, tuple(rows))
+
+
+def _resampled(values: Sequence[float]) -> Interval:
+    return Tasks([str(number) for number in range(len(values))]).mean(values)
+
+
+def _later(title: str, by_place: Sequence[Sequence[float]]) -> list[str]:
+    several = [means for means in by_place if len(means) > 1]
+    if not several:
+        return []
+    more = _resampled([fmean(means[1:]) - means[0] for means in several])
+    verdict = "more" if more.low > 0 else "less" if more.high < 0 else "no measurable difference"
+    sentence = (
+        f"{title}: later tasks against the first of the same chain, {len(several)} chains: "
+        f"{number_cell(more, sign='+').text} iterations per decision, {verdict}."
+    )
+    return [sentence]

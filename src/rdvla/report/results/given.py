@@ -1,0 +1,110 @@
+"""What a table is made from: the runs of one policy, further runs by name, and how to play what they lack."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rdvla.errors import ConfigError
+from rdvla.eval.protocol import EvalConfig
+from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs
+
+DEPTH = 12
+"""The paper's fixed depth: what other rules are compared with."""
+
+NAMED = re.compile(r"(\w[\w.,+ -]*)=(.+)")
+
+
+@dataclass(frozen=True)
+class Given:
+    """Evaluations to make a table from.
+
+    Attributes:
+        series: everything about the policy; None if all runs have names.
+        named: further runs by name, each of one policy.
+    """
+
+    series: Series | None
+    named: Mapping[str, Series] = field(default_factory=dict)
+
+    @property
+    def all(self) -> list[Series]:
+        """Return the policy's runs and the named ones."""
+        return [*([self.series] if self.series else []), *self.named.values()]
+
+    def one(self, table: str) -> Series:
+        """Return the policy's runs, for a table without names.
+
+        Raises:
+            ConfigError: there are none, or some have names.
+        """
+        if self.series is None or self.named:
+            given = ", ".join(f"{name}=..." for name in self.named)
+            raise ConfigError(f"the table '{table}' is about one policy; give its runs without names (found {given}).")
+        return self.series
+
+
+def read_runs(arguments: Sequence[str]) -> Given:
+    """Read the runs of a command line: `RUN`, or `NAME=RUN`; runs of the same name belong together.
+
+    Raises:
+        ConfigError: no run, a repeated one, or several policies where there must be one.
+        RecordError: a folder holds no evaluation, or a damaged one.
+    """
+    folders: dict[str, list[Path]] = {}
+    for argument in arguments:
+        match = None if Path(argument).exists() else NAMED.fullmatch(argument)
+        name, folder = match.groups() if match else ("", argument)
+        folders.setdefault(name, []).append(Path(folder))
+    paths = [path for members in folders.values() for path in members]
+    runs = dict(zip(paths, load_runs(paths), strict=True))
+    series = {name: _one_policy(name, [runs[path] for path in members]) for name, members in folders.items()}
+    return Given(series.pop("", None), series)
+
+
+def _one_policy(name: str, runs: Sequence[Run]) -> Series:
+    found = group_runs(runs)
+    if len(found) > 1:
+        policies = "; ".join(f"{each.label} in {', '.join(run.folder.name for run in each.runs)}" for each in found)
+        where = f"the runs called '{name}'" if name else "the runs without a name"
+        raise ConfigError(f"{where} are of several policies ({policies}); a table shows one, others as NAME=RUN.")
+    return found[0]
+
+
+def rule_at(series: Series, depth: int, like: RuleGroup | None = None) -> RuleGroup | None:
+    """Return the rule of a fixed depth, played in the same way as `like`; None if there is none."""
+    return next((rule for rule in series.fixed if rule.depth == depth and (like is None or rule.way == like.way)), None)
+
+
+def play(series: Series, suites: Sequence[str], *options: str) -> str:
+    """Return the command that plays what is missing: `suites` under `options`, from the starts of the runs at hand."""
+    config = EvalConfig.build(series.runs[0].config)
+    source = "--checkpoint" if config.policy_digest else "--policy"
+    starts = ("--init-states", config.init_states) if config.init_states else ("--seeds", config.seeds)
+    numbers = ",".join(map(str, starts[1]))
+    if starts[1] == tuple(range(starts[1][0], starts[1][-1] + 1)) and len(starts[1]) > 1:
+        numbers = f"{starts[1][0]}-{starts[1][-1]}"
+    asked = dict(zip(options[::2], options[1::2], strict=True))
+    usual = {"--horizon": config.horizons[0]} if config.horizons != ("5",) else {}
+    usual |= {"--protocol": config.protocol} if config.protocol else {}
+    words = ["rdvla", "eval", source, config.policy, "--suite", ",".join(suites), starts[0], numbers]
+    words += [word for pair in (usual | asked).items() for word in pair]
+    return f"`{say_command([*words, '--output', 'runs/NEW'])}`"
+
+
+def say_command(command: Sequence[str]) -> str:
+    """Return a command line for people elsewhere: of absolute paths, the last name."""
+    return shlex.join(re.sub(r"(^|=)/.*/([^/]+)/?$", r"\1\2", word) for word in command)
+
+
+def unfinished(series: Series) -> list[str]:
+    """Return what is still to be played of evaluations that ended early, in words."""
+    found = []
+    for run in series.runs:
+        config = EvalConfig.build(run.config)
+        planned = run.num_tasks * len(config.starts) * len(config.rules)
+        if len(run.records) < planned:
+            played = f"{len(run.records)} of {planned} episodes"
+            found.append(f"'{run.folder.name}' has {played}; its command goes on: `{say_command(run.command)}`")
+    return found

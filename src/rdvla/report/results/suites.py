@@ -1,0 +1,108 @@
+"""The four suites: fixed depth and adaptive stopping, beside the paper's."""
+
+from collections.abc import Mapping, Sequence
+
+from rdvla.errors import ConfigError
+from rdvla.eval.intervals import average
+from rdvla.report.against import Against, compare_rules
+from rdvla.report.load import RuleGroup, Series
+from rdvla.report.results.given import DEPTH, Given, play, rule_at, unfinished
+from rdvla.report.results.table import (
+    BLANK,
+    Cell,
+    Section,
+    Table,
+    against_cell,
+    number_cell,
+    rate_cell,
+    share_cell,
+    words,
+)
+
+SUITES = {"libero_spatial": "Spatial", "libero_object": "Object", "libero_goal": "Goal", "libero_10": "Long"}
+
+PAPER: Mapping[str, tuple[float, ...]] = {
+    "the paper, depth 12": (0.920, 0.990, 0.960, 0.848),
+    "the paper, adaptive": (0.886, 0.988, 0.968, 0.858),
+}
+"""Row -> published success by suite, in the order of `SUITES` (a policy of 0.5 B parameters)."""
+
+
+EQUAL_TERMS = (
+    "The paper's policy has 0.5 B parameters and was trained on other data: its numbers say where the method was "
+    "published to stand, and are no comparison on equal terms."
+)
+NUM_TASKS = 10
+"""Of each of these suites."""
+
+
+def suites_table(given: Given) -> Section:
+    """Return success by suite at depth 12 and under every adaptive rule, and the rules' paired difference.
+
+    Raises:
+        ConfigError: no episode of these suites at depth 12 or under an adaptive rule.
+    """
+    series = given.one("suites")
+    wanted = [rule for rule in series.fixed if rule.depth == DEPTH] + series.adaptive
+    rules = [rule for rule in wanted if any(rule.within(suite).played for suite in SUITES)]
+    if not rules:
+        needed = play(series, list(SUITES), "--depth", str(DEPTH))
+        raise ConfigError(
+            f"no episode of {', '.join(SUITES)} at depth {DEPTH} or under an adaptive rule; play {needed}."
+        )
+    rows, comparisons = [], []
+    for rule in rules:
+        rows.append(_row(rule))
+        fixed = rule_at(series, DEPTH, like=rule)
+        if fixed is not None and fixed is not rule and rule.matched(fixed):
+            comparisons.append(compare_rules(rule.name, rule, fixed))
+            rows.append(_difference(rule, fixed, comparisons[-1]))
+    rows += [
+        (words(name), *map(share_cell, shares), share_cell(sum(shares) / len(shares)), BLANK)
+        for name, shares in PAPER.items()
+    ]
+    columns = ("", *SUITES.values(), "average", "iterations per decision")
+    return Section(
+        "suites",
+        "Four suites of LIBERO",
+        (Table("", columns, tuple(rows)),),
+        (EQUAL_TERMS,),
+        comparisons=tuple(comparisons),
+        missing=(*_missing(series, rules), *unfinished(series)),
+    )
+
+
+def _row(rule: RuleGroup) -> tuple[Cell, ...]:
+    found = [rule.within(suite) for suite in SUITES]
+    rates = [each.summary.rate for each in found]
+    whole = number_cell(average(rates), 100, digits=1) if all(rate.n for rate in rates) else BLANK
+    mean = [count for each in found for record in each.played for count in record.iterations]
+    iterations = sum(mean) / len(mean)
+    return (words(rule.name), *map(rate_cell, rates), whole, Cell(f"{iterations:.2f}", iterations))
+
+
+def _difference(rule: RuleGroup, fixed: RuleGroup, whole: Against) -> tuple[Cell, ...]:
+    cells = []
+    for suite in SUITES:
+        both = rule.within(suite), fixed.within(suite)
+        cells.append(against_cell(compare_rules("", *both)) if both[0].matched(both[1]) else BLANK)
+    ratio = whole.comparison.ratios.get("iterations per decision")
+    saved = BLANK if ratio is None else number_cell(ratio, 100, "+", 0)
+    name = f"difference to {fixed.name}, points; iterations, %"
+    return (words(name), *cells, against_cell(whole), saved)
+
+
+def _missing(series: Series, rules: Sequence[RuleGroup]) -> list[str]:
+    found = []
+    for suite in SUITES:
+        tasks = {record.task_id for rule in rules for record in rule.within(suite).records}
+        if 0 < len(tasks) < NUM_TASKS:
+            found.append(f"{suite} tasks {', '.join(str(k) for k in range(NUM_TASKS) if k not in tasks)}")
+    for what, played, options in (
+        (f"depth {DEPTH}", [rule for rule in rules if not rule.adaptive], ("--depth", str(DEPTH))),
+        ("an adaptive rule", [rule for rule in rules if rule.adaptive], ("--stop", "action_mse")),
+    ):
+        absent = [suite for suite in SUITES if not any(rule.within(suite).played for rule in played)]
+        if absent:
+            found.append(f"{', '.join(absent)} under {what}: {play(series, absent, *options)}")
+    return found

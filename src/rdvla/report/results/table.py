@@ -1,0 +1,144 @@
+"""What every table is made of, and how it reads as Markdown and as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rdvla.eval.intervals import Mean, Rate
+from rdvla.eval.paired import Interval
+from rdvla.report.against import Against
+from rdvla.report.findings import p_value, percent
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table says at one place.
+
+    Attributes:
+        text: for people.
+        value: the same as JSON has it.
+    """
+
+    text: str
+    value: Any = None
+
+
+BLANK = Cell("-")
+
+
+def words(text: str) -> Cell:
+    """Return text."""
+    return Cell(text, text)
+
+
+def rate_cell(rate: Rate) -> Cell:
+    """Return a success rate with n and its interval: `93 % (89-96), 186/200`."""
+    if not rate.n:
+        return BLANK
+    text = f"{percent(rate)} ({100 * rate.low:.0f}-{100 * rate.high:.0f}), {rate.successes}/{rate.n}"
+    return Cell(text.replace("\u00a0", " "), rate.as_json())
+
+
+def share_cell(share: float | None) -> Cell:
+    """Return a published share without n; None stands for one that was not published."""
+    return BLANK if share is None else Cell(f"{100 * share:.1f} %", share)
+
+
+def number_cell(number: Mean | Interval, unit: float = 1, sign: str = "", digits: int = 2) -> Cell:
+    """Return a number with its interval.
+
+    Args:
+        number: the number.
+        unit: what it is multiplied by for people: 100 for points and percent.
+        sign: `+` tells the sign of every number.
+        digits: behind the point.
+    """
+    value, low, high = (
+        f"{unit * each:{sign}.{digits}f}".replace("-", "\u2212") for each in (number.value, number.low, number.high)
+    )
+    text = f"{value} ({low} to {high})"
+    return Cell(text, {"value": number.value, "low": number.low, "high": number.high})
+
+
+def against_cell(against: Against) -> Cell:
+    """Return a difference of success in points, with its interval and the p-value of the paired test."""
+    found = against.comparison
+    text = f"{number_cell(found.difference, 100, '+', 1).text}, p {p_value(found.p_value)}"
+    return Cell(text.replace("\u00a0", " "), found.as_json())
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its head, and rows of as many cells, the first of which names the row.
+
+    Attributes:
+        title: above it; empty where the section has one table only.
+        columns: the head.
+        rows: the rows.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return every row by the names of the columns."""
+        rows = [dict(zip(self.columns, (cell.value for cell in row), strict=True)) for row in self.rows]
+        return {"title": self.title, "rows": rows}
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        head = [_line(self.columns), _line(["---"] * len(self.columns))]
+        table = "\n".join([*head, *(_line([cell.text for cell in row]) for row in self.rows)])
+        return f"**{self.title}**\n\n{table}" if self.title else table
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One of the published tables on a policy of ours.
+
+    Attributes:
+        name: as the command has it.
+        title: its heading.
+        tables: the numbers.
+        sentences: what they show, in words computed from them.
+        comparisons: the paired tests behind them.
+        missing: what is not there, and what would play it.
+    """
+
+    name: str
+    title: str
+    tables: tuple[Table, ...]
+    sentences: tuple[str, ...] = ()
+    comparisons: tuple[Against, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers under plain names."""
+        return {
+            "table": self.name,
+            "title": self.title,
+            "tables": [table.as_json() for table in self.tables],
+            "sentences": list(self.sentences),
+            "comparisons": [each.as_json() for each in self.comparisons],
+            "missing": list(self.missing),
+        }
+
+    @property
+    def notes(self) -> list[str]:
+        """What is said below the tables: findings, paired tests, what is missing."""
+        tests = [f"{each.name} against {each.baseline}: {'; '.join(each.sentences)}." for each in self.comparisons]
+        differing = [
+            f"{each.name} also differs: {'; '.join(each.differences)}." for each in self.comparisons if each.differences
+        ]
+        return [*self.sentences, *tests, *differing, *(f"Missing: {each}" for each in self.missing)]
+
+    def markdown(self) -> str:
+        """Return heading, tables and notes as Markdown."""
+        notes = "\n".join(f"- {note}" for note in self.notes)
+        parts = [f"## {self.title}", *(table.markdown() for table in self.tables), notes]
+        return "\n\n".join(part for part in parts if part)

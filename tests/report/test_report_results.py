@@ -1,0 +1,247 @@
+"""`rdvla results`: the published tables from runs, what they say, what they miss, and the page they stand on."""
+
+import json
+import shutil
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rdvla.cli.results import results_command
+from rdvla.errors import ConfigError, StorageError
+from rdvla.eval.intervals import average, wilson
+from rdvla.eval.records import EPISODES_FILE
+from rdvla.report.load import load_runs
+from rdvla.report.results.build import TITLE, put
+from rdvla.report.results.suites import PAPER, SUITES
+from rdvla.stops import StopRule
+from report_fakes import ADAPTIVE, write_chains, write_run
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(results_command)
+FIXED = StopRule.fixed(12)
+STEPS = tuple(map(StopRule.fixed, (1, 4, 8, 12, 32)))
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Return a function that makes a table and returns its JSON and the page."""
+
+    def call(*arguments):
+        page, numbers = tmp_path / "docs" / "results.md", tmp_path / "numbers.json"
+        command = [*map(str, arguments), "--output", str(page), "--json", str(numbers)]
+        result = CliRunner().invoke(app, command)
+        if result.exception is not None:
+            raise result.exception
+        return json.loads(numbers.read_text()), page.read_text()
+
+    return call
+
+
+def edit(folder, success):
+    """Let `success` of a record (a mapping) say which episodes were solved."""
+    path = folder / EPISODES_FILE
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(record | {"success": success(record)}) + "\n" for record in records))
+    return folder
+
+
+def test_four_suites_beside_the_paper(results, tmp_path):
+    run = write_run(tmp_path / "run", stops=(FIXED, ADAPTIVE), suites=tuple(SUITES), n_tasks=10, episodes=2)
+    edit(run, lambda r: r["task_id"] > 0 if r["depth"] else r["task_id"] > 1 or r["suite"] == "libero_goal")
+    found, page = results("suites", run)
+    fixed, adaptive, difference, *paper = found["tables"][0]["rows"]
+    assert (fixed[""], fixed["Spatial"]["successes"], fixed["Spatial"]["n"]) == ("depth 12", 18, 20)
+    assert fixed["Spatial"]["wilson_95"] == [wilson(18, 20).low, wilson(18, 20).high]
+    assert fixed["average"]["value"] == pytest.approx(0.9)
+    assert fixed["iterations per decision"] == 12
+    assert adaptive["average"]["value"] == pytest.approx((0.8 * 3 + 1) / 4)
+    assert (difference["Long"]["wins"], difference["Long"]["losses"], difference["Long"]["n"]) == (0, 2, 20)
+    assert (difference["average"]["wins"], difference["average"]["losses"]) == (2, 6)
+    counts = [n for record in load_runs([run])[0].records if record.depth is None for n in record.iterations]
+    assert difference["iterations per decision"]["value"] == pytest.approx(sum(counts) / len(counts) / 12 - 1)
+    assert [row["Object"] for row in paper] == [shares[1] for shares in PAPER.values()] == [0.99, 0.988]
+    assert "| depth 12 | 90 % (70-97), 18/20 |" in page
+    assert "| the paper, depth 12 | 92.0 % | 99.0 % | 96.0 % | 84.8 % | 93.0 % | - |" in page
+    assert "80 episodes of 40 tasks: 2 won by the first alone, 6 by the second alone (exact McNemar" in page
+    assert "Missing" not in page
+    assert "tiny 0123456789abcdef, 160 episodes, initial states 0-1" in page
+    assert found["source"]["policies"][0]["runs"] == ["rdvla eval --suite " + ",".join(SUITES)]
+
+
+def test_what_a_table_of_suites_lacks_is_named_with_its_command(results, tmp_path):
+    run = write_run(
+        tmp_path / "run", stops=(FIXED,), suites=("libero_object", "libero_goal"), n_tasks=8, horizons=("4",)
+    )
+    found, _ = results("suites", run)
+    play = "rdvla eval --checkpoint checkpoints/tiny --suite libero_spatial,libero_10 --init-states 0-4 --horizon 4"
+    assert found["missing"][:2] == ["libero_object tasks 8, 9", "libero_goal tasks 8, 9"]
+    assert found["missing"][2] == f"libero_spatial, libero_10 under depth 12: `{play} --depth 12 --output runs/NEW`"
+    assert found["missing"][3].endswith(
+        f"--suite {','.join(SUITES)} --init-states 0-4 --horizon 4 --stop action_mse --output runs/NEW`"
+    )
+    assert found["tables"][0]["rows"][0]["average"] is None
+    shallow = write_run(tmp_path / "shallow", stops=(StopRule.fixed(4),), suites=("libero_goal",), n_tasks=2)
+    with pytest.raises(
+        ConfigError, match=r"no episode of .* at depth 12 or under an adaptive rule; play `rdvla eval .*--depth 12"
+    ):
+        results("suites", shallow)
+
+
+def test_an_unfinished_run_says_so(results, tmp_path):
+    run = write_run(tmp_path / "run", stops=(FIXED,), suites=("libero_goal",), n_tasks=10, episodes=2)
+    content = json.loads((run / "run.json").read_text()) | {"tasks": [{}] * 10}
+    (run / "run.json").write_text(json.dumps(content))
+    assert not any("command goes on" in each for each in results("suites", run)[0]["missing"])
+    log = run / EPISODES_FILE
+    log.write_text("".join(line + "\n" for line in log.read_text().splitlines()[:13]))
+    missing = results("suites", run)[0]["missing"]
+    assert missing[-1] == "'run' has 13 of 20 episodes; its command goes on: `rdvla eval --suite libero_goal`"
+
+
+def test_the_same_checkpoint_elsewhere_is_the_same_policy_and_another_is_refused(results, tmp_path):
+    here = write_run(tmp_path / "a", stops=(FIXED,), suites=("libero_goal",), n_tasks=2)
+    there = write_run(tmp_path / "b", stops=(ADAPTIVE,), suites=("libero_goal",), n_tasks=2, policy="/elsewhere/tiny")
+    found, _ = results("suites", here, there)
+    assert [row[""] for row in found["tables"][0]["rows"]][:2] == ["depth 12", "action_l2 < 0.001"]
+    assert len(found["comparisons"]) == 1
+    other = write_run(tmp_path / "c", stops=(FIXED,), suites=("libero_goal",), n_tasks=2, policy_digest="other")
+    with pytest.raises(ConfigError, match=r"of several policies \(tiny.* in a; tiny.* in c\)"):
+        results("suites", here, other)
+    with pytest.raises(ConfigError, match="without names"):
+        results("suites", f"mine={here}")
+
+
+def ladder(folder, **settings):
+    """Write a run of five depths: nothing is solved at depth 1, everything deeper."""
+    return edit(write_run(folder, stops=STEPS, **settings), lambda record: record["depth"] > 1)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Return a run of ten tasks, ten starts each, at five depths."""
+    return ladder(tmp_path_factory.mktemp("many") / "run", n_tasks=10, episodes=10)
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ({}, ("0 % at depth 1 holds", "above 90 % at depth 4 holds", "plateau from 8 to 12 holds: +0.0")),
+        ({1: 0.1}, ("0 % at depth 1 does not hold: 10\u00a0% (10 of 100",)),
+        ({4: 0.9}, ("above 90 % at depth 4 is undecided",)),
+        ({4: 0.5}, ("above 90 % at depth 4 does not hold",)),
+        (
+            {8: 0.8},
+            ("plateau from 8 to 12 does not hold: +20.0 points, beyond chance", "plateau from 12 to 32 holds"),
+        ),
+    ],
+)
+def test_what_holds_of_the_claim_about_depth(results, many, tmp_path, shares, said):
+    shares = {1: 0, 4: 1, 8: 1, 12: 1, 32: 1} | shares
+    run = shutil.copytree(many, tmp_path / "run")
+    edit(run, lambda r: (r["init_state"] + r["task_id"]) % 10 < 10 * shares[r["depth"]])
+    found, _ = results("depth", run)
+    (sentence,) = found["sentences"]
+    assert sentence.startswith("libero_object, the paper's claim: ")
+    for words in said:
+        assert words in sentence
+    assert found["missing"][0].startswith("depth 2, 3, 6, 16, 24: `rdvla eval")
+
+
+def test_a_plateau_needs_enough_episodes(results, tmp_path):
+    found, _ = results("depth", ladder(tmp_path / "run", n_tasks=2, episodes=3))
+    assert (
+        "plateau from 8 to 12 is undecided: +0.0 points, a change of 5 points is not excluded" in found["sentences"][0]
+    )
+
+
+def test_depth_by_suite_and_of_the_hardest_tasks(results, tmp_path):
+    run = ladder(tmp_path / "run", suites=("libero_object", "libero_10"), n_tasks=2, episodes=4)
+    edit(run, lambda r: r["success"] and r["task_id"] == 0)
+    found, _ = results("depth", run)
+    assert "libero_10 1 (0 of 20); libero_object 1 (0 of 20); libero_10 0 (16 of 20)" in found["missing"][1]
+    hard = ladder(tmp_path / "hard", suites=("libero_10",), n_tasks=1, episodes=10)
+    edit(hard, lambda r: r["depth"] > 4 or r["init_state"] < 3)
+    found, page = results("depth", run, f"hardest={hard}")
+    rows = {row["depth"]: row for row in found["tables"][0]["rows"]}
+    assert list(rows) == [1, 4, 8, 12, 32]
+    names = ("libero_object", "libero_10", "all episodes", "hardest")
+    assert list(rows[4]) == ["depth", *names]
+    assert [rows[4][name]["successes"] for name in names] == [4, 4, 8, 3]
+    assert len(found["sentences"]) == 2
+    assert len(found["comparisons"]) == 6
+    assert "- hardest, depth 8 against depth 4: 10 episodes of 1 tasks: 7 won by the first alone" in page
+
+
+def test_depths_that_cannot_be_one_curve_are_refused(results, tmp_path):
+    with pytest.raises(ConfigError, match=r"not played at several depths; play `.*--depth 1,2,3,4,6,8,12,16,24,32"):
+        results("depth", write_run(tmp_path / "one", stops=(FIXED, ADAPTIVE)))
+    with pytest.raises(ConfigError, match="played in several ways"):
+        results("depth", ladder(tmp_path / "two", n_tasks=1, episodes=1, horizons=("4", "5")))
+
+
+def test_chains_beside_the_paper_and_iterations_by_place(results, tmp_path):
+    fixed = write_chains(tmp_path / "fixed", [5, 0, 2, 1], stops=(FIXED,))
+    adaptive = write_chains(tmp_path / "adaptive", [5, 1, 2, 2], stops=(ADAPTIVE,), iterations=(4, 6, 6, 6, 9))
+    found, page = results("chains", fixed, adaptive)
+    score, places = found["tables"]
+    assert [row["1 in a row"]["successes"] for row in score["rows"][:2]] == [3, 4]
+    assert score["rows"][2]["1 in a row"] == 0.914
+    assert [row["average"]["value"] for row in score["rows"][:2]] == [2.0, 2.5]
+    assert score["rows"][2]["average"] == 3.39
+    assert [row["solved when begun"]["n"] for row in places["rows"]] == [4, 4, 3, 1, 1]
+    assert [row["iterations per decision"]["value"] for row in places["rows"]] == [4, 6, 6, 6, 9]
+    assert places["rows"][4]["more than the first task of the same chain"] == {"value": 5, "low": 5, "high": 5}
+    assert found["sentences"][0].startswith(
+        "action_l2 < 0.001, calvin_d, official against depth 12, 4 common chains: +0.50"
+    )
+    assert "later tasks against the first of the same chain, 4 chains: +2.19 (+2.00 to +2.56) iterations" in page
+    with pytest.raises(ConfigError, match="no run has chains"):
+        results("chains", write_run(tmp_path / "run", stops=(FIXED,), n_tasks=1))
+
+
+def test_overlapping_decisions_have_no_place_in_the_chain(results, tmp_path):
+    run = write_chains(tmp_path / "run", [2, 1], stops=(ADAPTIVE,))
+    log = run / EPISODES_FILE
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    records = [record | {"executed": [n + 1 for n in record["executed"]]} for record in records]
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    found, _ = results("chains", run)
+    assert len(found["tables"]) == 1
+    assert found["missing"][0].startswith("an adaptive rule, executed synchronously: `rdvla eval")
+
+
+def test_the_page_keeps_what_others_wrote_and_the_order_of_tables(results, tmp_path):
+    run = write_run(tmp_path / "run", stops=(StopRule.fixed(4), FIXED), n_tasks=1)
+    chains = write_chains(tmp_path / "chains", [1])
+    results("chains", chains)
+    _, page = results("depth", run)
+    assert page.startswith(TITLE)
+    assert page.index("## Success against depth") < page.index("## CALVIN")
+    path = tmp_path / "docs" / "results.md"
+    path.write_text(page.replace("## CALVIN", "## CHANGED").replace("# Results", "# My results"))
+    _, page = results("chains", chains)
+    assert page.startswith("# My results")
+    assert "CHANGED" not in page
+    assert page.count("## CALVIN") == page.count("## Success against depth") == 1
+    assert results("chains", chains)[1] == page
+    for damaged in (page.replace("<!-- end of rdvla results depth -->", ""), page + "<!-- rdvla results depth -->"):
+        with pytest.raises(ConfigError, match="section 'depth' is damaged"):
+            put(damaged, "depth", "")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StorageError, match="results"):
+        results("depth", run)
+
+
+def test_an_unknown_table(results, tmp_path):
+    run = write_run(tmp_path / "run", stops=(FIXED,), n_tasks=1)
+    with pytest.raises(ConfigError, match=r"unknown table 'suits' .*Did you mean 'suites'"):
+        results("suits", run)
+
+
+def test_the_average_of_rates_has_an_interval_at_the_edge():
+    whole = average([wilson(20, 20), wilson(20, 20)])
+    assert (whole.value, whole.high) == (1.0, 1.0)
+    assert wilson(20, 20).low < whole.low < wilson(60, 60).low
+    assert average([wilson(7, 20)]).low == wilson(7, 20).low
