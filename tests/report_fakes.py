@@ -10,7 +10,7 @@ import numpy as np
 from rdvla.envs import find_suite
 from rdvla.envs.base import Suite, TaskSpec
 from rdvla.eval.protocol import EvalConfig, plan
-from rdvla.eval.records import EpisodeLog, EpisodeRecord, ErrorRecord, StageRecord
+from rdvla.eval.records import EPISODES_FILE, EpisodeLog, EpisodeRecord, ErrorRecord, StageRecord
 from rdvla.eval.runner import POLICY_FILE, RUN_FILE
 from rdvla.eval.video import Film
 from rdvla.files import write_atomically, write_json
@@ -164,3 +164,16 @@ def _chain(job, count, iterations):
         iterations=tuple(counts), executed=tuple(executed), convergence=((),) * len(counts),
         latency_ms={"decide": (20.0,) * len(counts)}, wall_s=3.0,
     )  # fmt: skip
+
+
+def edit(folder, change):
+    """Replace every record of a run (a mapping) by what `change` makes of it."""
+    path = folder / EPISODES_FILE
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(change(record)) + "\n" for record in records))
+    return folder
+
+
+def solve(folder, success):
+    """Let `success` of a record (a mapping) say which episodes of a run were solved."""
+    return edit(folder, lambda record: record | {"success": success(record)})

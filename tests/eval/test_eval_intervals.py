@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rdvla.errors import ConfigError
-from rdvla.eval.intervals import wilson
+from rdvla.eval.intervals import average, wilson
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,10 @@ def test_interval_is_symmetric_in_success_and_failure():
 def test_impossible_counts(successes, n):
     with pytest.raises(ConfigError, match="must lie in"):
         wilson(successes, n)
+
+
+def test_the_average_of_rates_has_an_interval_at_the_edge():
+    whole = average([wilson(20, 20), wilson(20, 20)])
+    assert (whole.value, whole.high) == (1.0, 1.0)
+    assert wilson(20, 20).low < whole.low < wilson(60, 60).low
+    assert average([wilson(7, 20)]).low == wilson(7, 20).low

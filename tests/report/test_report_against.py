@@ -8,10 +8,9 @@ from typer.testing import CliRunner
 
 from rdvla.cli.report import report_command
 from rdvla.errors import ConfigError
-from rdvla.eval.records import EPISODES_FILE
 from rdvla.report.against import compare_runs
 from rdvla.report.load import load_runs
-from report_fakes import ADAPTIVE, DEPTHS, write_run
+from report_fakes import ADAPTIVE, DEPTHS, edit, write_run
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(report_command)
@@ -22,12 +21,6 @@ def call(*arguments):
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.output
-
-
-def edit(folder, change):
-    path = folder / EPISODES_FILE
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(change(record)) + "\n" for record in records))
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 import numpy as np
 
 from rdvla.eval.intervals import Rate
 from rdvla.eval.paired import mcnemar
+from rdvla.eval.records import EpisodeRecord
 from rdvla.policy import ALARM
 from rdvla.report.load import RuleGroup, Series
 
@@ -179,15 +181,16 @@ def about_alarm(rule: RuleGroup) -> str:
     )
 
 
-def _thirds(rule: RuleGroup) -> tuple[float, float, float] | None:
-    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for record in rule.played:
-        n = len(record.iterations)
-        for position, count in enumerate(record.iterations):
-            parts[min(2, position * 3 // n)].append(count)
-    if not all(parts):
-        return None
-    return statistics.fmean(parts[0]), statistics.fmean(parts[1]), statistics.fmean(parts[2])
+def _thirds(rule: RuleGroup) -> list[float] | None:
+    parts = [list(chain.from_iterable(part)) for part in zip(*map(thirds, rule.played), strict=True)]
+    return [statistics.fmean(part) for part in parts] if all(parts) else None
+
+
+def thirds(record: EpisodeRecord) -> list[tuple[int, ...]]:
+    """Return the iterations of the decisions in the first, second and last third of an episode."""
+    n = len(record.iterations)
+    ends = [0, *(-(-n * part // 3) for part in (1, 2, 3))]
+    return [record.iterations[first:last] for first, last in pairwise(ends)]
 
 
 def about_latency(series: Series) -> list[str]:

@@ -75,10 +75,9 @@ class RuleGroup:
         return [record for record in self.records if isinstance(record, EpisodeRecord)]
 
     @property
-    def way(self) -> tuple[str, str, str]:
-        """How chunks are executed, the suites' protocol, and where scratchpads begin: all but the thinking."""
-        first = self.records[0]
-        return first.execution, first.protocol, first.warm_start
+    def way(self) -> tuple[str, str]:
+        """How chunks are executed, and the suites' protocol: all but the thinking."""
+        return self.records[0].execution, self.records[0].protocol
 
     def within(self, suite: str) -> "RuleGroup":
         """Return the same rule with the episodes of one suite."""

@@ -17,6 +17,7 @@ from rdvla.report.against import Against
 from rdvla.report.chains import chain_section
 from rdvla.report.chains import headline as chain_headline
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs, say_starts
+from rdvla.report.results.build import whole_tables
 from rdvla.report.template import count, render_template
 from rdvla.report.traces import trace_section
 from rdvla.report.tradeoff import compared_in_time, success_against_time
@@ -111,6 +112,7 @@ def _policy_section(series: Series, *, several: bool) -> dict[str, Any]:
         "alarms": [sentence for rule in series.rules if (sentence := findings.about_alarm(rule))],
         "chains": chain_section(series),
         "tasks": _task_rows(series),
+        "results": whole_tables(series),
         "iterations": adaptive
         and {
             "per_task": _both(lambda width: figures.iterations_per_task(adaptive, width)),

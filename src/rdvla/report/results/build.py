@@ -2,21 +2,30 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rdvla.errors import ConfigError, StorageError, suggest
 from rdvla.files import write_atomically, write_json
-from rdvla.report.load import say_starts
+from rdvla.report.load import Series, say_starts
+from rdvla.report.results.ablations import ablations_table
 from rdvla.report.results.chains import chains_table
 from rdvla.report.results.depth import depth_table
 from rdvla.report.results.given import Given, say_command
+from rdvla.report.results.iterations import iterations_table
+from rdvla.report.results.pro import pro_table
+from rdvla.report.results.strategies import strategies_table
 from rdvla.report.results.suites import suites_table
 from rdvla.report.results.table import Section
 
 TABLES: Mapping[str, Callable[[Given], Section]] = {
     "suites": suites_table,
     "depth": depth_table,
+    "strategies": strategies_table,
+    "iterations": iterations_table,
+    "ablations": ablations_table,
+    "pro": pro_table,
     "chains": chains_table,
 }
 """Name -> what makes the table, in the order of the page."""
@@ -38,6 +47,15 @@ def make_table(name: str, given: Given) -> Section:
     if name not in TABLES:
         raise ConfigError(f"unknown table '{name}' (one of {', '.join(TABLES)}).{suggest(name, TABLES)}")
     return TABLES[name](given)
+
+
+def whole_tables(series: Series) -> list[Section]:
+    """Return the tables that the runs of a policy hold whole, for its report."""
+    sections = []
+    for make in TABLES.values():
+        with suppress(ConfigError):  # the runs lack what this table needs
+            sections.append(make(Given(series)))
+    return [section for section in sections if not section.missing]
 
 
 def provenance(given: Given, command: Sequence[str]) -> dict[str, Any]:

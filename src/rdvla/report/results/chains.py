@@ -9,12 +9,23 @@ import numpy as np
 from rdvla.errors import ConfigError
 from rdvla.eval.intervals import wilson
 from rdvla.eval.paired import Interval, Tasks
+from rdvla.eval.ranks import rank_correlation
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.summary import score_chains
 from rdvla.report.chains import PUBLISHED, Published
 from rdvla.report.load import RuleGroup
 from rdvla.report.results.given import DEPTH, Given, play, rule_at, unfinished
-from rdvla.report.results.table import BLANK, Cell, Section, Table, number_cell, rate_cell, share_cell, words
+from rdvla.report.results.table import (
+    BLANK,
+    Cell,
+    Section,
+    Table,
+    correlation_text,
+    number_cell,
+    rate_cell,
+    share_cell,
+    words,
+)
 
 SUITE = "calvin_d"
 
@@ -27,7 +38,7 @@ def chains_table(given: Given) -> Section:
     """
     scores: list[tuple[str, list[EpisodeRecord]]] = []
     places, sentences = [], []
-    for name, series in (({"": given.series} if given.series else {}) | dict(given.named)).items():
+    for name, series in given.by_name.items():
         for rule in series.rules:
             for suite in dict.fromkeys(record.suite for record in rule.played if record.num_stages > 1):
                 here = rule.within(suite)
@@ -38,7 +49,7 @@ def chains_table(given: Given) -> Section:
                 sentences += _difference(title, here, fixed) if fixed else []
                 if rule.adaptive and (by_place := _by_place(chains)):
                     places.append(_places(title, chains, by_place))
-                    sentences += _later(title, by_place)
+                    sentences += [*_later(title, by_place), _goals(title, chains)]
     if not scores:
         needed = play(given.all[0], [SUITE], "--stop", "action_mse")
         raise ConfigError(f"no run has chains of several tasks; play {needed} with a policy for CALVIN.")
@@ -134,3 +145,19 @@ def _later(title: str, by_place: Sequence[Sequence[float]]) -> list[str]:
         f"{number_cell(more, sign='+').text} iterations per decision, {verdict}."
     )
     return [sentence]
+
+
+def _goals(title: str, chains: Sequence[EpisodeRecord]) -> str:
+    """Return whether goals that fail more often, once begun, take more iterations; solved stages only."""
+    taken: dict[str, list[float]] = {}
+    tried: dict[str, list[bool]] = {}
+    for record in chains:
+        for stage, counts in zip(record.stages, by_stage(record) or (), strict=False):
+            tried.setdefault(stage.name, []).append(stage.solved)
+            if stage.solved:
+                taken.setdefault(stage.name, []).append(fmean(counts))
+    iterations = [fmean(means) for means in taken.values()]
+    failures = [1 - fmean(tried[goal]) for goal in taken]
+    found = rank_correlation(iterations, failures, [""] * len(taken)) if len(taken) > 2 else None
+    what = f"{title}: iterations of a goal where it is solved, and how often it fails once begun, {len(taken)} goals"
+    return f"{what}: {correlation_text(found)}."

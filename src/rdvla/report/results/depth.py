@@ -19,6 +19,7 @@ DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 ENOUGH, ENOUGH_RATE = 4, 0.9
 FLAT_FROM, FLAT_TO = 8, 12
 NUM_HARDEST = 6
+HINT = "Most failures over all depths together (a run of these tasks alone, as hardest=RUN, gets its own column):"
 
 Ladder = Mapping[int, RuleGroup]
 """Depth -> its episodes."""
@@ -40,12 +41,13 @@ def depth_table(given: Given) -> Section:
         columns = by_suite | ladders
     depths = sorted({depth for ladder in columns.values() for depth in ladder})
     rows = [(Cell(str(depth), depth), *(_cell(ladder, depth) for ladder in columns.values())) for depth in depths]
+    hint = [] if given.series is None or given.named else [f"{HINT} {'; '.join(_hardest(given.series))}."]
     claims = [_judge(name, ladder) for name, ladder in ladders.items()]
     return Section(
         "depth",
         "Success against depth",
         (Table("", ("depth", *columns), tuple(rows)),),
-        tuple(claim.sentence for claim in claims),
+        (*(claim.sentence for claim in claims), *hint),
         tuple(each for claim in claims for each in claim.comparisons),
         (*_missing(given), *(each for series in given.all for each in unfinished(series))),
     )
@@ -54,10 +56,10 @@ def depth_table(given: Given) -> Section:
 def _ladder(series: Series) -> Ladder:
     ways = list(dict.fromkeys(rule.way for rule in series.fixed))
     ladder = {rule.depth: rule for rule in series.fixed if rule.depth is not None}
-    if len(ways) > 1:
+    if len(ways) > 1 or len(ladder) < len(series.fixed):
+        names = "; ".join(rule.name for rule in series.fixed)
         raise ConfigError(
-            f"{series.label} was played in several ways ({'; '.join(' '.join(way) for way in ways)}), which one curve "
-            "cannot show; name the runs of one."
+            f"{series.label} was played in several ways, which one curve cannot show ({names}); name the runs of one."
         )
     if len(ladder) < 2:
         options = ("--depth", ",".join(map(str, DEPTHS)))
@@ -103,13 +105,14 @@ def _gain(name: str, ladder: Ladder, low: int, high: int) -> Against:
 
 def _flat(against: Against) -> str:
     found = against.comparison
-    gain = f"{100 * found.difference.value:+.1f} points"
-    if found.p_value < SIGNIFICANT:
-        return f"does not hold: {gain}, beyond chance"
+    beyond = found.p_value < SIGNIFICANT
+    gain = f"{100 * found.difference.value:+.1f} points, {'beyond' if beyond else 'within'} chance"
     ends = (found.difference.low, found.by_task.low, found.difference.high, found.by_task.high)
-    inside = all(abs(end) < MARGIN for end in ends)
-    margin = f"a change of {100 * MARGIN:.0f} points is {'' if inside else 'not '}excluded"
-    return f"{'holds' if inside else 'is undecided'}: {gain}, {margin}"
+    if all(abs(end) < MARGIN for end in ends):
+        return f"holds: {gain}, a change of {100 * MARGIN:.0f} points is excluded"
+    if beyond:
+        return f"does not hold: {gain}"
+    return f"is undecided: {gain}, a change of {100 * MARGIN:.0f} points is not excluded"
 
 
 def _missing(given: Given) -> list[str]:
@@ -118,11 +121,7 @@ def _missing(given: Given) -> list[str]:
         return []
     suites = list(dict.fromkeys(record.suite for record in series.records))
     absent = [str(depth) for depth in DEPTHS if depth not in {rule.depth for rule in series.fixed}]
-    found = [f"depth {', '.join(absent)}: {play(series, suites, '--depth', ','.join(absent))}"] if absent else []
-    if not given.named:
-        names = "; ".join(_hardest(series))
-        found.append(f"a run of the hardest tasks, as hardest=RUN; most failures over all depths: {names}")
-    return found
+    return [f"depth {', '.join(absent)}: {play(series, suites, '--depth', ','.join(absent))}"] if absent else []
 
 
 def _hardest(series: Series) -> list[str]:

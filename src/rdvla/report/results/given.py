@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rdvla.errors import ConfigError
 from rdvla.eval.protocol import EvalConfig
+from rdvla.eval.records import ErrorRecord
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs
 
 DEPTH = 12
@@ -29,9 +30,14 @@ class Given:
     named: Mapping[str, Series] = field(default_factory=dict)
 
     @property
+    def by_name(self) -> dict[str, Series]:
+        """Return the policy's runs, without a name, and the named ones."""
+        return ({"": self.series} if self.series else {}) | dict(self.named)
+
+    @property
     def all(self) -> list[Series]:
-        """Return the policy's runs and the named ones."""
-        return [*([self.series] if self.series else []), *self.named.values()]
+        """Return the same without names."""
+        return list(self.by_name.values())
 
     def one(self, table: str) -> Series:
         """Return the policy's runs, for a table without names.
@@ -77,19 +83,28 @@ def rule_at(series: Series, depth: int, like: RuleGroup | None = None) -> RuleGr
     return next((rule for rule in series.fixed if rule.depth == depth and (like is None or rule.way == like.way)), None)
 
 
-def play(series: Series, suites: Sequence[str], *options: str) -> str:
-    """Return the command that plays what is missing: `suites` under `options`, from the starts of the runs at hand."""
+def options(rule: RuleGroup) -> tuple[str, ...]:
+    """Return how `rdvla eval` is asked for the thinking of a rule; nothing for what is left to the policy."""
+    if rule.stop is None:
+        return ()
+    if rule.stop.threshold is None:
+        return "--depth", str(rule.stop.max_depth)
+    return "--stop", rule.stop.name, "--delta", f"{rule.stop.threshold:g}"
+
+
+def play(series: Series, suites: Sequence[str], *asked: str) -> str:
+    """Return the command that plays what is missing: `suites` under `asked`, from the starts of the runs at hand."""
     config = EvalConfig.build(series.runs[0].config)
     source = "--checkpoint" if config.policy_digest else "--policy"
     starts = ("--init-states", config.init_states) if config.init_states else ("--seeds", config.seeds)
     numbers = ",".join(map(str, starts[1]))
     if starts[1] == tuple(range(starts[1][0], starts[1][-1] + 1)) and len(starts[1]) > 1:
         numbers = f"{starts[1][0]}-{starts[1][-1]}"
-    asked = dict(zip(options[::2], options[1::2], strict=True))
+    chosen = dict(zip(asked[::2], asked[1::2], strict=True))
     usual = {"--horizon": config.horizons[0]} if config.horizons != ("5",) else {}
     usual |= {"--protocol": config.protocol} if config.protocol else {}
     words = ["rdvla", "eval", source, config.policy, "--suite", ",".join(suites), starts[0], numbers]
-    words += [word for pair in (usual | asked).items() for word in pair]
+    words += [word for pair in (usual | chosen).items() for word in pair]
     return f"`{say_command([*words, '--output', 'runs/NEW'])}`"
 
 
@@ -99,12 +114,13 @@ def say_command(command: Sequence[str]) -> str:
 
 
 def unfinished(series: Series) -> list[str]:
-    """Return what is still to be played of evaluations that ended early, in words."""
+    """Return what is still to be played of evaluations that ended early, and what could not be played, in words."""
     found = []
     for run in series.runs:
         config = EvalConfig.build(run.config)
         planned = run.num_tasks * len(config.starts) * len(config.rules)
-        if len(run.records) < planned:
-            played = f"{len(run.records)} of {planned} episodes"
+        errors = sum(isinstance(record, ErrorRecord) for record in run.records)
+        if errors or len(run.records) < planned:
+            played = f"{len(run.records) - errors} of {max(planned, len(run.records))} episodes"
             found.append(f"'{run.folder.name}' has {played}; its command goes on: `{say_command(run.command)}`")
     return found

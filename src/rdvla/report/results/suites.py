@@ -50,13 +50,16 @@ def suites_table(given: Given) -> Section:
         raise ConfigError(
             f"no episode of {', '.join(SUITES)} at depth {DEPTH} or under an adaptive rule; play {needed}."
         )
-    rows, comparisons = [], []
+    rows, comparisons, unpaired = [], [], []
     for rule in rules:
         rows.append(_row(rule))
         fixed = rule_at(series, DEPTH, like=rule)
         if fixed is not None and fixed is not rule and rule.matched(fixed):
             comparisons.append(compare_rules(rule.name, rule, fixed))
             rows.append(_difference(rule, fixed, comparisons[-1]))
+        elif fixed is not rule:
+            execution = f"executed as {rule.way[0]}"
+            unpaired.append(f"depth {DEPTH} from the same starts, {execution}, to compare {rule.name} with")
     rows += [
         (words(name), *map(share_cell, shares), share_cell(sum(shares) / len(shares)), BLANK)
         for name, shares in PAPER.items()
@@ -68,7 +71,7 @@ def suites_table(given: Given) -> Section:
         (Table("", columns, tuple(rows)),),
         (EQUAL_TERMS,),
         comparisons=tuple(comparisons),
-        missing=(*_missing(series, rules), *unfinished(series)),
+        missing=(*_missing(series, rules), *unpaired, *unfinished(series)),
     )
 
 

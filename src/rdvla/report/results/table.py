@@ -6,6 +6,7 @@ from typing import Any
 
 from rdvla.eval.intervals import Mean, Rate
 from rdvla.eval.paired import Interval
+from rdvla.eval.ranks import Correlation
 from rdvla.report.against import Against
 from rdvla.report.findings import p_value, percent
 
@@ -65,6 +66,14 @@ def against_cell(against: Against) -> Cell:
     found = against.comparison
     text = f"{number_cell(found.difference, 100, '+', 1).text}, p {p_value(found.p_value)}"
     return Cell(text.replace("\u00a0", " "), found.as_json())
+
+
+def correlation_text(found: Correlation | None) -> str:
+    """Return a rank correlation with its interval and p-value; None stands for one that is not defined."""
+    if found is None:
+        return "no rank correlation, they do not differ"
+    text = f"rank correlation {number_cell(found.value, sign='+').text}, p {p_value(found.p_value)}"
+    return text.replace("\u00a0", " ")
 
 
 @dataclass(frozen=True)

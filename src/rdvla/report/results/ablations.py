@@ -1,0 +1,44 @@
+"""Ablations: several policies side by side, each against the first on common episodes."""
+
+from rdvla.errors import ConfigError
+from rdvla.report.against import compare_rules
+from rdvla.report.load import RuleGroup
+from rdvla.report.results.given import Given, unfinished
+from rdvla.report.results.strategies import per_decision
+from rdvla.report.results.table import BLANK, Cell, Section, Table, against_cell, number_cell, rate_cell, words
+
+
+def ablations_table(given: Given) -> Section:
+    """Return every named policy under every rule of the first, and what differs from that.
+
+    Raises:
+        ConfigError: fewer than two names, or runs without one.
+    """
+    if given.series is not None or len(given.named) < 2:
+        raise ConfigError("ablations compare policies by name: give NAME=RUN for every one, the usual one first.")
+    usual, *others = given.named
+    suites = list(dict.fromkeys(record.suite for series in given.all for record in series.records))
+    rows, comparisons, missing = [], [], []
+    for base in given.named[usual].rules:
+        rows.append(_row(usual, base, suites, BLANK))
+        for name in others:
+            rule = next((r for r in given.named[name].rules if (r.ask, r.way) == (base.ask, base.way)), None)
+            if rule is None or not rule.matched(base):
+                missing.append(f"{name} under {base.name}, from the starts of {usual}")
+                continue
+            comparisons.append(compare_rules(f"{name}, {rule.name},", rule, base))
+            rows.append(_row(name, rule, suites, against_cell(comparisons[-1])))
+    columns = ("", "rule", *suites, *(["all"] if len(suites) > 1 else []), f"against {usual}, points")
+    return Section(
+        "ablations",
+        "Ablations",
+        (Table("", (*columns, "iterations per decision"), tuple(rows)),),
+        comparisons=tuple(comparisons),
+        missing=(*missing, *(each for series in given.all for each in unfinished(series))),
+    )
+
+
+def _row(name: str, rule: RuleGroup, suites: list[str], difference: Cell) -> tuple[Cell, ...]:
+    rates = [rule.within(suite).summary.rate for suite in suites] + ([rule.summary.rate] if len(suites) > 1 else [])
+    iterations = number_cell(per_decision(rule.played)) if rule.played else BLANK
+    return words(name), words(rule.name), *map(rate_cell, rates), difference, iterations
