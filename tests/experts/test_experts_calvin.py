@@ -6,7 +6,7 @@ import pytest
 from calvin_files import ASSETS, needs_calvin
 from rdvla.collect.noise import NoisyExpert
 from rdvla.collect.recording import Attempt, play
-from rdvla.envs import InitState, find_suite
+from rdvla.envs import InitState, Seed, find_suite
 from rdvla.envs.calvin.tasks import TASKS
 from rdvla.envs.episode import turns
 from rdvla.experts import make_expert
@@ -65,6 +65,23 @@ def test_whole_chain_turn_slide_lift_place_and_switch(env):
 )
 def test_first_tasks_of_a_chain(env, chain, tasks):
     assert solve(env, InitState(chain), len(tasks)) == tasks
+
+
+@pytest.mark.parametrize(
+    ("seed", "tasks"),
+    [
+        (5039, ["push_red_block_left", "push_into_drawer"]),
+        (5198, ["rotate_red_block_right", "push_into_drawer"]),
+    ],
+)
+def test_a_block_is_left_alone_before_it_is_to_be_pushed_into_the_drawer(env, seed, tasks):
+    """Otherwise that cannot be solved: at its start, nothing but the table may touch the block."""
+    assert solve(env, Seed(seed), len(tasks)) == tasks
+
+
+def test_a_hand_that_leans_reaches_the_far_end_of_the_table(env):
+    chain = ["push_pink_block_right", "turn_on_lightbulb", "push_into_drawer"]
+    assert solve(env, Seed(5001), 3) == chain
 
 
 def test_a_demonstration_has_a_part_for_every_solved_stage(env):

@@ -7,11 +7,13 @@ import numpy as np
 from rdvla.envs.calvin.info import ROBOT, TABLE
 from rdvla.experts.calvin.furniture import move_slider
 from rdvla.experts.calvin.grasping import EDGE, grasp, put_down, way_out
-from rdvla.experts.calvin.hand import CLOSED, FRONT, TRAVEL, Hand, Move, Moves
+from rdvla.experts.calvin.hand import CLOSED, FRONT, TRAVEL, Hand, Move, Moves, lean
 from rdvla.experts.calvin.table import Block, PlayTable, Point
 
 _TURN = np.radians(78)
-_PUSH = 0.15  # m
+_PUSH = 0.11  # m
+_FREE = 0.01  # m above the table where a block is turned: it falls, and nothing touches it when it is down
+_SLIDE = 0.06  # m that a shoved block may need beyond
 _FINGER = 0.028  # m from a block's side to the closed fingers beside it
 _APART = 0.1  # m between the centres of blocks that are not in each other's way
 _NEAR_EDGE = -0.09  # y in m, from where a block is pushed into the drawer
@@ -34,7 +36,7 @@ def rotate(table: PlayTable, hand: Hand, name: str, attempt: int, side: float) -
     """Turn a block where it lies, to the left (`side` +1, counterclockwise) or to the right (-1)."""
     turn = side * _TURN
     yield from grasp(table, hand, name, attempt, turn)
-    yield from hand.go(table.hand, yaw=hand.yaw + turn)
+    yield from hand.go(table.hand + np.array([0, 0, _FREE]), yaw=hand.yaw + turn)
     yield from hand.open()
     yield from hand.shift([0, 0, 0.08])
 
@@ -48,7 +50,7 @@ def push(table: PlayTable, hand: Hand, name: str, attempt: int, side: float) -> 
         yield from hand.shift(_PUSH * way, speed=0.4)
         yield from hand.open()
     else:
-        yield from _sweep(table, hand, block, way, _PUSH)
+        yield from _sweep(table, hand, name, way, _PUSH, speed=_shove(table, block, side))
     yield from hand.shift([0, 0, 0.08])
 
 
@@ -63,11 +65,12 @@ def push_into_drawer(table: PlayTable, hand: Hand, attempt: int) -> Moves:
     x, y = np.clip(block.position[0], left, right), min(block.position[1], _NEAR_EDGE)
     if np.hypot(x - block.position[0], y - block.position[1]) > 0.03:
         yield from grasp(table, hand, block.name, attempt)
+        block = table.blocks[block.name]
         yield from hand.shift([x - block.position[0], y - block.position[1], 0], speed=0.4)
         yield from hand.open()
         yield from hand.shift([0, 0, 0.08])
         block = table.blocks[block.name]
-    yield from _sweep(table, hand, block, np.array([0, -1.0, 0]), block.position[1] - EDGE + 0.05)
+    yield from _sweep(table, hand, block.name, np.array([0, -1.0, 0]), block.position[1] - EDGE + 0.05)
     yield from hand.shift([0, 0, 0.08])
 
 
@@ -156,13 +159,28 @@ def _free_spot(table: PlayTable, held: Block, spots: list[Point]) -> Point:
     return spots[max(range(len(spots)), key=lambda index: (min(free[index], _APART), -near[index]))]
 
 
-def _sweep(table: PlayTable, hand: Hand, block: Block, way: Point, distance: float) -> Moves:
+def _sweep(table: PlayTable, hand: Hand, name: str, way: Point, distance: float, speed: float = 0.5) -> Moves:
     """Push a block along a horizontal unit vector with closed fingers."""
+
+    def line() -> tuple[Point, Point]:
+        block = table.blocks[name]
+        start = block.position - way * (block.reach(way) + _FINGER) + np.array([0, 0, 0.006])
+        return start, start + way * (distance + _FINGER)
+
     hand.gripper = CLOSED
-    start = block.position - way * (block.reach(way) + _FINGER) + np.array([0, 0, 0.006])
-    yield from hand.travel(start + np.array([0, 0, 0.1]))
+    start, end = line()
+    tilt, roll = lean(table, max(start, end, key=lambda point: table.away(point)[0]))
+    yield from hand.travel(start + np.array([0, 0, 0.1]), tilt=tilt, roll=roll)
+    start, end = line()  # the block may have been sliding
     yield from hand.go(start, precise=True, speed=0.8)
-    yield from hand.go(start + way * (distance + _FINGER), speed=0.5)
+    yield from hand.go(end, speed=speed)
+
+
+def _shove(table: PlayTable, block: Block, side: float) -> float:
+    """Return how fast to push: so that the block slides on and nothing touches it then, but not off the table."""
+    lower, upper = table.box("base_link")
+    room = (upper[0] - block.position[0] if side > 0 else block.position[0] - lower[0]) - _PUSH
+    return 1.0 if room > _SLIDE else 0.5
 
 
 def _uncover(table: PlayTable, hand: Hand, block: Block) -> Moves:

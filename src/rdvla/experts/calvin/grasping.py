@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rdvla.envs.calvin.info import ROBOT
-from rdvla.experts.calvin.hand import HOME_YAW, MAX_YAW, MIN_YAW, OPEN, Hand, Moves
+from rdvla.experts.calvin.hand import HOME_YAW, MAX_YAW, MIN_YAW, OPEN, Hand, Moves, lean
 from rdvla.experts.calvin.table import Block, PlayTable, Point
 
 EDGE = -0.181
@@ -14,7 +14,9 @@ EDGE = -0.181
 _WIDEST = 0.068  # m between the fingers
 _PLANK_FRONT = 0.0  # beyond, y in m, are the compartments
 _LEANS = (0.0, 0.45, 0.3)  # rad, one attempt after the other
+_LEVEL = 3.0  # what a lean towards one finger costs, in rad of turning
 _FINGERS = 0.075  # m from the middle of the hand to the outside of a finger
+_IN_COMPARTMENT, _BELOW_EDGE = 0.35, 0.4  # tilt in rad: in a compartment, and in the drawer below the table's edge
 _ABOVE = np.array([0.0, 0.0, 0.1])
 _OUT = np.array([0.0, -0.12, 0.11])
 
@@ -34,9 +36,9 @@ def grasp(table: PlayTable, hand: Hand, name: str, attempt: int = 0, turn: float
     yaws = grasp_yaws(table, block, turn)
     tries = len(_LEANS) if block.position[1] > _PLANK_FRONT else 1
     yaw = yaws[attempt // tries % len(yaws)]
-    yield from hand.travel(
-        block.position + way_out(block), yaw=yaw, tilt=_tilt(block), roll=_roll(table, block, attempt)
-    )
+    tilt, roll = _lean(table, block, yaw, attempt)
+    yield from hand.travel(block.position + way_out(block), yaw=yaw, tilt=tilt, roll=roll)
+    block = table.blocks[name]  # it may have been sliding
     yield from hand.go(block.position + np.array([_aside(table, block), 0, 0.004]), speed=0.6, precise=True)
     yield from hand.close(9)
 
@@ -48,13 +50,6 @@ def way_out(block: Block) -> Point:
     return _ABOVE
 
 
-def _tilt(block: Block) -> float:
-    """Return how the hand leans towards the robot: in a compartment, and in the drawer below the table's edge."""
-    if block.position[1] > _PLANK_FRONT:
-        return 0.35
-    return 0.4 if block.position[2] < 0.42 and block.position[1] > EDGE - 0.05 else 0.0
-
-
 def _aside(table: PlayTable, block: Block) -> float:
     """Return how far right of a block's centre to grasp it: in a compartment, so that no finger meets a wall."""
     if block.position[1] < _PLANK_FRONT:
@@ -64,20 +59,27 @@ def _aside(table: PlayTable, block: Block) -> float:
     return 0.012 * (float(left < _FINGERS) - float(right < _FINGERS))
 
 
-def _roll(table: PlayTable, block: Block, attempt: int) -> float:
-    """Return how the hand leans to one side: in a compartment, if need be, away from the nearer wall."""
-    if block.position[1] < _PLANK_FRONT:
-        return 0.0
-    low, high = table.gap(block.position[0])
-    lean = _LEANS[attempt % len(_LEANS)]
-    return lean if high - block.position[0] < block.position[0] - low else -lean
+def _lean(table: PlayTable, block: Block, yaw: float, attempt: int) -> tuple[float, float]:
+    """Return tilt and roll for a grasp.
+
+    In a compartment the hand comes from the front and, if need be, away from the nearer wall; below the table's edge
+    it comes from the front; elsewhere it leans where it must to reach.
+    """
+    tilt, roll = lean(table, block.position, yaw)
+    if block.position[1] > _PLANK_FRONT:
+        low, high = table.gap(block.position[0])
+        side = _LEANS[attempt % len(_LEANS)]
+        return _IN_COMPARTMENT, side if high - block.position[0] < block.position[0] - low else -side
+    if block.position[2] < 0.42 and block.position[1] > EDGE - 0.05:
+        return _BELOW_EDGE, roll
+    return tilt, roll
 
 
 def grasp_yaws(table: PlayTable, block: Block, turn: float = 0.0) -> list[float]:
     """Return the ways to turn the hand for a grasp, best first.
 
     The fingers close across a side that fits between them. The best are near the usual turn, before and after
-    turning by `turn`, with no other block where the fingers come down.
+    turning by `turn`, with no other block where the fingers come down, and both fingers at the same height.
     """
     others = [other for other in table.blocks.values() if other.name != block.name]
     found = []
@@ -87,7 +89,8 @@ def grasp_yaws(table: PlayTable, block: Block, turn: float = 0.0) -> list[float]
         across = np.arctan2(axis[1], axis[0])  # the fingers close along yaw - pi / 2
         for yaw in across + np.pi / 2 + np.pi * np.arange(-2, 3):
             if min(yaw, yaw + turn) >= MIN_YAW and max(yaw, yaw + turn) <= MAX_YAW:
-                found.append((_cost(block, others, yaw) + abs(yaw + turn / 2 - HOME_YAW), yaw))
+                slant = 0.0 if block.position[1] > _PLANK_FRONT else abs(lean(table, block.position, yaw)[1])
+                found.append((_cost(block, others, yaw) + abs(yaw + turn / 2 - HOME_YAW) + _LEVEL * slant, yaw))
     return [yaw for _, yaw in sorted(found)] or [HOME_YAW]
 
 

@@ -29,6 +29,8 @@ _GAIN = 0.5  # share of the rest of the way that a step goes
 _DOWN = np.pi
 _TURNED = 0.08  # rad
 _PATIENCE = 15  # further steps before a move that is blocked ends
+_UPRIGHT = 0.7  # m from the robot's foot, as far as the upright hand reaches
+_LEAN, _MOST = 4.0, 0.6  # rad per m beyond, and at most
 
 
 class Move(NamedTuple):
@@ -151,6 +153,17 @@ class Hand:
             way *= min(speed, distance * _GAIN / _STEP) / distance
         turn = np.clip(self._turn(euler) * _GAIN / _TURN, -1, 1)
         return np.array([*way, *turn, self.gripper], dtype=np.float32)
+
+
+def lean(table: PlayTable, position: Point, yaw: float = HOME_YAW) -> tuple[float, float]:
+    """Return tilt and roll, rad, with which a hand turned by `yaw` reaches far: its fingers point away from the robot.
+
+    Both are 0 where the upright hand reaches.
+    """
+    distance, direction = table.away(position)
+    angle = np.clip(_LEAN * (distance - _UPRIGHT), 0, _MOST)
+    right = yaw - np.pi / 2
+    return float(angle * np.sin(direction - right)), float(angle * np.cos(direction - right))
 
 
 def _wrap(angles: ArrayLike) -> NDArray[np.float64]:

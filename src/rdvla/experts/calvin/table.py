@@ -94,6 +94,11 @@ class PlayTable:
         began = self._env.stage_start.blocks
         return next((name for name, block in began.items() if block.touching == {ROBOT}), None)
 
+    def away(self, position: Point) -> tuple[float, float]:
+        """Return how far `position` `[3]` is from the robot's foot, m, and in which direction, rad from x to y."""
+        x, y = (position - self._simulation.config.robot.base_position)[:2]
+        return float(np.hypot(x, y)), float(np.arctan2(y, x))
+
     def box(self, link: str) -> Point:
         """Return the axis-parallel box around a link of the table: `[2, 3]`, lower and upper corner."""
         return self._simulation.link_box(TABLE, link)
