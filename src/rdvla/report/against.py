@@ -34,8 +34,8 @@ class Against:
     comparison: Comparison
 
     @property
-    def sentences(self) -> list[str]:
-        """The numbers in words."""
+    def judgement(self) -> list[str]:
+        """What is said of success, in words."""
         c = self.comparison
         margin = f"{c.margin * 100:g} points"
         verdicts = {
@@ -46,12 +46,17 @@ class Against:
         }
         played = f"{c.n} episodes of {c.tasks} tasks: {c.wins} won by the first alone, {c.losses} by the second alone"
         score, tasks = _points(c.difference, ends=True), _points(c.by_task, ends=True)
-        lines = [
+        return [
             f"{played} (exact McNemar test, p = {c.p_value:.2g})",
             f"success {_points(c.difference)} points (95 % {score}; resampling tasks {tasks})",
             f"verdict: {verdicts[c.verdict]}",
         ]
-        for name, ratio in c.ratios.items():
+
+    @property
+    def sentences(self) -> list[str]:
+        """The same, and what is saved."""
+        lines = self.judgement
+        for name, ratio in self.comparison.ratios.items():
             clock = f" ({self.clock})" if name.startswith("ms") else ""
             lines.append(f"{name}{clock} {_percent(ratio.value)} ({_percent(ratio.low)} to {_percent(ratio.high)})")
         return lines

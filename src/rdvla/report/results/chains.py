@@ -12,6 +12,7 @@ from rdvla.eval.paired import Interval, Tasks
 from rdvla.eval.ranks import rank_correlation
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.summary import score_chains
+from rdvla.execution import SYNCHRONOUS
 from rdvla.report.chains import PUBLISHED, Published
 from rdvla.report.load import RuleGroup
 from rdvla.report.results.given import DEPTH, Given, play, rule_at, unfinished
@@ -47,9 +48,10 @@ def chains_table(given: Given) -> Section:
                 scores.append((title, chains))
                 fixed = rule_at(series, DEPTH, like=rule)
                 sentences += _difference(title, here, fixed) if fixed else []
-                if rule.adaptive and (by_place := _by_place(chains)):
-                    places.append(_places(title, chains, by_place))
-                    sentences += [*_later(title, by_place), _goals(title, chains)]
+                known = [record for record in chains if by_stage(record) is not None]
+                if rule.adaptive and known:
+                    places.append(_places(title, known))
+                    sentences += [*_later(title, known), _goals(title, known)]
     if not scores:
         needed = play(given.all[0], [SUITE], "--stop", "action_mse")
         raise ConfigError(f"no run has chains of several tasks; play {needed} with a policy for CALVIN.")
@@ -57,11 +59,8 @@ def chains_table(given: Given) -> Section:
     head = ("", *(f"{count} in a row" for count in range(1, length + 1)), "average", "iterations per decision")
     rows = [_row(title, chains, length) for title, chains in scores]
     rows += [_published(PUBLISHED[suite], length) for suite in PUBLISHED if suite in {c[0].suite for _, c in scores}]
-    missing = (
-        []
-        if places
-        else [f"an adaptive rule, executed synchronously: {play(given.all[0], [SUITE], '--stop', 'action_mse')}"]
-    )
+    adaptive = f"an adaptive rule, executed synchronously: {play(given.all[0], [SUITE], '--stop', 'action_mse')}"
+    missing = [] if places else [adaptive]
     return Section(
         "chains",
         "CALVIN: tasks in a row",
@@ -100,7 +99,8 @@ def by_stage(record: EpisodeRecord) -> list[list[int]] | None:
     None where decisions overlap or the robot waited for one (not synchronous, or with a delay): the log does not say
     then in which step a decision was asked for.
     """
-    if sum(record.executed) != record.steps or not record.stages:
+    one_by_one = record.strategy == SYNCHRONOUS and not record.delay and sum(record.executed) == record.steps
+    if not one_by_one or not record.stages:
         return None
     ends = list(accumulate(stage.steps for stage in record.stages))
     starts = [0, *accumulate(record.executed)][:-1]
@@ -110,23 +110,21 @@ def by_stage(record: EpisodeRecord) -> list[list[int]] | None:
     return found
 
 
-def _by_place(chains: Sequence[EpisodeRecord]) -> list[list[float]]:
-    """Return the mean iterations of every stage that was begun, chain by chain; empty where that is not known."""
-    found = [by_stage(record) for record in chains]
-    return [[fmean(counts) for counts in stages] for stages in found if stages is not None]
+def _means(record: EpisodeRecord) -> list[float]:
+    """Return the mean iterations of every stage that was begun."""
+    return [fmean(counts) for counts in by_stage(record) or ()]
 
 
-def _places(title: str, chains: Sequence[EpisodeRecord], by_place: Sequence[Sequence[float]]) -> Table:
+def _places(title: str, chains: Sequence[EpisodeRecord]) -> Table:
     rows = []
-    for place in range(max(map(len, by_place))):
-        begun = [record.stages[place].solved for record in chains if len(record.stages) > place]
-        reached = [means for means in by_place if len(means) > place]
-        mean = _resampled([(means[place]) for means in reached])
-        more = number_cell(_resampled([means[place] - means[0] for means in reached]), sign="+") if place else BLANK
-        rows.append(
-            (Cell(str(place + 1), place + 1), rate_cell(wilson(sum(begun), len(begun))), number_cell(mean), more)
-        )
-    head = ("place", "solved when begun", "iterations per decision", "more than the first task of the same chain")
+    for place in range(max(len(record.stages) for record in chains)):
+        begun = [record for record in chains if len(record.stages) > place]
+        solved = [_means(record) for record in begun if record.stages[place].solved]
+        rate = rate_cell(wilson(len(solved), len(begun)))
+        mean = number_cell(_resampled([_means(record)[place] for record in begun]))
+        more = _resampled([means[place] - means[0] for means in solved]) if place and solved else None
+        rows.append((Cell(str(place + 1), place + 1), rate, mean, number_cell(more, sign="+") if more else BLANK))
+    head = ("place", "solved when begun", "iterations per decision", "solved tasks against the first of the chain")
     return Table(f"Iterations by place in the chain: {title}", head, tuple(rows))
 
 
@@ -134,14 +132,15 @@ def _resampled(values: Sequence[float]) -> Interval:
     return Tasks([str(number) for number in range(len(values))]).mean(values)
 
 
-def _later(title: str, by_place: Sequence[Sequence[float]]) -> list[str]:
-    several = [means for means in by_place if len(means) > 1]
+def _later(title: str, chains: Sequence[EpisodeRecord]) -> list[str]:
+    """Return whether later tasks take more iterations; of solved tasks, as a failing one goes on to its limit."""
+    several = [means for record in chains if len(means := _means(record)[: record.stages_solved]) > 1]
     if not several:
         return []
     more = _resampled([fmean(means[1:]) - means[0] for means in several])
     verdict = "more" if more.low > 0 else "less" if more.high < 0 else "no measurable difference"
     sentence = (
-        f"{title}: later tasks against the first of the same chain, {len(several)} chains: "
+        f"{title}: later solved tasks against the first of the same chain, {len(several)} chains: "
         f"{number_cell(more, sign='+').text} iterations per decision, {verdict}."
     )
     return [sentence]

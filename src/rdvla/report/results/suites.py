@@ -1,9 +1,10 @@
 """The four suites: fixed depth and adaptive stopping, beside the paper's."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 from rdvla.errors import ConfigError
-from rdvla.eval.intervals import average
+from rdvla.eval.intervals import Rate, average
 from rdvla.report.against import Against, compare_rules
 from rdvla.report.load import RuleGroup, Series
 from rdvla.report.results.given import DEPTH, Given, play, rule_at, unfinished
@@ -26,7 +27,6 @@ PAPER: Mapping[str, tuple[float, ...]] = {
     "the paper, adaptive": (0.886, 0.988, 0.968, 0.858),
 }
 """Row -> published success by suite, in the order of `SUITES` (a policy of 0.5 B parameters)."""
-
 
 EQUAL_TERMS = (
     "The paper's policy has 0.5 B parameters and was trained on other data: its numbers say where the method was "
@@ -78,10 +78,16 @@ def suites_table(given: Given) -> Section:
 def _row(rule: RuleGroup) -> tuple[Cell, ...]:
     found = [rule.within(suite) for suite in SUITES]
     rates = [each.summary.rate for each in found]
-    whole = number_cell(average(rates), 100, digits=1) if all(rate.n for rate in rates) else BLANK
+    whole = _average(rates) if all(rate.n for rate in rates) else BLANK
     mean = [count for each in found for record in each.played for count in record.iterations]
     iterations = sum(mean) / len(mean)
     return (words(rule.name), *map(rate_cell, rates), whole, Cell(f"{iterations:.2f}", iterations))
+
+
+def _average(rates: Sequence[Rate]) -> Cell:
+    mean = average(rates)
+    text = f"{100 * mean.value:.1f} % ({100 * mean.low:.0f}-{100 * mean.high:.0f})"
+    return Cell(text, number_cell(mean).value)
 
 
 def _difference(rule: RuleGroup, fixed: RuleGroup, whole: Against) -> tuple[Cell, ...]:
@@ -97,10 +103,11 @@ def _difference(rule: RuleGroup, fixed: RuleGroup, whole: Against) -> tuple[Cell
 
 def _missing(series: Series, rules: Sequence[RuleGroup]) -> list[str]:
     found = []
-    for suite in SUITES:
-        tasks = {record.task_id for rule in rules for record in rule.within(suite).records}
+    for suite, rule in product(SUITES, rules):
+        tasks = {record.task_id for record in rule.within(suite).records}
         if 0 < len(tasks) < NUM_TASKS:
-            found.append(f"{suite} tasks {', '.join(str(k) for k in range(NUM_TASKS) if k not in tasks)}")
+            absent = [str(number) for number in range(NUM_TASKS) if number not in tasks]
+            found.append(f"{suite} tasks {', '.join(absent)} under {rule.name}")
     for what, played, options in (
         (f"depth {DEPTH}", [rule for rule in rules if not rule.adaptive], ("--depth", str(DEPTH))),
         ("an adaptive rule", [rule for rule in rules if rule.adaptive], ("--stop", "action_mse")),

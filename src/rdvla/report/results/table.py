@@ -140,10 +140,11 @@ class Section:
     @property
     def notes(self) -> list[str]:
         """What is said below the tables: findings, paired tests, what is missing."""
-        tests = [f"{each.name} against {each.baseline}: {'; '.join(each.sentences)}." for each in self.comparisons]
-        differing = [
-            f"{each.name} also differs: {'; '.join(each.differences)}." for each in self.comparisons if each.differences
-        ]
+        tests, differing = [], []
+        for each in self.comparisons:
+            tests.append(f"{each.name} against {each.baseline}: {'; '.join(each.judgement)}.")
+            others = [fact for fact in each.differences if not fact.startswith("execution:")]  # the names say that
+            differing += [f"{each.name} against {each.baseline} also differs: {'; '.join(others)}."] if others else []
         return [*self.sentences, *tests, *differing, *(f"Missing: {each}" for each in self.missing)]
 
     def markdown(self) -> str:
