@@ -30,7 +30,8 @@ SHARED=("datasets>=4,<5" "av>=15,<16" "gymnasium<2" "packaging<26" pandas pyseri
 if [ "$VERSION" = 0.4 ]; then
     pip torch==2.13.0
     # Without their requirements: these ask for an older torch, and would bring the CUDA libraries with it.
-    pip --no-deps torchvision==0.28.0 torchcodec==0.13.0 lerobot==0.4.4 "diffusers<0.36" "accelerate>=1.10,<2"
+    pip --no-deps torchvision==0.28.0 torchcodec==0.13.0 lerobot==0.4.4 "diffusers<0.36" "accelerate>=1.10,<2" \
+        "rerun-sdk<0.27"
     pip importlib_metadata draccus==0.10.0 "transformers>=4.57.1,<5" "huggingface-hub>=0.34.2,<0.36" "${SHARED[@]}"
     site=$("$FOLDER/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     cp scripts/torchvision_names.py "$site/"

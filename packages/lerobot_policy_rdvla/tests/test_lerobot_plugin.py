@@ -125,12 +125,15 @@ def test_rows_execute_their_own_chunks(pretrained, caplog):
     policy, _ = opened(pretrained, "--seed=3", "--n_action_steps=2", "--depth=2")
     both = [policy.select_action(batched(1, 2)) for _ in range(3)]
     assert [tuple(action.shape) for action in both] == [(2, 7)] * 3
-    assert policy._depths == [[2, 2], [2, 2]]
     with caplog.at_level("INFO"):
         policy.reset()
     assert "4 decisions, 2.00 iterations on average" in caplog.text
     assert "total ms" in caplog.text
-    assert not policy._depths
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        policy.select_action(batched(1))
+        del policy
+    assert "1 decisions, 2.00 iterations on average" in caplog.text
 
 
 def test_warm_starts_end_with_their_episode_and_sentence(pretrained):

@@ -7,9 +7,8 @@ same numbers as `rdvla.policies.load_policy`. Batches hold float images `[B, 3, 
 Shapes: B batch, K chunk size, A action size, S state size.
 """
 
-import logging
+import weakref
 from collections import deque
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from lerobot_policy_rdvla.configuration_rdvla import RDVLAConfig
 from lerobot_policy_rdvla.scratch import new_checkpoint
+from lerobot_policy_rdvla.tally import Tally
 from rdvla import checkpoints
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.lerobot import is_lerobot, load_lerobot, write_parts
@@ -35,7 +35,6 @@ from rdvla.policies.io import PolicyIO
 from rdvla.policy import decision_seed
 from rdvla.types import ActionChunk, Observation
 
-log = logging.getLogger(__name__)
 WEIGHTS_PATTERNS = ("*.json", "*.safetensors", "rdvla/*")
 
 
@@ -77,6 +76,8 @@ class RDVLAPolicy(PreTrainedPolicy):
         self._check_features()
         self._frozen: network.RDVLAPolicy | None = None
         self._episode = -1
+        self._tally = Tally()
+        weakref.finalize(self, self._tally.tell)  # a robot's last episode ends without a reset
         self.reset()
 
     @classmethod
@@ -154,16 +155,14 @@ class RDVLAPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         """Begin an episode; what the last one took goes to the log."""
-        if getattr(self, "_decided", None):
-            log.info("rdvla: %s", _in_words(self._decided))
+        self._tally.tell()
         self._episode += 1
-        self._decided: list[ActionChunk] = []
         self._rows(0)
 
     def _rows(self, size: int) -> None:
         """Start afresh with `size` environments."""
         self._queues: list[deque[Tensor]] = [deque() for _ in range(size)]
-        self._depths: list[list[int]] = [[] for _ in range(size)]
+        self._decisions = [0] * size
         self._carries: list[bytes | None] = [None] * size
         self._steps = [0] * size  # executed, or about to be
         self._horizons = [make_horizon(self.config.horizon or str(self.config.n_action_steps)) for _ in range(size)]
@@ -215,7 +214,7 @@ class RDVLAPolicy(PreTrainedPolicy):
         if len(self._queues) != size:
             self._rows(size)
         chunks = self._decide(batch, list(range(size)), seeds)
-        log.info("rdvla: %s", _in_words(chunks))
+        self._tally.tell()
         return torch.from_numpy(np.stack([chunk.actions for chunk in chunks])).to(batch["observation.state"].device)
 
     @torch.no_grad()
@@ -264,9 +263,9 @@ class RDVLAPolicy(PreTrainedPolicy):
         ]
         chunks = self._frozen.infer_batch(observations, asks)
         for row, chunk in zip(rows, chunks, strict=True):
-            self._depths[row].append(chunk.num_recurrences)
+            self._decisions[row] += 1
             self._carries[row] = chunk.carry
-        self._decided += chunks
+        self._tally.add(chunks)
         return chunks
 
     def _images(self, batch: dict[str, Any], camera: str) -> NDArray[np.uint8]:
@@ -287,7 +286,7 @@ class RDVLAPolicy(PreTrainedPolicy):
         if self.config.seed is None:
             return None
         entropy = np.random.SeedSequence([self.config.seed, self._episode, row])
-        return decision_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1), len(self._depths[row]))
+        return decision_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1), self._decisions[row])
 
     def _on(self, device: torch.device, inputs: Inputs) -> Inputs:
         return Inputs(*(tensor.to(device) for tensor in (inputs.images, inputs.ids, inputs.lengths, inputs.state)))
@@ -328,14 +327,3 @@ def _chosen(batch: dict[str, Any], rows: list[int], size: int) -> dict[str, Any]
     chosen = {key: value[rows] for key, value in batch.items() if isinstance(value, Tensor) and value.ndim}
     task = batch.get("task")
     return {**chosen, "task": task if isinstance(task, str) else [list(task or ())[row] for row in rows]}
-
-
-def _in_words(chunks: Sequence[ActionChunk]) -> str:
-    """Return how long decisions took to think, and the mean of whatever else they say."""
-    values: dict[str, list[float]] = {}
-    for chunk in chunks:
-        for name, value in {**chunk.signals, **{f"{stage} ms": ms for stage, ms in chunk.timings.items()}}.items():
-            values.setdefault(name, []).append(float(value))
-    parts = [f"{name} {np.mean(found):.3g}" for name, found in values.items()]
-    depth = float(np.mean([chunk.num_recurrences for chunk in chunks]))
-    return ", ".join([f"{len(chunks)} decisions, {depth:.2f} iterations on average", *parts])
