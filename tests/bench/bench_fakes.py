@@ -34,7 +34,7 @@ TINY = TinyConfig(
 )
 LAPTOP_KIND = RDVLAConfig(
     backbone=TINY,
-    head=HEAD.model_copy(update={"coda_cross_attention": False, "normalised_injection": True}),
+    head=HEAD.model_copy(update={"coda_cross_attention": False}),
     prompt="{instruction}",
 )
 

@@ -141,6 +141,11 @@ class TestConvert:
             CliRunner().invoke(app, [str(tmp_path / "native"), str(tmp_path / "out")], catch_exceptions=False)
         assert not (tmp_path / "out").exists()
 
+    def test_a_head_that_the_layout_cannot_hold(self, tmp_path):
+        with pytest.raises(CheckpointError, match="the Coda has no cross-attention"):
+            save_official(tmp_path / "out", fakes.make("released", coda_cross_attention=False))
+        assert not (tmp_path / "out").exists()
+
 
 @needs_golden
 class TestRecordedCheckpoint:

@@ -72,8 +72,6 @@ def _require_released_kind(config: RDVLAConfig) -> PrismaticConfig:
         problems.append(f"cameras are {list(config.cameras)}, not ['primary', 'wrist']")
     if not config.head.coda_cross_attention:
         problems.append("the Coda has no cross-attention")
-    if config.head.normalised_injection:
-        problems.append("the injected embedding is normalised")
     if problems or not isinstance(backbone, PrismaticConfig):
         raise CheckpointError("the released layout cannot hold this network: " + "; ".join(problems) + ".")
     return backbone

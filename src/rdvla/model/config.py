@@ -36,9 +36,6 @@ class HeadConfig(Config):
         random_depth: draw the training depth; otherwise always mean_recurrence.
         coda_cross_attention: Coda blocks attend to the conditioning (published); False is an ablation in which
             the Coda sees nothing but the scratchpad.
-        normalised_injection: bring the Prelude's output to a root mean square of 1 before every iteration is reminded
-            of it. Otherwise (published) a small network may make it ever larger in training, until the adapter's norm
-            leaves nothing of the scratchpad, and depth no longer matters.
         init_std: deviation of the initial scratchpad and of the action queries.
         rms_norm_eps: added to the mean square in every norm.
         rope_base: of the rotary position embedding.
@@ -56,7 +53,6 @@ class HeadConfig(Config):
     backprop_depth: PositiveInt = 8
     random_depth: bool = True
     coda_cross_attention: bool = True
-    normalised_injection: bool = False
     init_std: PositiveFloat = 0.632
     rms_norm_eps: PositiveFloat = 1e-6
     rope_base: PositiveFloat = 1e4

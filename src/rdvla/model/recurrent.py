@@ -273,8 +273,6 @@ class RecurrentHead(nn.Module):
 
         batch_size = contexts[config.recurrent_layers[0]].latents.shape[0]
         injected = self.prelude(project(self.prelude.blocks, config.prelude_layers), rope, batch_size)
-        if config.normalised_injection:
-            injected = F.rms_norm(injected.float(), injected.shape[-1:], eps=config.rms_norm_eps).to(injected.dtype)
         core = project(self.core.blocks, config.recurrent_layers)
         coda = project(self.coda.blocks, config.coda_layers)
         return Conditioning(injected, core, coda, rope)

@@ -41,7 +41,7 @@ class PublishedHead:
     Attributes:
         weights: the tensors of the released action head's file (`model.prelude.0.q_self.weight`, ...). A block without
             `q_cross` attends to nothing.
-        config: the content of the released `action_head_config--*.json`; our `normalised_injection` may be added.
+        config: the content of the released `action_head_config--*.json`.
     """
 
     weights: Mapping[str, Tensor]
@@ -50,10 +50,7 @@ class PublishedHead:
     def prelude(self, hidden: Hidden) -> Tensor:
         """Return the embedding `[B, K, D]` that every iteration is reminded of."""
         queries = self.weights["model.action_queries"].unsqueeze(0).repeat(len(hidden.state), 1, 1)
-        injected = self._blocks("prelude", queries, hidden)
-        if self.config.get("normalised_injection"):
-            injected = injected / torch.sqrt((injected * injected).mean(dim=-1, keepdim=True) + self._eps)
-        return injected
+        return self._blocks("prelude", queries, hidden)
 
     def step(self, scratchpad_BKD: Tensor, injected_BKD: Tensor, hidden: Hidden) -> Tensor:
         """Return the scratchpad `[B, K, D]` after one more iteration."""
@@ -129,14 +126,11 @@ class PublishedHead:
         return F.linear(x, self.weights[f"{name}.weight"])
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        return x / torch.sqrt((x * x).mean(dim=-1, keepdim=True) + self._eps) * self.weights[f"{name}.weight"]
+        eps = self.config.get("rms_norm_eps", 1e-6)
+        return x / torch.sqrt((x * x).mean(dim=-1, keepdim=True) + eps) * self.weights[f"{name}.weight"]
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], x.shape[1], self.config["num_heads"], -1).transpose(1, 2)
-
-    @property
-    def _eps(self) -> float:
-        return float(self.config.get("rms_norm_eps", 1e-6))
 
     @property
     def _scale(self) -> float:

@@ -20,8 +20,7 @@ STOP_TOKEN = 2
 def published_head(head: RecurrentHead) -> PublishedHead:
     """Return the released computation of `head`, on the same tensors."""
     weights = to_published({f"head.{name}": value for name, value in head.named_parameters()})
-    document = head_document(head.config) | {"normalised_injection": head.config.normalised_injection}
-    return PublishedHead(part(weights, HEAD), document)
+    return PublishedHead(part(weights, HEAD), head_document(head.config))
 
 
 class PublishedNetwork(nn.Module):

@@ -6,7 +6,6 @@ iteration without gradient (replayed as often as the depth asks), and the iterat
 and the backward pass through all of it.
 """
 
-from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from rdvla.errors import ConfigError
 from rdvla.model.rdvla import RDVLA, Inputs, absolute_error
-from rdvla.model.recorded import fuse
 from rdvla.model.recurrent import Conditioning
 from rdvla.train.batches import TrainBatch
 from rdvla.train.precision import arithmetic
@@ -32,7 +30,7 @@ class CapturedGradient(Gradient):
     Steps shallower than the depth of backpropagation are rare and are computed as usual.
     """
 
-    def __init__(self, model: RDVLA, compute: Compute, *, compiled: bool = False) -> None:
+    def __init__(self, model: RDVLA, compute: Compute) -> None:
         """Work on `model`, whose weights stay where they are; the activations of a batch stay reserved.
 
         Raises:
@@ -43,7 +41,6 @@ class CapturedGradient(Gradient):
                 f"captured: only a GPU captures steps, and device is '{compute.device}'; set it to false."
             )
         super().__init__(model, compute)
-        self._core = fuse(model.head.core) if compiled else model.head.core
         self._pool = torch.cuda.graph_pool_handle()
         self._captures: dict[tuple[int, ...], _Capture] = {}
 
@@ -54,7 +51,7 @@ class CapturedGradient(Gradient):
         batch = _padded(batch)
         shape = tuple(batch.inputs.ids.shape)
         if shape not in self._captures:
-            self._captures[shape] = _Capture(self._model, self._core, self._compute, batch, latents_BKD, self._pool)
+            self._captures[shape] = _Capture(self._model, self._compute, batch, latents_BKD, self._pool)
         capture = self._captures[shape]
         before = [None if parameter.grad is None else parameter.grad.clone() for parameter in capture.parameters]
         error = capture.replay(batch, latents_BKD, scale, n_no_grad)
@@ -74,7 +71,6 @@ class _Capture:
     def __init__(
         self,
         model: RDVLA,
-        core: Callable[..., Tensor],
         compute: Compute,
         like: TrainBatch,
         latents_BKD: Tensor,
@@ -99,13 +95,13 @@ class _Capture:
 
         def iterate(conditioning: Conditioning) -> None:
             with torch.no_grad(), arithmetic(compute.precision, device):
-                self._latents_BKD.copy_(core(self._latents_BKD, conditioning))
+                self._latents_BKD.copy_(head.core(self._latents_BKD, conditioning))
 
         def finish(conditioning: Conditioning) -> tuple[Tensor, tuple[Tensor | None, ...]]:
             latents_BKD = self._latents_BKD
             with arithmetic(compute.precision, device):
                 for _ in range(n_grad):
-                    latents_BKD = core(latents_BKD, conditioning)
+                    latents_BKD = head.core(latents_BKD, conditioning)
                 predicted_BKA = head.coda(latents_BKD, conditioning).float()
             error = absolute_error(predicted_BKA, self._batch.actions, self._batch.action_is_pad)[0] * self._scale
             gradients = torch.autograd.grad(error, self.parameters, allow_unused=True)

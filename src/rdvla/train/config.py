@@ -93,7 +93,6 @@ class HeadOverrides(Config):
     backprop_depth: PositiveInt | None = None
     random_depth: bool | None = None
     coda_cross_attention: bool | None = None
-    normalised_injection: bool | None = None
     init_std: PositiveFloat | None = None
     rms_norm_eps: PositiveFloat | None = None
     rope_base: PositiveFloat | None = None
