@@ -55,6 +55,8 @@ def test_from_the_expert_to_the_report(tmp_path):
     assert [record["success"] for record in episodes(tmp_path / "expert")] == [True]
 
     rdvla("report", "trained", "expert", "--output", "report.html", cwd=tmp_path)
+    rdvla("results", "iterations", "trained", "--output", "results.md", cwd=tmp_path)
+    assert "| solved under depth 1 | solved under the rule itself |" in (tmp_path / "results.md").read_text()
     page = (tmp_path / "report.html").read_text()
     assert "data:video/mp4;base64," in page
     assert "http://" not in page.replace("http://www.w3.org/", "")

@@ -60,6 +60,15 @@ def test_what_a_table_of_suites_lacks_is_named_with_its_command(results, tmp_pat
         results("suites", shallow)
 
 
+def test_a_command_plays_the_same_tasks_and_the_same_rule(results, tmp_path):
+    settings = {"suites": ("libero_goal",), "n_tasks": 4, "task_ids": (1, 3)}
+    found, _ = results("suites", write_run(tmp_path / "run", stops=(ADAPTIVE,), **settings))
+    assert "libero_goal tasks 0, 2, 4, 5, 6, 7, 8, 9 under action_l2 < 0.001" in found["missing"]
+    assert any("--stop action_l2 --delta 0.001" in each for each in found["missing"])
+    found, _ = results("depth", ladder(tmp_path / "ladder", **settings))
+    assert "--suite libero_goal --init-states 0-4 --task-ids 1,3 --depth 2,3,6,16,24" in found["missing"][0]
+
+
 def test_an_unfinished_run_says_so(results, tmp_path):
     run = write_run(tmp_path / "run", stops=(FIXED,), suites=("libero_goal",), n_tasks=10, episodes=2)
     content = json.loads((run / "run.json").read_text()) | {"tasks": [{}] * 10}

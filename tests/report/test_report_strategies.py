@@ -39,7 +39,7 @@ def test_strategies_against_the_fixed_depth(results, tmp_path):
     assert found["missing"][0].startswith(
         "an adaptive rule with the horizons binary_released, dynamic_paper, linear_decay"
     )
-    assert "--stop action_mse --horizon binary_released,dynamic_paper,linear_decay" in found["missing"][0]
+    assert "--stop action_l2 --delta 0.001 --horizon binary_released,dynamic_paper,linear_decay" in found["missing"][0]
     with pytest.raises(ConfigError, match=r"no episode at depth 12 with a fixed horizon.*--depth 12"):
         results("strategies", more)
 

@@ -92,6 +92,11 @@ def options(rule: RuleGroup) -> tuple[str, ...]:
     return "--stop", rule.stop.name, "--delta", f"{rule.stop.threshold:g}"
 
 
+def adaptive(series: Series) -> tuple[str, ...]:
+    """Return how `rdvla eval` is asked for an adaptive rule: the one at hand, else one for a start."""
+    return options(series.adaptive[0]) if series.adaptive else ("--stop", "action_mse")
+
+
 def play(series: Series, suites: Sequence[str], *asked: str) -> str:
     """Return the command that plays what is missing: `suites` under `asked`, from the starts of the runs at hand."""
     config = EvalConfig.build(series.runs[0].config)
@@ -103,6 +108,8 @@ def play(series: Series, suites: Sequence[str], *asked: str) -> str:
     chosen = dict(zip(asked[::2], asked[1::2], strict=True))
     usual = {"--horizon": config.horizons[0]} if config.horizons != ("5",) else {}
     usual |= {"--protocol": config.protocol} if config.protocol else {}
+    if config.task_ids is not None and set(suites) <= set(config.suites):
+        usual["--task-ids"] = ",".join(map(str, config.task_ids))
     words = ["rdvla", "eval", source, config.policy, "--suite", ",".join(suites), starts[0], numbers]
     words += [word for pair in (usual | chosen).items() for word in pair]
     return f"`{say_command([*words, '--output', 'runs/NEW'])}`"

@@ -8,7 +8,7 @@ from rdvla.eval.records import EpisodeRecord
 from rdvla.execution import SYNCHRONOUS
 from rdvla.report.against import Against, compare_rules
 from rdvla.report.load import RuleGroup, Series
-from rdvla.report.results.given import DEPTH, Given, play, unfinished
+from rdvla.report.results.given import DEPTH, Given, adaptive, play, unfinished
 from rdvla.report.results.table import BLANK, Cell, Section, Table, against_cell, number_cell, rate_cell, words
 
 HORIZONS = ("binary_paper", "binary_released", "dynamic_paper", "linear_decay")
@@ -102,5 +102,5 @@ def _missing(series: Series) -> list[str]:
         absent.insert(0, "5")
     if not absent:
         return []
-    needed = play(series, suites, "--stop", "action_mse", "--horizon", ",".join(absent))
+    needed = play(series, suites, *adaptive(series), "--horizon", ",".join(absent))
     return [f"an adaptive rule with the horizons {', '.join(absent)}: {needed}"]

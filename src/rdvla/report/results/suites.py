@@ -7,7 +7,7 @@ from rdvla.errors import ConfigError
 from rdvla.eval.intervals import Rate, average
 from rdvla.report.against import Against, compare_rules
 from rdvla.report.load import RuleGroup, Series
-from rdvla.report.results.given import DEPTH, Given, play, rule_at, unfinished
+from rdvla.report.results.given import DEPTH, Given, adaptive, play, rule_at, unfinished
 from rdvla.report.results.table import (
     BLANK,
     Cell,
@@ -110,7 +110,7 @@ def _missing(series: Series, rules: Sequence[RuleGroup]) -> list[str]:
             found.append(f"{suite} tasks {', '.join(absent)} under {rule.name}")
     for what, played, options in (
         (f"depth {DEPTH}", [rule for rule in rules if not rule.adaptive], ("--depth", str(DEPTH))),
-        ("an adaptive rule", [rule for rule in rules if rule.adaptive], ("--stop", "action_mse")),
+        ("an adaptive rule", [rule for rule in rules if rule.adaptive], adaptive(series)),
     ):
         absent = [suite for suite in SUITES if not any(rule.within(suite).played for rule in played)]
         if absent:
