@@ -60,7 +60,8 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
     with pytest.raises(ConfigError, match="Did you mean 'max_batch'"):
         serve_command("x", config=tmp_path / "serve.yaml")
     for options, match in [
-        ({"policy": "expert"}, "neither iterates nor looks"),
+        ({"policy": "expert", "depth": "3"}, "does not iterate"),
+        ({"policy": "expert", "horizon": "5"}, "decides at every step"),
         ({"show_every": -1}, "show-every"),
         ({"init_states": "a"}, "init-states"),
         ({"init_states": "49-50"}, "names 50, but toy task 0"),
@@ -71,6 +72,13 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
     ]:
         with pytest.raises(ConfigError, match=match):
             play_command("toy", **options)
+
+
+def test_the_expert_is_played(capsys: pytest.CaptureFixture[str]) -> None:
+    play_command("toy", policy="expert", port=0, init_states="0,1", episodes=1, rate=1000.0)
+    told = capsys.readouterr().out
+    assert "live page: http://127.0.0.1:" in told
+    assert "1 of 1 episodes solved" in told
 
 
 def test_one_core_is_left_to_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,12 @@ from chain_fakes import ChainEnv, Pusher
 from rdvla.embodiment import LIBERO
 from rdvla.envs import InitState, Start, TaskSpec
 from rdvla.execution import Executor, Synchronous
-from rdvla.policy import Ask
+from rdvla.policy import PLAIN, Ask, PolicyMetadata
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
-from rdvla.server.live import LiveControls, LiveFeed
-from rdvla.server.play import LiveLoop
-from rdvla.types import Observation
+from rdvla.server.live import LiveControls, LiveFeed, LiveRecord
+from rdvla.server.play import LiveLoop, Shown
+from rdvla.types import ActionChunk, Observation
 from serve_fakes import QUICK, FakePolicy, open_socket
 from serve_simulation import FakeClock
 
@@ -117,6 +117,44 @@ def test_a_chain_is_shown_instruction_by_instruction() -> None:
     assert shown[-2:] == [(1, 3, 3, "running"), (1, 3, 3, "failed")], "four steps are too many for the second"
     assert (made.finished, made.solved, made.stages_solved) == (2, 1, 3 + 1)
     assert feed.shown[-1]["start"] == "state 4"
+
+
+class Blind(Pusher):
+    """Takes one action per decision and no picture, as an expert does; counts how often it is reset."""
+
+    metadata = PolicyMetadata("blind", (), 1, 1, 1, {})
+    resets = 0
+
+    def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
+        assert not observation.images
+        return ActionChunk(np.zeros((1, 1), np.float32))
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+class Diary(LiveFeed):
+    """Remembers which instructions were decided on."""
+
+    def __init__(self) -> None:
+        super().__init__(simulator=True)
+        self.obeyed: list[str] = []
+
+    def publish(self, record: LiveRecord) -> None:
+        self.obeyed.append(record.observation.instruction)
+        super().publish(record)
+
+
+def test_an_expert_is_shown_without_a_picture_and_reset_at_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    env, blind, feed = ChainEnv(), Blind(), Diary()
+    monkeypatch.setattr(env, "observe", lambda: pytest.fail("nobody needs a picture"))
+    with serving(blind, WEB, live=feed) as server, RemotePolicy(server.url) as remote:
+        executor = Executor(Shown(blind, remote), Synchronous(5))
+        made = LiveLoop(env, executor, feed, starts=[InitState(2)], rate_hz=1000, clock=FakeClock())
+        made.run(1)
+    assert made.stages_solved == 3
+    assert blind.resets == 3
+    assert feed.obeyed == [f"do {stage}" for stage in ("one", "two", "three") for _ in range(2)]
 
 
 def test_the_page_lists_the_instructions_of_a_chain(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rdvla.cli.options import START_HELP, SimulatorOptions, StopOptions, parse_w
 from rdvla.cli.parsing import parse_indices
 from rdvla.cli.serve import THREADS_HELP, limit_threads
 from rdvla.errors import ConfigError
-from rdvla.policies.sources import LoadOptions, choose_policy
+from rdvla.policies.sources import EXPERT, LoadOptions, choose_policy
 
 if TYPE_CHECKING:
     from rdvla.envs import Suite
@@ -23,7 +23,7 @@ def play_command(
     suite: Annotated[str, typer.Option(help="Suite of the task, e.g. libero_object or toy.")],
     task_id: Annotated[int, typer.Option(help="Task of the suite, from 0.")] = 0,
     checkpoint: Annotated[str | None, typer.Option(help="Checkpoint folder or hub id of the policy.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Instead of a checkpoint: ws://host:port.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Instead of a checkpoint: expert, or ws://host:port.")] = None,
     port: Annotated[int, typer.Option(help="Port of the page, 0 for a free one.")] = 8000,
     init_states: Annotated[
         str, typer.Option("--init-states", "--chains", help="Bundled initial states or chains, over and over, e.g. 3.")
@@ -52,6 +52,7 @@ def play_command(
     from rdvla.envs import InitState, find_suite
     from rdvla.envs.fit import require_fit
     from rdvla.eval.protocol import check_init_states
+    from rdvla.eval.rollout import EnvBound
     from rdvla.execution import SYNCHRONOUS, Executor, make_strategy
     from rdvla.horizons import make_horizon
     from rdvla.policy import Ask
@@ -59,10 +60,8 @@ def play_command(
     from rdvla.server.background import serving
     from rdvla.server.config import ServeConfig
     from rdvla.server.live import LiveFeed
-    from rdvla.server.play import LiveLoop
+    from rdvla.server.play import LiveLoop, Shown
 
-    if policy == "expert":
-        raise ConfigError("the expert neither iterates nor looks; play a checkpoint or ws://host:port.")
     if show_every < 0:
         raise ConfigError(f"--show-every must be at least 0, found {show_every}.")
     if rate is not None and not rate > 0:
@@ -76,9 +75,14 @@ def play_command(
     states = parse_indices(init_states, field="init-states")
     found = find_suite(suite, protocol)
     check_init_states(found, [task_id], states, f"init-states names {max(states)}")
+    if policy == EXPERT and (rule, warm_start, horizon) != (None, "noise", None):
+        raise ConfigError(
+            "the expert does not iterate and decides at every step; drop --depth, --stop, --start and --horizon."
+        )
     if horizon is not None and found.strategy:
         raise ConfigError(f"protocol {protocol} has chunks executed by {found.strategy}; drop --horizon.")
-    strategy = make_strategy(found.strategy or SYNCHRONOUS, make_horizon(horizon or "5"))
+    chunked = SYNCHRONOUS if policy == EXPERT else found.strategy or SYNCHRONOUS
+    strategy = make_strategy(chunked, make_horizon(horizon or "5"))
     _, _, make_policy = choose_policy(checkpoint, policy, loading)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("rdvla.robot.loop").setLevel(logging.ERROR)  # a simulator may be slower than --rate
@@ -86,14 +90,23 @@ def play_command(
         limit_threads(threads)
     feed = LiveFeed(simulator=True)
     decider = make_policy()
-    require_fit(decider.metadata, found)
+    if not isinstance(decider, EnvBound):
+        require_fit(decider.metadata, found)
     env = found.make_env(task_id)
     try:
+        if isinstance(decider, EnvBound):
+            decider.bind(env)
+            env.reset(InitState(states[0]))  # the server asks for a decision before it is ready
+            decider.reset()
         with serving(decider, settings, live=feed) as server, RemotePolicy(server.url) as remote:
             print(f"{env.task.instruction}\nlive page: {server.url.replace('ws', 'http', 1)}", flush=True)
             player = LiveLoop(
                 env,
-                Executor(remote, strategy, Ask(rule, warm_start=warm_start)),
+                Executor(
+                    Shown(decider, remote) if isinstance(decider, EnvBound) else remote,
+                    strategy,
+                    Ask(rule, warm_start=warm_start),
+                ),
                 feed,
                 starts=[InitState(state) for state in states],
                 rate_hz=rate or env.embodiment.control_hz,

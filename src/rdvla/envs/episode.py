@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.envs.base import Env, Stage, Start
+from rdvla.types import Observation
 
 
 @dataclass
@@ -45,6 +46,10 @@ class Turn:
         assert self.solved is None, "a turn is executed once"
         self.solved = self._env.step(action)
         return self.solved
+
+    def observe(self, *, pictures: bool) -> Observation:
+        """Return what a policy sees; for one without cameras, `pictures` False, nothing is rendered."""
+        return self._env.observe() if pictures else Observation({}, self._env.state(), self.stage.instruction)
 
     @property
     def stages_solved(self) -> int:

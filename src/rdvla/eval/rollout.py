@@ -100,11 +100,7 @@ def run_episode(
     rule, stand_still = job.rule, env.embodiment.stand_still
     executor = Executor(policy, rule.make_strategy(), rule.ask, delay=rule.delay, stand_still=stand_still)
     looks = bool(policy.metadata.cameras)
-
-    def observe() -> Observation:
-        return env.observe() if looks else Observation({}, env.state(), turn.stage.instruction)
-
-    clock = _Clock(observe)
+    clock = _Clock(lambda: turn.observe(pictures=looks))
     turns = play(env, job.start)
     executor.reset(job.seed)
     ends: dict[int, Turn] = {}

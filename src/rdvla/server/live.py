@@ -122,8 +122,8 @@ class LiveFeed:
         return adapted, dataclasses.replace(options, ask=ask)
 
     def publish(self, record: LiveRecord) -> None:
-        """Show a decision."""
-        self._post({"decision": _decision(record)}, record.observation.images)
+        """Show a decision, and what it was made of; the pictures stay if it was made without any."""
+        self._post({"decision": _decision(record)}, record.observation.images or None)
 
     def show(self, images: Mapping[str, NDArray[np.uint8]] | None, **scene: Any) -> None:
         """Show a local simulator's images and facts (`task`, `step`, `max_steps`, `status`, ...)."""

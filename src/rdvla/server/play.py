@@ -1,16 +1,41 @@
 """Plays episodes in a local simulator for the live page: paced, pausable, one task again and again."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rdvla.envs import Env, Start
 from rdvla.envs.episode import play
 from rdvla.execution import Executor
+from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.robot.clock import Clock, SystemClock
 from rdvla.robot.loop import Pacer
 from rdvla.server.live import LiveControls, LiveFeed
+from rdvla.types import ActionChunk, Observation
 
 PAUSE_S = 0.05
 APPLAUSE_S = 1.0
+
+
+class Shown(Policy):
+    """A policy that acts on the simulator itself, asked through its server, so that the page shows its decisions."""
+
+    def __init__(self, policy: Policy, served: Policy) -> None:
+        """Ask `served`, the client of a server of `policy`; reset `policy`."""
+        self._policy = policy
+        self._served = served
+
+    @property
+    def metadata(self) -> PolicyMetadata:
+        """What the server says."""
+        return self._served.metadata
+
+    def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
+        """Ask the server."""
+        return self._served.infer(observation, ask)
+
+    def reset(self) -> None:
+        """Reset the policy itself: a server keeps no state."""
+        self._policy.reset()
 
 
 class LiveLoop:
@@ -77,6 +102,7 @@ class LiveLoop:
         self._started += 1
         self._show("running", render=True)
         pacer = Pacer(self._rate_hz, self._clock)
+        pictures = bool(self._executor.policy.metadata.cameras)
         for turn in turns:
             if not self._may_go_on(wished, is_over):
                 return
@@ -85,7 +111,7 @@ class LiveLoop:
                 self._executor.next_stage()
                 self._show("running", render=False)
             pacer.wait()
-            turn.execute(self._executor.act(self._env.observe))
+            turn.execute(self._executor.act(partial(turn.observe, pictures=pictures)))
             self._step += 1
             self._show("running", render=self._show_every > 0 and (turn.step + 1) % self._show_every == 0)
         self._end(turn.stages_solved)
