@@ -85,6 +85,8 @@ def test_overrides_reach_nested_keys_and_numbers_may_be_written_as_in_papers(tmp
         (["--optimiser.learning_rate=1"], "optimizer"),
         (["--steps"], "section.key=value"),
         (["--steps=many"], "steps"),
+        (["--steps=true"], "'steps' = True: true and false are no numbers"),
+        (["--optimizer.learning_rate=yes"], "'optimizer.learning_rate' = True"),
         (["--steps.more=1"], "is a value"),
     ],
 )

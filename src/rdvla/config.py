@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import to_jsonable_python
 
 from rdvla.errors import ConfigError, suggest
@@ -25,6 +25,14 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     described_by: ClassVar[type[BaseModel] | None] = None
     """Whose docstring says what the fields mean, if not this class's."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse `true` where pydantic would read a 1."""
+        if isinstance(value, bool) and not _takes_truth(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError("true and false are no numbers, and no text")
+        return value
 
     @classmethod
     def build(cls, values: Mapping[str, Any], *, source: str = "configuration") -> Self:
@@ -38,6 +46,10 @@ class Config(BaseModel):
         except ValidationError as error:
             lines = [_explain(cls, details) for details in error.errors()]
             raise ConfigError(f"{source}: " + "; ".join(lines)) from None
+
+
+def _takes_truth(annotation: object) -> bool:
+    return annotation in (bool, Any, object) or any(_takes_truth(each) for each in get_args(annotation))
 
 
 @dataclass(frozen=True)
@@ -179,7 +191,8 @@ def _explain(root: type[BaseModel], details: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in details["loc"])
     if details["type"] == "extra_forbidden":
         return f"unknown key '{name}'.{suggest(location[-1], _fields_at(root, location[:-1]))}"
-    return f"'{name}' = {details['input']!r}: {details['msg']}" if name else str(details["msg"])
+    message = details["msg"].removeprefix("Value error, ")  # pydantic's words for an error of ours
+    return f"'{name}' = {details['input']!r}: {message}" if name else message
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
