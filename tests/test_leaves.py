@@ -68,6 +68,8 @@ class Inner(Config):
 class Outer(Config):
     optimizer: Inner = Inner()
     steps: int
+    depths: tuple[int, ...] = (1,)
+    mask: tuple[bool, ...] = (True,)
 
 
 def test_overrides_reach_nested_keys_and_numbers_may_be_written_as_in_papers(tmp_path):
@@ -87,6 +89,10 @@ def test_overrides_reach_nested_keys_and_numbers_may_be_written_as_in_papers(tmp
         (["--steps=many"], "steps"),
         (["--steps=true"], "'steps' = True: true and false are no numbers"),
         (["--optimizer.learning_rate=yes"], "'optimizer.learning_rate' = True"),
+        (
+            ["--depths=[1, true]", "--mask=[true, false]"],
+            r"configuration: 'depths' = \[1, True\]: true and false are no numbers$",
+        ),
         (["--steps.more=1"], "is a value"),
     ],
 )

@@ -6,14 +6,14 @@ Every room declares one `Config` subclass. An unknown key is an error that sugge
 import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_jsonable_python
 
 from rdvla.errors import ConfigError, suggest
@@ -26,14 +26,6 @@ class Config(BaseModel):
     described_by: ClassVar[type[BaseModel] | None] = None
     """Whose docstring says what the fields mean, if not this class's."""
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse `true` where pydantic would read a 1."""
-        if isinstance(value, bool) and not _takes_truth(cls.model_fields[info.field_name or ""].annotation):
-            raise ValueError("true and false are no numbers, and no text")
-        return value
-
     @classmethod
     def build(cls, values: Mapping[str, Any], *, source: str = "configuration") -> Self:
         """Validate `values` (nested mappings) into this configuration.
@@ -41,15 +33,37 @@ class Config(BaseModel):
         Raises:
             ConfigError: unknown keys (with the nearest known one) and wrong values, all of them at once.
         """
+        lines = list(_truths_for_numbers(cls, values))
         try:
-            return cls.model_validate(dict(values))
+            built = cls.model_validate(dict(values))
         except ValidationError as error:
-            lines = [_explain(cls, details) for details in error.errors()]
+            lines += [_explain(cls, details) for details in error.errors()]
+        if lines:
             raise ConfigError(f"{source}: " + "; ".join(lines)) from None
+        return built
+
+
+def _truths_for_numbers(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield what is wrong with every `true` and `false` that pydantic would read as a number."""
+    for name, value in values.items():
+        annotation = model.model_fields[name].annotation if name in model.model_fields else Any
+        given = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(each, bool) for each in given) and not _takes_truth(annotation):
+            yield f"'{prefix}{name}' = {value!r}: true and false are no numbers"
+        for section in (annotation, *get_args(annotation)):
+            if isinstance(value, Mapping) and isinstance(section, type) and issubclass(section, BaseModel):
+                yield from _truths_for_numbers(section, value, f"{prefix}{name}.")
 
 
 def _takes_truth(annotation: object) -> bool:
-    return annotation in (bool, Any, object) or any(_takes_truth(each) for each in get_args(annotation))
+    parts = list(_parts(annotation))
+    return any(each in parts for each in (Any, bool)) or not any(each in parts for each in (int, float))
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)
 
 
 @dataclass(frozen=True)
