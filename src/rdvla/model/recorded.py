@@ -45,6 +45,16 @@ def padded(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
+def warm_up(function: Callable[[], object]) -> None:
+    """Call `function` twice on another stream: there, libraries allocate and choose kernels on their first calls."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
 def record(function: Callable[[], Result], device: torch.device) -> Callable[[], Result]:
     """Call `function`, and return it ready to be repeated, without gradient.
 
@@ -58,12 +68,7 @@ def record(function: Callable[[], Result], device: torch.device) -> Callable[[],
     if device.type != "cuda":
         return function
     with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):  # libraries allocate and choose kernels on their first calls on a stream
-                function()
-        torch.cuda.current_stream().wait_stream(stream)
+        warm_up(function)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             result = function()

@@ -15,13 +15,11 @@ from torch import Tensor
 
 from rdvla.errors import ConfigError
 from rdvla.model.rdvla import RDVLA, Inputs, absolute_error
+from rdvla.model.recorded import PROMPT_MULTIPLE, warm_up
 from rdvla.model.recurrent import Conditioning
 from rdvla.train.batches import TrainBatch
 from rdvla.train.precision import arithmetic
 from rdvla.train.step import Compute, Gradient
-
-PROMPT_MULTIPLE = 16
-"""Prompts are padded to a multiple of it, so that shapes are few; padding changes nothing before it."""
 
 
 class CapturedGradient(Gradient):
@@ -113,12 +111,7 @@ class _Capture:
             finish(conditioning)
 
         with torch.cuda.device(device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(2):  # libraries allocate and choose kernels on their first calls on a stream
-                    once()
-            torch.cuda.current_stream().wait_stream(stream)
+            warm_up(once)
             self._encode, self._iterate, self._finish = (torch.cuda.CUDAGraph() for _ in range(3))
             with torch.cuda.graph(self._encode, pool=pool):
                 conditioning = encode()
@@ -150,5 +143,6 @@ def _laid_out_as(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
 
 
 def _padded(batch: TrainBatch) -> TrainBatch:
+    """Pad the prompts, so that shapes are few; nothing before the padding changes."""
     ids = batch.inputs.ids
     return replace(batch, inputs=replace(batch.inputs, ids=F.pad(ids, (0, -ids.shape[1] % PROMPT_MULTIPLE))))
