@@ -12,6 +12,7 @@ import torch
 import yaml
 from train_fakes import IMAGE, record, run, settings
 
+from rdvla import checkpoints
 from rdvla.config import apply_overrides
 from rdvla.data.augmentation import Augmentation
 from rdvla.errors import CheckpointError, ConfigError, DatasetError, TrainingError
@@ -135,8 +136,19 @@ def test_weights_of_another_robot_are_refused(dataset, tmp_path):
     wide = record(tmp_path / "wide", action_dim=9, episodes=2, length=3)
     with pytest.raises(CheckpointError, match="action size 9"):
         run(wide, tmp_path / "run", model={"init_from": str(start)})
-    with pytest.raises(ConfigError, match=r"model\.head"):
+    with pytest.raises(ConfigError, match=r"model\.head\.chunk_size"):
         run(dataset, tmp_path / "run", model={"init_from": str(start), "head": {"chunk_size": 4}})
+
+
+def test_training_goes_as_deep_as_the_continued_run_says(dataset, tmp_path):
+    start = run(dataset, tmp_path / "start", max_steps=1)
+    depths = {"mean_recurrence": 3, "backprop_depth": 2, "random_depth": False}
+    end = run(dataset, tmp_path / "run", max_steps=1, model={"init_from": str(start), "head": depths})
+    assert checkpoints.load(end).model.depth_sampler(torch.Generator()) == (1, 2)
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [numbers["depth"] for numbers in logged if "depth" in numbers] == [3]
+    before, after = (checkpoints.load(path).model.config for path in (start, end))
+    assert after == before.model_copy(update={"head": before.head.model_copy(update=depths)})
 
 
 def test_max_steps_below_what_is_done_is_refused(dataset, tmp_path):

@@ -51,9 +51,16 @@ class RDVLA(nn.Module):
         for name, _ in self.backbone.named_children():
             if name in ours:
                 raise ConfigError(f"the backbone's part '{name}' would be stored as our '{name}'; call it otherwise.")
-        self.depth_sampler = DepthSampler(
-            config.head.mean_recurrence, config.head.backprop_depth, random=config.head.random_depth
-        )
+        self.reconfigure(config)
+
+    def reconfigure(self, config: RDVLAConfig) -> None:
+        """Take over how deep training goes (`mean_recurrence`, `backprop_depth`, `random_depth`) from `config`.
+
+        Everything else in it has to be as it is: the weights stay.
+        """
+        head = config.head
+        self.config, self.head.config = config, head
+        self.depth_sampler = DepthSampler(head.mean_recurrence, head.backprop_depth, random=head.random_depth)
 
     def encode(self, inputs: Inputs) -> dict[int, Context]:
         """Compute what the head attends to, by hidden-state index."""

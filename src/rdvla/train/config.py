@@ -98,6 +98,10 @@ class HeadOverrides(Config):
     rope_base: PositiveFloat | None = None
 
 
+OF_TRAINING = ("backprop_depth", "mean_recurrence", "random_depth")
+"""The head's fields that no weight depends on: how deep training goes. A run may change them from its start on."""
+
+
 class LoraConfig(Config):
     """Low-rank adapters on the language model, both towers and the projector; their own weights stay as they are.
 
@@ -126,7 +130,7 @@ class ModelConfig(Config):
         vocab_size: largest size of a tokenizer made from the instructions.
         network: departures from the preset, nested like `RDVLAConfig`.
         layers: published name of a choice of layers (`12_24-24_24`); see `rdvla.train.presets.LAYERS`.
-        head: departures from the preset's head.
+        head: departures from the preset's head; beside `init_from` only the fields that say how deep training goes.
         lora: train adapters instead of the vision-language part's own weights; null trains those.
         gradient_checkpointing: keep no activations inside tower blocks and language layers; compute them again.
     """
@@ -155,8 +159,12 @@ class ModelConfig(Config):
             for name in ("base_vlm", "tokenizer", "network", "layers"):
                 if getattr(self, name):
                     raise ConfigError(f"model.{name} cannot be given when the weights come from model.init_from.")
-            if self.head != HeadOverrides():
-                raise ConfigError("model.head cannot be changed when the weights come from model.init_from.")
+            fixed = self.head.model_dump(exclude_none=True).keys() - OF_TRAINING
+            if fixed:
+                raise ConfigError(
+                    f"model.head.{min(fixed)} cannot be changed when the weights come from model.init_from; "
+                    f"only {', '.join(OF_TRAINING)} can."
+                )
         return self
 
     @property

@@ -75,7 +75,7 @@ class Origin:
             ConfigError: the departures do not fit the preset.
         """
         if self.whole is not None:
-            return self.whole.model.config
+            return changed(self.whole.model.config, config.model.changes)
         base = self.vlm.model.config if self.vlm else preset_network(config.model.preset, vocab_size=vocab_size)
         return changed(base, config.model.changes)
 
@@ -126,6 +126,7 @@ def new_checkpoint(config: TrainConfig, split: Split, origin: Origin) -> Checkpo
     torch.manual_seed(config.seed)
     if origin.whole is not None:
         model, tokenizer = origin.whole.model.float(), origin.whole.tokenizer
+        model.reconfigure(origin.network(config, vocab_size=tokenizer.get_vocab_size()))
         if set(model.config.cameras) != set(config.data.cameras):
             raise ConfigError(
                 f"data.cameras names {sorted(config.data.cameras)}, the weights expect {sorted(model.config.cameras)}."
