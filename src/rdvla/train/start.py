@@ -74,9 +74,8 @@ class Origin:
         Raises:
             ConfigError: the departures do not fit the preset.
         """
-        if self.whole is not None:
-            return changed(self.whole.model.config, config.model.changes)
-        base = self.vlm.model.config if self.vlm else preset_network(config.model.preset, vocab_size=vocab_size)
+        source = self.whole or self.vlm
+        base = source.model.config if source else preset_network(config.model.preset, vocab_size=vocab_size)
         return changed(base, config.model.changes)
 
 
