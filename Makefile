@@ -3,7 +3,7 @@
 # make lowest  the network's tests as on a processor without vector instructions
 # make check   style, types and the import rules
 # make lerobot the plugin in a real LeRobot (LEROBOT=0.4 or 0.6), in an environment of its own
-# make worlds  a decision and a training step beside LeRobot 0.4 and 0.6, and with the lowest versions beside openpi-client
+# make worlds  a decision, a training step and an episode beside LeRobot 0.4 and 0.6, and with the lowest versions beside openpi-client
 
 RDVLA := .venv/bin/rdvla
 CODE := src tests packages scripts

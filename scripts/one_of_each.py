@@ -1,4 +1,4 @@
-"""In whatever environment runs it: one decision of the shipped policy, one collected task, one training step."""
+"""In whatever environment runs it: one decision of the shipped policy, one training step, one episode."""
 
 import subprocess
 import sys
@@ -30,8 +30,8 @@ def decide() -> None:
     print("one decision:", np.array2string(one[0], precision=4, floatmode="fixed"))
 
 
-def train() -> None:
-    """Collect the toy's tasks and train for one step."""
+def train_and_play() -> None:
+    """Collect the toy's tasks, train for one step, play an episode with what came out."""
     with TemporaryDirectory() as temporary:
         data, output = Path(temporary) / "data", Path(temporary) / "run"
         rdvla("collect", "--suite", "toy", "--episodes", "2", "--workers", "1", "--output", data)
@@ -44,7 +44,10 @@ def train() -> None:
         rdvla("train", "--config", CONFIG, *(f"--{name}={value}" for name, value in options.items()))
         if not (output / "policy" / "model.safetensors").is_file():
             sys.exit("training left no policy")
-    print("one training step: done")
+        print("one training step: done")
+        play = ("eval", "--suite", "toy", "--task-ids", "0", "--seeds", "0", "--depth", "2", "--workers", "1")
+        rdvla(*play, "--checkpoint", output / "policy", "--output", Path(temporary) / "played")
+        print("one episode: played")
 
 
 def rdvla(*arguments: object) -> None:
@@ -59,4 +62,4 @@ if __name__ == "__main__":
     names = ("torch", "numpy", "transformers", "huggingface-hub", "pillow")
     print(", ".join(f"{name} {version(name)}" for name in names))
     decide()
-    train()
+    train_and_play()

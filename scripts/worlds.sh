@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# rdvla beside others: in each world import, one decision and one training step. All print the same decision.
+# rdvla beside others: in each world import, one decision, one training step, one episode. All print the same decision.
 #   scripts/worlds.sh [lowest] [lerobot-0.4] [lerobot-0.6]      default: all; versions are in constraints/
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -182,4 +182,4 @@ def decision_ask(ask: Ask, decision: int, carry: bytes | None = None, *, step: i
 
 def decision_seed(episode_seed: int, decision: int) -> int:
     """Return the scratchpad seed of the `decision`-th decision of an episode: distinct, reproducible, 63 bits."""
-    return int(np.random.SeedSequence([episode_seed, decision]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([episode_seed, decision]).generate_state(1, np.uint64)[0]) >> 1

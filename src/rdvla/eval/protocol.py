@@ -220,7 +220,7 @@ def episode_seed(run_seed: int, suite: str, task_id: int, start: Start) -> int:
     """Return a 63-bit seed for one episode that depends on nothing but the arguments."""
     entropy = [run_seed, zlib.crc32(suite.encode()), task_id]
     entropy += [start.index] if isinstance(start, InitState) else [start.value, 1]
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1
 
 
 def plan(config: EvalConfig, suites: Mapping[str, Suite]) -> list[Job]:

@@ -48,19 +48,23 @@ class KeysValues:
         return KeysValues(keys, values)
 
 
+Projected = tuple[KeysValues | None, ...]
+"""Keys and values of each block, None where it does not attend (spelt out in a compiled function, torch 2.9 fails)."""
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """Everything that stays fixed while the core iterates.
 
     Attributes:
         injected: `[B, K, D]` the Prelude's output, injected into every iteration.
-        core, coda: keys and values of each block (None where a block does not attend).
+        core, coda: keys and values of each block.
         rope: cosines and sines `[K, E]`.
     """
 
     injected: Tensor
-    core: tuple[KeysValues | None, ...]
-    coda: tuple[KeysValues | None, ...]
+    core: Projected
+    coda: Projected
     rope: tuple[Tensor, Tensor]
 
     def select(self, rows: Tensor) -> "Conditioning":
@@ -267,7 +271,7 @@ class RecurrentHead(nn.Module):
         config = self.config
         rope = rope_tables(config, self.prelude.action_queries)
 
-        def project(blocks: nn.ModuleList, layers: Sequence[int]) -> tuple[KeysValues | None, ...]:
+        def project(blocks: nn.ModuleList, layers: Sequence[int]) -> Projected:
             pairs = zip(cast("Iterable[Block]", blocks), layers, strict=True)
             return tuple(block.condition(contexts[layer]) for block, layer in pairs)
 
