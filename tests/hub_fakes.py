@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
 TOKEN = "hf_write"
 LARGE = 4096
 """Files of at least this size are stored by their checksum, as Git LFS does."""
@@ -35,7 +37,11 @@ class Repo:
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves; tests look at `repos` and `sent`, and break uploads off with `refuse_after`."""
+    """Serves; tests look at `repos` and `sent`, and break uploads off with `refuse_after`.
+
+    Attributes:
+        licences: those that a card may name; None takes every one.
+    """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -43,6 +49,7 @@ class Hub(ThreadingHTTPServer):
         self.blobs: dict[str, bytes] = {}
         self.sent: list[str] = []
         self.refuse_after: int | None = None
+        self.licences: set[str] | None = None
         self.lock = threading.Lock()
 
     @property
@@ -141,6 +148,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(200, {"url": f"{self.server.url}/{'datasets/' if kind == 'dataset' else ''}{name}"})
 
     def validate(self, body):
+        card = yaml.safe_load(json.loads(body)["content"].split("---")[1])
+        if self.server.licences is not None and card["license"] not in self.server.licences:
+            errors = [{"message": f'"license" must be one of [{", ".join(sorted(self.server.licences))}]'}]
+            self.answer(400, {"error": "Invalid metadata in README.md", "errors": errors, "warnings": []})
+            return
         self.answer(200, {"errors": [], "warnings": []})
 
     def info(self, body, kind, name, revision=None):

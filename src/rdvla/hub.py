@@ -1,7 +1,7 @@
 """Between a local directory and the Hugging Face hub: found and downloaded, or uploaded."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,9 @@ CHECKPOINT = Kind("checkpoint", "model", CheckpointError, ("*.json", "*.safetens
 DATASET = Kind("dataset", "dataset", DatasetError, ("meta/**", "data/**", "videos/**", "images/**", "README.md"))
 
 
-def resolve(source: str | Path, kind: Kind, *, revision: str | None = None) -> Path:
+def resolve(
+    source: str | Path, kind: Kind, *, revision: str | None = None, download: Mapping[str, Any] | None = None
+) -> Path:
     """Return a local directory; what is on the hub is downloaded once, or taken from the cache when offline.
 
     Args:
@@ -44,6 +46,7 @@ def resolve(source: str | Path, kind: Kind, *, revision: str | None = None) -> P
             of a policy that comes with the installation (`rdvla_tiny_libero`). What exists locally wins.
         kind: what is looked for.
         revision: branch, tag or commit of a hub id, instead of `@revision`.
+        download: further arguments of huggingface_hub's `snapshot_download`, e.g. `token`.
 
     Raises:
         CheckpointError, DatasetError: no such directory, or the hub does not have it or cannot be reached and the cache
@@ -61,7 +64,7 @@ def resolve(source: str | Path, kind: Kind, *, revision: str | None = None) -> P
         raise kind.error(f"no {kind.name} directory at '{source}' (a hub id looks like 'owner/name').")
     if at and revision not in (None, at):
         raise kind.error(f"'{source}' names a revision, and so does '{revision}'; keep one.")
-    return _download(name, kind, revision or at or None)
+    return _download(name, kind, revision or at or None, download or {})
 
 
 def local(source: str | Path, kind: Kind) -> Path | None:
@@ -164,6 +167,8 @@ def _refusals(to: Repository) -> Iterator[None]:
         raise to.kind.error("HF_HUB_OFFLINE forbids to upload; unset it.") from cause
     except HfHubHTTPError as cause:
         status = cause.response.status_code
+        if status == 400:
+            raise _invalid(to, cause) from cause
         if status == 401:
             raise to.kind.error("the hub does not accept the token; log in again with `hf auth login`.") from cause
         if status in (403, 404):
@@ -173,7 +178,20 @@ def _refusals(to: Repository) -> Iterator[None]:
             ) from cause
         raise _unfinished(to, cause) from cause
     except (connection, OSError, RuntimeError, ValueError) as cause:
-        raise _unfinished(to, cause.__cause__ or cause) from cause
+        below = cause.__cause__ or cause
+        if isinstance(below, HfHubHTTPError) and below.response.status_code == 400:  # how the library checks a card
+            raise _invalid(to, below) from cause
+        raise _unfinished(to, below) from cause
+
+
+def _invalid(to: Repository, cause: Any) -> RDVLAError:
+    """Return the error of an upload that the hub will never take; `server_message` has its reasons, one a line."""
+    reasons = [line.strip() for line in (cause.server_message or _first_line(cause)).splitlines()]
+    source = "--license, --dataset and --base-model" if to.kind is CHECKPOINT else "--license and README.md"
+    return to.kind.error(
+        f"the hub refuses what was sent to '{to.name}': {'; '.join(reasons)}. Mend that and repeat the command; the "
+        f"facts of its card come from {source}."
+    )
 
 
 def _unfinished(to: Repository, cause: BaseException) -> RDVLAError:
@@ -193,7 +211,7 @@ def _shipped() -> Path:
     return built if built.is_dir() else package.parents[1] / "checkpoints"
 
 
-def _download(name: str, kind: Kind, revision: str | None) -> Path:
+def _download(name: str, kind: Kind, revision: str | None, options: Mapping[str, Any]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -207,7 +225,10 @@ def _download(name: str, kind: Kind, revision: str | None) -> Path:
 
     error, patterns = kind.error, list(kind.patterns)
     try:
-        return Path(snapshot_download(name, repo_type=kind.repo_type, revision=revision, allow_patterns=patterns))
+        found: Any = snapshot_download(
+            name, repo_type=kind.repo_type, revision=revision, allow_patterns=patterns, **options
+        )
+        return Path(found)
     except GatedRepoError as cause:
         raise error(f"'{name}' needs permission on the hub; request it there, then log in.") from cause
     except RepositoryNotFoundError as cause:

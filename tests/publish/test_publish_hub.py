@@ -138,6 +138,17 @@ def test_who_may_not_write(hub, policy, monkeypatch):
     assert not hub.repos
 
 
+def test_a_card_that_the_hub_refuses(hub, policy, tmp_path):
+    hub.licences = {"apache-2.0", "mit"}
+    named = r"the hub refuses.*'me/arm'.*\"license\" must be one of \[apache-2\.0, mit\]\..*--license, --dataset"
+    with pytest.raises(CheckpointError, match=named):
+        push_policy(str(policy), model(), replace(ABOUT, licence="apache2"))
+    demos = str(demonstrations(tmp_path / "demos"))
+    with pytest.raises(DatasetError, match=r"must be one of.*--license and README\.md"):
+        push_dataset(demos, Repository("me/demos", DATASET, tag=VERSION), "ccby")
+    assert not there(hub)
+
+
 def test_no_hub(hub, policy, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(CheckpointError, match="was not finished"):
