@@ -9,8 +9,10 @@ from data_recordings import PRIMARY, STATE, WRIST, episode, record
 from typer.testing import CliRunner
 
 from rdvla.cli.main import app
+from rdvla.data.lerobot_meta import DatasetInfo
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.errors import DatasetError
+from rdvla.hub import DATASET
 
 
 def write_v21(root, dtype):
@@ -61,6 +63,28 @@ def test_every_number_and_image_comes_over(tmp_path, dtype):
         expected = np.concatenate([part.batch(range(len(part))).images[camera] for part in parts(root)])
         np.testing.assert_array_equal(images, expected)
     assert set(new.instructions) == {"pick up the cup"}
+
+
+def test_from_the_hub(tmp_path, monkeypatch):
+    root, asked = write_v21(tmp_path / "old", "image"), []
+    monkeypatch.setattr("rdvla.hub._download", lambda *about: asked.append(about) or root)
+    result = convert("me/old@v2.1", tmp_path / "new")
+    assert result.exit_code == 0, result.output
+    assert asked == [("me/old", DATASET, "v2.1", {})]
+    assert DatasetInfo.load(tmp_path / "new").total_frames == 11
+    assert (tmp_path / "new/README.md").read_text().startswith("# me/old\n")
+
+
+def test_what_needs_no_conversion_or_is_not_there(tmp_path):
+    write_v21(tmp_path / "old", "image")
+    for source, message in (
+        (tmp_path / "part0", "is a LeRobotDataset v3.0 already"),
+        (tmp_path / "nowhere", "no dataset directory at"),
+        ("", "no dataset directory at ''"),
+    ):
+        result = convert(source, tmp_path / "new")
+        assert isinstance(result.exception, DatasetError)
+        assert message in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rdvla.errors import ConfigError, DatasetError
+from rdvla.hub import DATASET, resolve
 
 if TYPE_CHECKING:
     from rdvla.data.convert import EpisodeSource
@@ -28,7 +30,13 @@ dataset_app = typer.Typer(help="Convert and inspect datasets.", no_args_is_help=
 
 @dataset_app.command("convert")
 def convert_dataset(
-    source: Annotated[Path, typer.Argument(help="LeRobotDataset v2.1, RLDS, CALVIN, or LIBERO's *_demo.hdf5 files.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="LeRobotDataset v2.1 (a folder, or owner/name[@revision] on the hub), RLDS, CALVIN, or LIBERO's "
+            "*_demo.hdf5 files."
+        ),
+    ],
     output: Annotated[Path, typer.Argument(help="Folder of the new LeRobotDataset v3.0.")],
     storage: Annotated[
         Literal["image", "video"], typer.Option(help="Encoded images kept bit for bit, or small videos.")
@@ -47,7 +55,8 @@ def convert_dataset(
     if fps is not None and not 0 < fps < MAX_FPS:
         raise ConfigError(f"--fps must be above 0 and below {MAX_FPS}, found {fps}.")
     console = Console()
-    episodes = _open_source(source, split, fps, camera_size if regenerate else None)
+    root, name = _find(source)
+    episodes = _open_source(root, name, split, fps, camera_size if regenerate else None)
     with _progress(console, "episodes") as progress:
         info = convert(episodes, output, storage=storage, progress=progress)
     dropped = getattr(episodes, "dropped", 0)
@@ -123,7 +132,15 @@ def _print_findings(findings: "Sequence[Finding]") -> None:
     print(verdict(findings))
 
 
-def _open_source(root: Path, split: str, fps: float | None, camera_size: int | None) -> "EpisodeSource":
+def _find(source: str) -> tuple[Path, str]:
+    """Return the folder or file `source`, which may be on the hub, and what to call it."""
+    path = Path(source).expanduser()
+    if source.strip() and path.exists():
+        return path, path.resolve().name
+    return resolve(source, DATASET), source.partition("@")[0]
+
+
+def _open_source(root: Path, name: str, split: str, fps: float | None, camera_size: int | None) -> "EpisodeSource":
     """Recognise what `root` holds; with a camera size, LIBERO's demonstrations are repeated in the simulator."""
     if root.is_file() or any(root.glob("*_demo.hdf5")):
         from rdvla.data.libero_hdf5 import LiberoDemonstrations
@@ -132,14 +149,16 @@ def _open_source(root: Path, split: str, fps: float | None, camera_size: int | N
         return demonstrations if camera_size is None else _regeneration(demonstrations, camera_size)
     if camera_size is not None:
         raise ConfigError("--regenerate repeats LIBERO's HDF5 demonstrations; the source has no *_demo.hdf5 files.")
-    if not root.is_dir():
-        raise DatasetError(f"there is no folder '{root}'.")
     from rdvla.data.calvin_npz import CalvinRecordings, sentence_file
+    from rdvla.data.lerobot_meta import INFO_PATH, VERSION, DatasetInfo
     from rdvla.data.lerobot_v21 import LeRobotV21, is_v21
     from rdvla.data.rlds import RldsDataset
 
     if is_v21(root):
-        return LeRobotV21.open(root)
+        return replace(LeRobotV21.open(root), name=name)
+    if (root / INFO_PATH).is_file():
+        DatasetInfo.load(root)  # of an older version still, or damaged
+        raise DatasetError(f"'{root}' is a LeRobotDataset {VERSION} already; use it as it is.")
     sentences = sentence_file(root, split)
     if sentences is not None:
         return CalvinRecordings.open(sentences)
