@@ -42,6 +42,8 @@ def test_unknown_horizons_are_refused(name):
         ({"min_depth": 5, "max_depth": 4}, "min_depth"),
         ({"threshold": 0.1}, "no threshold"),
         ({"name": "latent", "threshold": float("nan")}, "threshold"),
+        ({"name": "latent", "threshold": True}, "threshold must be a finite number"),
+        ({"name": "latent", "threshold": "low"}, "threshold must be a finite number"),
         ({"check_every": 0}, "check_every"),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 from rdvla.errors import ConfigError
 from rdvla.model.stopping import Look, make_criterion
 from rdvla.server.router import Page
-from rdvla.stops import FIXED, StopRule, rules
+from rdvla.stops import FIXED, StopRule, choose_rule, rules
 
 SOURCE = Path(__file__).parents[1] / "src"
 
@@ -64,6 +64,21 @@ def test_names_are_checked_and_suggested():
         StopRule("action_mze")
     with pytest.raises(ConfigError, match="must be text"):
         StopRule(3)
+
+
+def test_settings_fix_the_iterations_or_adapt_them():
+    assert choose_rule(None, None, threshold=None) is None
+    assert choose_rule(4, None, threshold=None) == StopRule.fixed(4)
+    assert choose_rule(None, "latent", threshold=0.1, max_depth=None) == StopRule("latent", 0.1)
+    say = "policy.{}".format
+    for depth, stop, adaptive, message in [
+        (4, "latent", {}, r"policy\.depth fixes the iterations and policy\.stop adapts them"),
+        (4, None, {"threshold": 0.1}, r"policy\.threshold belongs to an adaptive rule; add policy\.stop"),
+        (None, None, {"max_depth": 8}, r"policy\.max_depth belongs to an adaptive rule"),
+        (None, "fixed", {"max_depth": 8}, "unknown adaptive rule 'fixed'"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            choose_rule(depth, stop, say=say, **adaptive)
 
 
 def test_the_live_page_offers_every_rule():

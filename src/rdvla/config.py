@@ -8,6 +8,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from itertools import product
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -38,21 +40,30 @@ class Config(BaseModel):
             built = cls.model_validate(dict(values))
         except ValidationError as error:
             lines += [_explain(cls, details) for details in error.errors()]
+        except ConfigError as error:
+            lines.append(str(error))
         if lines:
             raise ConfigError(f"{source}: " + "; ".join(lines)) from None
         return built
 
 
-def _truths_for_numbers(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _truths_for_numbers(model: type[Any], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield what is wrong with every `true` and `false` that pydantic would read as a number."""
+    annotations = _annotations(model)
     for name, value in values.items():
-        annotation = model.model_fields[name].annotation if name in model.model_fields else Any
+        annotation = annotations.get(name, Any)
         given = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(each, bool) for each in given) and not _takes_truth(annotation):
             yield f"'{prefix}{name}' = {value!r}: true and false are no numbers"
-        for section in (annotation, *get_args(annotation)):
-            if isinstance(value, Mapping) and isinstance(section, type) and issubclass(section, BaseModel):
-                yield from _truths_for_numbers(section, value, f"{prefix}{name}.")
+        sections = [part for part in _parts(annotation) if _is_section(part)]
+        for section, each in product(sections, given):
+            if isinstance(each, Mapping):
+                yield from _truths_for_numbers(section, each, f"{prefix}{name}.")
+
+
+@cache
+def _annotations(model: type[Any]) -> dict[str, Any]:
+    return {name: annotation for name, (annotation, _) in _fields(model).items()}
 
 
 def _takes_truth(annotation: object) -> bool:

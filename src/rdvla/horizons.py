@@ -98,6 +98,10 @@ HORIZONS: Mapping[str, Callable[[], Horizon]] = {
 }
 
 
+DEFAULT_HORIZON = "5"
+"""Of 8 actions, as released."""
+
+
 def make_horizon(name: str) -> Horizon:
     """Build a horizon from a number of actions (`"5"`) or a name of `HORIZONS`.
 

@@ -111,8 +111,9 @@ class Ask:
             raise ConfigError(f"budget_ms must be positive, found {self.budget_ms!r}.")
         if self.trace_depth is not None and self.trace_depth < 2:
             raise ConfigError(f"trace_depth must be at least 2 iterations, found {self.trace_depth!r}.")
-        if self.warm_start not in WARM_STARTS:
-            raise ConfigError(f"unknown warm start '{self.warm_start}'.{suggest(str(self.warm_start), WARM_STARTS)}")
+        if not isinstance(self.warm_start, str) or self.warm_start not in WARM_STARTS:
+            name = str(self.warm_start)[:40]
+            raise ConfigError(f"unknown warm start '{name}'.{suggest(name, WARM_STARTS)}")
         if self.carry is not None and self.warm_start == "noise":
             raise ConfigError("a carry is of no use to a start from noise; drop it, or say warm_start='half' or 'end'.")
         if self.step is not None and self.step < 0:

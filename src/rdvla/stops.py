@@ -5,10 +5,11 @@ rule with an entry point in the group `rdvla.stops`, called like the rule, that 
 class like those of `rdvla.model.stopping`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +119,25 @@ def rules() -> Mapping[str, RuleSpec]:
     return found
 
 
+def check_name(name: object) -> None:
+    """Make sure that there is a rule of this name.
+
+    Raises:
+        ConfigError: there is none; the message suggests the nearest.
+    """
+    if name == FIXED:
+        return
+    known = (FIXED, *rules())
+    if not isinstance(name, str):
+        raise ConfigError(f"the stopping rule's name must be text: one of {', '.join(known)}.")
+    if name not in known:
+        raise ConfigError(f"unknown stopping rule '{name}'.{suggest(name, known)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class StopRule:
     """When to stop thinking, as plain data; `rdvla.model.stopping` turns it into a criterion.
@@ -147,7 +167,7 @@ class StopRule:
         for field in ("min_depth", "max_depth", "check_every"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{field} must be a whole number of at least 1, found {value!r}.")
+                raise ConfigError(f"{field} must be a whole number of at least 1, found {value!r:.40}.")
         if self.min_depth > self.max_depth:
             raise ConfigError(f"min_depth ({self.min_depth}) is greater than max_depth ({self.max_depth}).")
         if self.name == FIXED:
@@ -155,27 +175,46 @@ class StopRule:
                 raise ConfigError("the rule 'fixed' has no threshold; drop it or choose an adaptive rule.")
         elif self.threshold is None:
             object.__setattr__(self, "threshold", rules()[self.name].default_threshold)
-        elif not np.isfinite(self.threshold) or self.threshold < 0:
-            raise ConfigError(f"threshold must be a finite number of at least 0, found {self.threshold!r}.")
+        elif not _is_number(self.threshold) or not 0 <= self.threshold < np.inf:
+            raise ConfigError(f"threshold must be a finite number of at least 0, found {self.threshold!r:.40}.")
         if self.defer is not None:
-            self._check_gate(self.defer)
-
-    def _check_gate(self, gate: float) -> None:
-        spec = self.spec
-        if spec is None or spec.reads != "actions":
-            raise ConfigError(f"the rule '{self.name}' asks the Coda once, so there is nothing to defer; drop defer.")
-        if isinstance(gate, bool) or not isinstance(gate, int | float) or not 0 < gate < np.inf:
-            raise ConfigError(f"defer must be a relative change above 0, e.g. {SAFE_GATE}, found {gate!r}.")
+            if not self.reads_actions:
+                raise ConfigError(f"the rule '{self.name}' asks the Coda once, so there is nothing to defer; drop it.")
+            if not _is_number(self.defer) or not 0 < self.defer < np.inf:
+                raise ConfigError(
+                    f"defer must be a relative change above 0, e.g. {SAFE_GATE}, found {self.defer!r:.40}."
+                )
 
     @classmethod
     def fixed(cls, depth: int) -> "StopRule":
         """Return the rule that always runs `depth` iterations."""
         return cls(name=FIXED, max_depth=depth)
 
+    @classmethod
+    def adaptive(cls, name: str, **fields: Any) -> "StopRule":
+        """Return the adaptive rule `name`; `fields` that are None take their defaults.
+
+        Raises:
+            ConfigError: no adaptive rule, or a value out of range.
+        """
+        if name not in rules():
+            raise ConfigError(f"unknown adaptive rule '{name}'.{suggest(name, rules())}")
+        return cls(name, **{field: value for field, value in fields.items() if value is not None})
+
     @property
     def spec(self) -> RuleSpec | None:
         """What the rule is; None for `fixed`."""
         return None if self.name == FIXED else rules()[self.name]
+
+    @property
+    def depth(self) -> int | None:
+        """Iterations of `fixed`; None of a rule that adapts them."""
+        return self.max_depth if self.name == FIXED else None
+
+    @property
+    def reads_actions(self) -> bool:
+        """Whether it asks the Coda at every check, not just once."""
+        return self.spec is not None and self.spec.reads == "actions"
 
     @property
     def condition(self) -> str:
@@ -194,50 +233,36 @@ class StopRule:
     def __str__(self) -> str:
         if self.name == FIXED:
             return f"fixed({self.max_depth})"
-        deferred = "" if self.defer is None else f", defer {self.defer:g}"
-        return f"{self.name}({self.threshold:g}, max {self.max_depth}{deferred})"
+        parts = [f"{self.threshold:g}", f"max {self.max_depth}"]
+        parts += [] if self.defer is None else [f"defer {self.defer:g}"]
+        parts += [f"min {self.min_depth}"] if self.min_depth > 1 else []
+        parts += [f"every {self.check_every}"] if self.check_every > 1 else []
+        return f"{self.name}({', '.join(parts)})"
+
+
+DEFAULT_STOP = StopRule.fixed(12)
+"""The released evaluation's depth; where neither a request nor the checkpoint says anything."""
 
 
 def choose_rule(
-    depth: int | None, stop: str | None, threshold: float | None, max_depth: int, *, prefix: str = ""
+    depth: int | None, stop: str | None, *, say: Callable[[str], str] = str, **adaptive: Any
 ) -> StopRule | None:
     """Return the rule of settings that fix the iterations (`depth`) or adapt them (`stop`); None if they do neither.
 
     Args:
         depth: iterations of every decision.
         stop: name of an adaptive rule.
-        threshold: of that rule; None takes its default.
-        max_depth: the most iterations of that rule.
-        prefix: what the settings' names begin with, for messages, e.g. `evaluation.`.
+        say: how a field is called where it was set, for messages, e.g. `evaluation.threshold`.
+        adaptive: fields of `StopRule` that belong to `stop`; None where one was not set.
 
     Raises:
-        ConfigError: both, a threshold without a rule, an unknown rule, or a value out of range.
+        ConfigError: both, a field of adaptive rules without one, no adaptive rule, or a value out of range.
     """
     if depth is not None and stop is not None:
-        raise ConfigError(
-            f"give one, either a depth ({prefix}depth = {depth}) or a stopping rule ({prefix}stop = '{stop}'), "
-            "not both."
-        )
-    if depth is not None:
-        return StopRule.fixed(depth)
-    if stop is None:
-        if threshold is not None:
-            raise ConfigError(
-                f"{prefix}threshold ({threshold:g}) belongs to a rule; it needs a stopping rule: add {prefix}stop, "
-                "e.g. action_mse."
-            )
-        return None
-    return StopRule(stop, threshold=threshold, max_depth=max_depth)
-
-
-def check_name(name: object) -> None:
-    """Make sure that there is a rule of this name.
-
-    Raises:
-        ConfigError: there is none; the message suggests the nearest.
-    """
-    known = (FIXED, *rules())
-    if not isinstance(name, str):
-        raise ConfigError(f"the stopping rule's name must be text: one of {', '.join(known)}.")
-    if name not in known:
-        raise ConfigError(f"unknown stopping rule '{name}'.{suggest(name, known)}")
+        raise ConfigError(f"{say('depth')} fixes the iterations and {say('stop')} adapts them; give one of the two.")
+    if stop is not None:
+        return StopRule.adaptive(stop, **adaptive)
+    for field, value in adaptive.items():
+        if value is not None:
+            raise ConfigError(f"{say(field)} belongs to an adaptive rule; add {say('stop')}, e.g. action_mse.")
+    return None if depth is None else StopRule.fixed(depth)

@@ -130,6 +130,7 @@ def test_ours_in_the_released_layout_loads_back_the_same(tmp_path, gripper):
         ({"vision": {"dino": True}}, "tower 'dino' must be a mapping"),
         ({"vision": {"patch_size": {}}}, "'patch_size'"),
         ({"default_stop": {"name": "action_l2", "threshold": float("nan")}}, "threshold"),
+        ({"default_stop": {"name": "action_l2", "max_depth": True}}, "default_stop.max_depth' = True: true and false"),
         ({"images": {"size": 64}}, "64 pixels but the tower takes 28"),
     ],
 )

@@ -13,7 +13,7 @@ from rdvla.cli.calibrate import calibrate_command
 from rdvla.cli.main import app
 from rdvla.envs import find_suite
 from rdvla.errors import CheckpointError, ConfigError
-from rdvla.eval.calibration import Target, base_rules, calibrate, fit
+from rdvla.eval.calibration import Target, calibrate, fit
 from rdvla.eval.deferring import fit_deferred, fit_gate
 from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import read_records
@@ -104,7 +104,7 @@ def test_the_replay_stops_where_the_policy_did(played):
 
 
 def test_every_rule_keeps_to_what_was_asked(decisions):
-    for base in base_rules(None, None, 1, None, DEPTH):
+    for base in (StopRule(name, max_depth=DEPTH) for name in rules()):
         outcome = replay(fit(base, decisions, Target("depth", 4)), decisions)
         assert 3.9 < outcome.iterations.mean() <= 4
         outcome = replay(fit(base, decisions, Target("change", 0.01)), decisions)
@@ -227,6 +227,8 @@ def test_wishes_that_contradict_each_other_are_refused(played, tmp_path):
         calibrate_command(run, **options(depth=4.0, ms=3.0))
     with pytest.raises(ConfigError, match="one --stop rule"):
         calibrate_command(run, **options(delta=0.1))
+    with pytest.raises(ConfigError, match="unknown adaptive rule 'fixed'"):
+        calibrate_command(run, **options(stop="fixed"))
     with pytest.raises(ConfigError, match="--write stores one rule"):
         calibrate_command(run, **options(depth=4.0, write=tmp_path))
     with pytest.raises(CheckpointError, match="no place for a default rule"):

@@ -121,6 +121,7 @@ def test_a_delay_that_outlasts_every_chunk_is_refused(tmp_path, monkeypatch):
         (["--init-states", "49-50"], r"names 50, but toy task 0 \(.*\) has 50 initial states: 0-49"),
         (["--workers", "0"], "workers"),
         (["--seed", "-1"], "seed"),
+        (["--policy", "expert", "--start", "half"], "does not iterate; drop .*--start"),
     ],
 )
 def test_wrong_arguments_leave_no_episode(tmp_path, arguments, message):
@@ -190,7 +191,7 @@ def test_budgets_are_measured_and_recorded(tmp_path):
 
 def test_rules_of_the_command_line():
     rules = StopOptions("1,8", "action_l2", "1e-2,1e-3", 2).rules()
-    labels = ["fixed(1)", "fixed(8)", "action_l2(0.01, max 32)", "action_l2(0.001, max 32)"]
+    labels = ["fixed(1)", "fixed(8)", "action_l2(0.01, max 32, min 2)", "action_l2(0.001, max 32, min 2)"]
     assert [str(rule) for rule in rules] == labels
     assert rules[2].min_depth == 2
     assert StopOptions().rules() == (None,)

@@ -213,8 +213,10 @@ def without_state():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": 4, "stop": "latent"}, "either a depth"),
-        ({"threshold": 0.1}, "needs a stopping rule"),
+        ({"depth": 4, "stop": "latent"}, "give one of the two"),
+        ({"threshold": 0.1}, "threshold belongs to an adaptive rule"),
+        ({"depth": 4, "threshold": 0.1}, "threshold belongs to an adaptive rule"),
+        ({"max_depth": 8}, "max_depth belongs to an adaptive rule"),
         ({"stop": "action_msee"}, "action_mse"),
         ({"benchmark": "libro"}, "libero"),
         ({"horizon": "sometimes"}, "unknown horizon"),

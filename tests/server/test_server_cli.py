@@ -17,7 +17,9 @@ from rdvla.cli.play import play_command
 from rdvla.cli.serve import limit_threads, serve_command
 from rdvla.errors import ConfigError, ServeError
 from rdvla.policies.sources import fingerprint
+from rdvla.policy import PolicyMetadata
 from rdvla.robot.client import RemotePolicy
+from rdvla.server.server import with_fingerprint
 from rdvla.stops import StopRule
 from rdvla.wire.adapters import to_message
 from rdvla.wire.codec import decode, encode
@@ -30,7 +32,7 @@ def test_the_default_rule() -> None:
     assert StopOptions(stop="latent", delta="0.1").rule() == StopRule("latent", 0.1, max_depth=32)
     assert StopOptions(stop="cosine", max_depth=8, min_depth=2).rule() == StopRule("cosine", min_depth=2, max_depth=8)
     for options, match in [
-        (StopOptions("3", "latent"), "give one of the two"),
+        (StopOptions("3", "latent"), "one rule is needed"),
         (StopOptions(delta="0.1"), "belongs to an adaptive rule"),
         (StopOptions("0"), "the smallest depth is 1"),
         (StopOptions("3,4"), "one rule is needed"),
@@ -42,6 +44,14 @@ def test_the_default_rule() -> None:
             options.rule()
 
 
+def test_a_server_says_which_rule_it_serves() -> None:
+    local = PolicyMetadata("small", ("primary",), 8, 7, 8, {"default_stop": "fixed(12)"})
+    latent, patient = (with_fingerprint(local, "", StopRule("latent", min_depth=depth)) for depth in (1, 2))
+    assert latent.fingerprint != patient.fingerprint
+    assert patient.extra["default_stop"] == "latent(0.03, max 32, min 2)"
+    assert with_fingerprint(local, "", None).extra["default_stop"] == "fixed(12)"
+
+
 def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RDVLA_API_KEY", raising=False)
     for options, match in [
@@ -51,7 +61,7 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
         ({"instruction": " "}, "instruction is blank"),
         ({"tls_key": tmp_path / "key.pem"}, "go together"),
         ({"config": tmp_path / "absent.yaml"}, "no configuration file"),
-        ({"depth": "3", "stop": "latent"}, "give one of the two"),
+        ({"depth": "3", "stop": "latent"}, "one rule is needed"),
         ({"threads": 0}, "--threads must be at least 1"),
     ]:
         with pytest.raises(ConfigError, match=match):
@@ -61,6 +71,7 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
         serve_command("x", config=tmp_path / "serve.yaml")
     for options, match in [
         ({"policy": "expert", "depth": "3"}, "does not iterate"),
+        ({"policy": "expert", "start": "half"}, "does not iterate"),
         ({"policy": "expert", "horizon": "5"}, "decides at every step"),
         ({"show_every": -1}, "show-every"),
         ({"init_states": "a"}, "init-states"),

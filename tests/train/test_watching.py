@@ -71,7 +71,9 @@ def test_a_run_that_plays_episodes_needs_somebody_who_can(dataset, tmp_path):
         TrainConfig.build(small(dataset, "x", save_freq=2, evaluation={"every": 3, "suites": ["toy"]}))
     for wrong, match in [
         ({"stop": "latnt"}, "Did you mean 'latent'"),
-        ({"threshold": 0.1}, "belongs to a rule"),
+        ({"depth": 3, "threshold": 0.1}, "evaluation.threshold belongs to an adaptive rule; add evaluation.stop"),
+        ({"max_depth": 8}, "evaluation.max_depth belongs to an adaptive rule"),
+        ({"stop": "fixed", "max_depth": 8}, "unknown adaptive rule 'fixed'"),
         ({"stop": "latent", "depth": 3}, "give one"),
     ]:
         with pytest.raises(ConfigError, match=match):

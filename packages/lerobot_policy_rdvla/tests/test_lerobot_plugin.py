@@ -190,8 +190,10 @@ def test_mistakes_are_named(pretrained):
         policy.predict_action_chunk(before(renamed))
     with pytest.raises(ObservationError, match="sentence"):
         policy.predict_action_chunk(before({**theirs, "task": ""}))
-    with pytest.raises(ConfigError, match="not both"):
+    with pytest.raises(ConfigError, match="give one of the two"):
         configured(pretrained, "--depth=4", "--stop=latent")
+    with pytest.raises(ConfigError, match=r"policy\.threshold belongs to an adaptive rule"):
+        configured(pretrained, "--depth=4", "--threshold=0.1")
     with pytest.raises(ConfigError, match="n_action_steps"):
         configured(pretrained, "--n_action_steps=9")
 

@@ -1,20 +1,21 @@
 """`rdvla calibrate`: the threshold of a stopping rule, from traces."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rdvla.cli.parsing import parse_names
+from rdvla.cli.options import StopOptions
 from rdvla.errors import ConfigError
 from rdvla.eval.alarm import Scored, fit_alarm, measure_scores, read_played
-from rdvla.eval.calibration import Calibrated, Got, Quantity, Target, base_rules, calibrate
+from rdvla.eval.calibration import Calibrated, Got, Quantity, Target, calibrate
 from rdvla.eval.deferring import Deferred, fit_deferred
 from rdvla.eval.paired import Interval
 from rdvla.eval.replay import agreement, read_decisions
 from rdvla.files import write_json
-from rdvla.stops import StopRule
+from rdvla.stops import rules
 from rdvla.tables import align
 
 
@@ -62,18 +63,25 @@ def calibrate_command(
         _calibrate_alarm(runs, alarm, folds, json, write)
         return
     target = _target({"depth": depth, "ms": ms, "change": change}, delta)
-    names = None if stop is None else parse_names(stop, field="stop")
+    asked = StopOptions(
+        stop=",".join(rules()) if stop is None else stop,
+        delta=None if delta is None else str(delta),
+        min_depth=min_depth,
+        max_depth=max_depth,
+    )
+    bases = asked.adaptive()
     if write is not None:
         from rdvla.checkpoints.calibrated import description_of, store_default_stop
 
-        if names is None or len(names) != 1:
+        if len(bases) != 1:
             raise ConfigError("--write stores one rule; name it with --stop.")
         description_of(write)  # before traces are read for minutes
     decisions = read_decisions(runs)
-    bases = base_rules(names, delta, min_depth, max_depth, decisions.depth)
+    if max_depth is None:
+        bases = [replace(rule, max_depth=min(rule.max_depth, decisions.depth)) for rule in bases]
     found = calibrate(bases, decisions, target, folds)
     chosen = [each.rule for each in found]
-    deferred = [fit_deferred(rule, decisions, same, folds) for rule in chosen if _reads_actions(rule)] if defer else []
+    deferred = [fit_deferred(rule, decisions, same, folds) for rule in chosen if rule.reads_actions] if defer else []
     if defer and not deferred:
         raise ConfigError("only rules on actions ask the Coda again and again; give one with --defer, e.g. action_mse.")
     equal, of = agreement(decisions)
@@ -217,8 +225,3 @@ def _card_deferred(each: Deferred) -> str:
         f"of decisions stop at the same iteration, with {each.decodings.value:.2f} instead of {each.plain.value:.2f} "
         f"decodings ({where})."
     )
-
-
-def _reads_actions(rule: StopRule) -> bool:
-    """Return whether the rule asks the Coda at every check."""
-    return rule.spec is not None and rule.spec.reads == "actions"

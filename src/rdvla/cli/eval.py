@@ -28,6 +28,7 @@ from rdvla.eval.runner import Resources, evaluate
 from rdvla.eval.summary import Summary, group_by, summarise_group
 from rdvla.eval.video import require_av
 from rdvla.execution import SYNCHRONOUS
+from rdvla.horizons import DEFAULT_HORIZON
 from rdvla.policies.sources import EXPERT, LoadOptions, choose_policy
 from rdvla.policy import Policy
 from rdvla.tables import align
@@ -93,9 +94,9 @@ def eval_command(
     simulator.apply()
     suites = {name: find_suite(name, protocol) for name in parse_names(suite, field="suite")}
     disturbed = _disturb(policy) if noise else None
-    stops, budgets = stopping.rules(), parse_budgets(budget_ms)
-    if policy == EXPERT and (stops, budgets, trace_depth) != ((None,), (None,), None):
-        raise ConfigError("the expert does not iterate; drop --depth, --stop, --budget-ms and --trace-depth.")
+    stops, budgets, warm_starts = stopping.rules(), parse_budgets(budget_ms), parse_warm_starts(start)
+    if policy == EXPERT and (stops, budgets, warm_starts, trace_depth) != ((None,), (None,), ("noise",), None):
+        raise ConfigError("the expert does not iterate; drop --depth, --stop, --budget-ms, --start and --trace-depth.")
     if policy == EXPERT and horizon not in (None, "1"):
         raise ConfigError(f"the expert decides at every step; drop --horizon {horizon}.")
     if strategy is None:
@@ -114,8 +115,8 @@ def eval_command(
         protocol=protocol,
         stops=stops,
         budgets_ms=budgets,
-        warm_starts=parse_warm_starts(start),
-        horizons=parse_names(horizon or ("1" if policy == EXPERT else "5"), field="horizon"),
+        warm_starts=warm_starts,
+        horizons=parse_names(horizon or ("1" if policy == EXPERT else DEFAULT_HORIZON), field="horizon"),
         strategies=strategies,
         delays=parse_indices(delay, field="delay"),
         trace_depth=trace_depth,

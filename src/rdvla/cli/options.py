@@ -11,16 +11,16 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from rdvla.cli.parsing import parse_depths, parse_names
-from rdvla.errors import ConfigError, suggest
+from rdvla.errors import ConfigError
 from rdvla.policy import Ask, WarmStart
-from rdvla.stops import BUILT_IN, DEFAULT_MAX_DEPTH, SAFE_GATE, StopRule, rules
+from rdvla.stops import BUILT_IN, DEFAULT_MAX_DEPTH, SAFE_GATE, StopRule, choose_rule
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -84,7 +84,7 @@ class StopOptions:
             ConfigError: a wrong value, or an option of adaptive rules without `stop`.
         """
         fixed = parse_depths(self.depth) if self.depth is not None else ()
-        return (*fixed, *self._adaptive()) or (None,)
+        return (*fixed, *self.adaptive()) or (None,)
 
     def rule(self) -> StopRule | None:
         """Return the only rule, None without any.
@@ -92,37 +92,36 @@ class StopOptions:
         Raises:
             ConfigError: several, a wrong value, or an option of adaptive rules without `stop`.
         """
-        if self.depth is not None and self.stop is not None:
-            raise ConfigError("--depth fixes the iterations and --stop adapts them; give one of the two.")
         found = self.rules()
         if len(found) > 1:
             raise ConfigError(f"one rule is needed here, found {', '.join(map(str, found))}.")
         return found[0]
 
-    def _adaptive(self) -> list[StopRule]:
+    def adaptive(self) -> list[StopRule]:
+        """Return the adaptive rules among them.
+
+        Raises:
+            ConfigError: a wrong value, or an option of adaptive rules without `stop`.
+        """
+        limits = {name: getattr(self, name) for name in ("min_depth", "max_depth", "check_every")}
         if self.stop is None:
-            for name in ("delta", "min_depth", "max_depth", "check_every", "defer"):
-                if getattr(self, name) is not None:
-                    flag = name.replace("_", "-")
-                    raise ConfigError(f"--{flag} belongs to an adaptive rule; add --stop, e.g. --stop action_l2.")
+            choose_rule(None, None, say=_flag, threshold=self.delta, defer=self.defer, **limits)
             return []
         names = parse_names(self.stop, field="stop")
-        for name in names:
-            if name not in rules():
-                raise ConfigError(f"unknown adaptive rule '{name}'.{suggest(name, rules())}")
         if self.delta is not None and len(names) > 1:
             raise ConfigError("--delta means something else for every rule; give one --stop rule with it.")
-        gates = (None,) if self.defer is None else tuple(_gate(part) for part in parse_names(self.defer, field="defer"))
-        limits = {name: getattr(self, name) for name in ("min_depth", "max_depth", "check_every")}
-        chosen = [
-            StopRule(name, defer=gate, **{key: value for key, value in limits.items() if value is not None})
+        thresholds = [None] if self.delta is None else [_number(part, "delta") for part in self.delta.split(",")]
+        gates = [None] if self.defer is None else [_gate(part) for part in parse_names(self.defer, field="defer")]
+        return [
+            StopRule.adaptive(name, threshold=threshold, defer=gate, **limits)
+            for threshold in thresholds
             for name in names
             for gate in gates
         ]
-        if self.delta is None:
-            return chosen
-        thresholds = [_number(part, "delta") for part in self.delta.split(",")]
-        return [replace(rule, threshold=threshold) for threshold in thresholds for rule in chosen]
+
+
+def _flag(field: str) -> str:
+    return f"--{'delta' if field == 'threshold' else field.replace('_', '-')}"
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def play_command(
     from rdvla.eval.protocol import check_init_states
     from rdvla.eval.rollout import EnvBound
     from rdvla.execution import SYNCHRONOUS, Executor, make_strategy
-    from rdvla.horizons import make_horizon
+    from rdvla.horizons import DEFAULT_HORIZON, make_horizon
     from rdvla.policy import Ask
     from rdvla.robot.client import RemotePolicy
     from rdvla.server.background import serving
@@ -82,7 +82,7 @@ def play_command(
     if horizon is not None and found.strategy:
         raise ConfigError(f"protocol {protocol} has chunks executed by {found.strategy}; drop --horizon.")
     chunked = SYNCHRONOUS if policy == EXPERT else found.strategy or SYNCHRONOUS
-    strategy = make_strategy(chunked, make_horizon(horizon or "5"))
+    strategy = make_strategy(chunked, make_horizon(horizon or DEFAULT_HORIZON))
     _, _, make_policy = choose_policy(checkpoint, policy, loading)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("rdvla.robot.loop").setLevel(logging.ERROR)  # a simulator may be slower than --rate

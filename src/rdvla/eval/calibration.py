@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rdvla.errors import ConfigError
 from rdvla.eval.paired import Interval, Tasks
 from rdvla.eval.replay import Decisions, RuleEffect, metric_of, replay
-from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule, rules
+from rdvla.stops import StopRule
 
 Quantity = Literal["depth", "ms", "change"]
 DIGITS = 3
@@ -199,21 +199,3 @@ def measure(outcome: RuleEffect, decisions: Decisions) -> Got:
         change=tasks.mean(outcome.change),
         change_p95=float(np.percentile(outcome.change, 95)),
     )
-
-
-def base_rules(
-    names: Sequence[str] | None, threshold: float | None, min_depth: int, max_depth: int | None, depth: int
-) -> list[StopRule]:
-    """Return the rules to calibrate.
-
-    Args:
-        names: of adaptive rules; None takes all there are.
-        threshold: of the only one; None leaves it at its default.
-        min_depth: never stop earlier.
-        max_depth: never go on longer; None takes the usual, as far as the traces go.
-        depth: of the traces.
-    """
-    longest = min(DEFAULT_MAX_DEPTH, depth) if max_depth is None else max_depth
-    if threshold is not None and (names is None or len(names) != 1):
-        raise ConfigError("a threshold means something else for every rule; give one --stop rule with --delta.")
-    return [StopRule(name, threshold, min_depth, longest) for name in (names or tuple(rules()))]

@@ -17,7 +17,7 @@ from rdvla.config import Config
 from rdvla.envs.base import InitState, Seed, Start, Suite, TaskSpec
 from rdvla.errors import ConfigError, suggest
 from rdvla.execution import SYNCHRONOUS, Strategy, execution_label, make_strategy
-from rdvla.horizons import make_horizon
+from rdvla.horizons import DEFAULT_HORIZON, make_horizon
 from rdvla.policy import Ask, WarmStart
 from rdvla.stops import StopRule
 
@@ -51,18 +51,8 @@ class Rule:
     @property
     def label(self) -> str:
         """Return a name that tells apart all ways to think, e.g. `fixed(4)` or `action_l2(0.001, max 32, min 2)`."""
-        return f"{self._stop_label}{', ' if self.ask.manner else ''}{self.ask.manner}"
-
-    @property
-    def _stop_label(self) -> str:
-        if self.stop is None:
-            return POLICY_DEFAULT
-        label = str(self.stop)
-        if self.stop.name == "fixed":
-            return label
-        extras = f", min {self.stop.min_depth}" if self.stop.min_depth > 1 else ""
-        extras += f", every {self.stop.check_every}" if self.stop.check_every > 1 else ""
-        return label.removesuffix(")") + extras + ")"
+        stop = str(self.stop or POLICY_DEFAULT)
+        return f"{stop}, {self.ask.manner}" if self.ask.manner else stop
 
     @property
     def ask(self) -> Ask:
@@ -115,7 +105,7 @@ class EvalConfig(Config):
     stops: tuple[StopRule | None, ...] = (None,)
     budgets_ms: tuple[float | None, ...] = (None,)
     warm_starts: tuple[WarmStart, ...] = ("noise",)
-    horizons: tuple[str, ...] = ("5",)
+    horizons: tuple[str, ...] = (DEFAULT_HORIZON,)
     strategies: tuple[str, ...] = (SYNCHRONOUS,)
     delays: tuple[int, ...] = (0,)
     trace_depth: int | None = None

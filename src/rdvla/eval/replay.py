@@ -107,7 +107,7 @@ def replay(rule: StopRule, decisions: Decisions) -> RuleEffect:
     passed_NR[:, : rule.min_depth - 1] = False
     if rule.defer is None:
         stops = _first(passed_NR, rule.max_depth)
-        return _outcome(stops, stops if spec.reads == "actions" else np.ones_like(stops), decisions)
+        return _outcome(stops, stops if rule.reads_actions else np.ones_like(stops), decisions)
     open_NR = GATE.passed(metric_of(GATE.name, decisions)[:, : rule.max_depth], rule.defer)
     open_NR[:, : rule.min_depth - 1] = False
     opens = _first(open_NR, rule.max_depth + 1)
@@ -219,6 +219,6 @@ def _decodings(record: EpisodeRecord) -> list[float]:
     rule, counted = record.stop, record.signals.get("codas")
     if counted is not None:
         return [count for count in counted if count is not None]
-    if rule is None or rule.spec is None or rule.spec.reads == "latents":
+    if rule is None or not rule.reads_actions:
         return [1.0] * len(record.iterations)
     return [float(-(-depth // rule.check_every)) for depth in record.iterations]

@@ -165,7 +165,7 @@ class _Evaluation:
             "seed": job.run_seed,
             "episode_seed": job.seed,
             "rule": job.rule.label,
-            "depth": stop.max_depth if stop is not None and stop.name == "fixed" else None,
+            "depth": None if stop is None else stop.depth,
             **{name: getattr(job.rule, name) for name in DRIVEN},
             "attempts": attempts,
             "versions": dict(versions) | checkpoint,

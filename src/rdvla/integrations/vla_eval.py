@@ -17,7 +17,7 @@ import numpy as np
 from rdvla.envs import InitState
 from rdvla.errors import ConfigError, MissingExtraError, ObservationError, RDVLAError, suggest
 from rdvla.eval.protocol import episode_seed
-from rdvla.horizons import Horizon, make_horizon
+from rdvla.horizons import DEFAULT_HORIZON, Horizon, make_horizon
 from rdvla.hub import SHIPPED
 from rdvla.policies.network import RDVLAPolicy, load_policy
 from rdvla.policy import Ask, WarmStart, decision_ask
@@ -106,9 +106,9 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         depth: int | None = None,
         stop: str | None = None,
         threshold: float | None = None,
-        max_depth: int = 32,
+        max_depth: int | None = None,
         start: WarmStart = "noise",
-        horizon: str = "5",
+        horizon: str = DEFAULT_HORIZON,
         seed: int = 7,
         statistics: str | None = None,
         gripper: GripperConvention | None = None,
@@ -126,7 +126,7 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
             depth: iterations of every decision; without `depth` and `stop` the policy's default.
             stop: an adaptive rule of `rdvla.stops.StopRule`, e.g. `action_mse`.
             threshold: of that rule; None takes its default.
-            max_depth: the most iterations of that rule.
+            max_depth: the most iterations of that rule; None takes 32.
             start: where scratchpads begin, a name of `rdvla.policy.WARM_STARTS`.
             horizon: actions executed per decision, or a stateless rule of `rdvla.horizons`.
             seed: of the evaluation; scratchpads follow from it, the suite, the task and the episode.
@@ -147,7 +147,7 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         if benchmark not in DIALECTS:
             raise ConfigError(f"unknown benchmark '{benchmark}'.{suggest(benchmark, DIALECTS)}")
         self._dialect = DIALECTS[benchmark]
-        self._ask = Ask(choose_rule(depth, stop, threshold, max_depth), warm_start=start)
+        self._ask = Ask(choose_rule(depth, stop, threshold=threshold, max_depth=max_depth), warm_start=start)
         self._horizon = horizon
         make_horizon(horizon)  # a wrong name is an error now
         self._policy: RDVLAPolicy = load_policy(

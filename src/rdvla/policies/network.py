@@ -27,11 +27,8 @@ from rdvla.model.watch import Recurrence
 from rdvla.policies.carry import Carry, CarryFormat, as_latents, tag
 from rdvla.policies.io import PolicyIO
 from rdvla.policy import ALARM, PLAIN, Ask, Policy, PolicyMetadata
-from rdvla.stops import StopRule
+from rdvla.stops import DEFAULT_STOP, StopRule
 from rdvla.types import ActionChunk, GripperConvention, Observation
-
-DEFAULT_STOP = StopRule.fixed(12)
-"""The released evaluation's depth; for checkpoints that bring no rule."""
 
 
 def load_policy(

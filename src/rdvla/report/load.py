@@ -66,8 +66,7 @@ class RuleGroup:
     @property
     def depth(self) -> int | None:
         """Return the depth of a fixed rule without a time limit."""
-        is_fixed = self.stop is not None and self.stop.spec is None and self.ask.budget_ms is None
-        return self.stop.max_depth if self.stop is not None and is_fixed else None
+        return None if self.stop is None or self.ask.budget_ms is not None else self.stop.depth
 
     @property
     def played(self) -> list[EpisodeRecord]:

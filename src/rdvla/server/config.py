@@ -75,7 +75,7 @@ class ServeConfig(Config):
                 f"'{self.host}'; keep host 127.0.0.1 and forward the port with 'ssh -L {self.port}:127.0.0.1:"
                 f"{self.port} HOST'"
             )
-        if isinstance(self._horizon(), DynamicBuckets):
+        if isinstance(self.suggested_horizon(), DynamicBuckets):
             raise ValueError("a dynamic horizon remembers earlier decisions and replies are stateless; choose another")
         return self
 
@@ -86,13 +86,7 @@ class ServeConfig(Config):
 
     def suggested_horizon(self) -> Horizon:
         """Return the rule behind the `n_action_steps` of the replies."""
-        return self._horizon()
-
-    def _horizon(self) -> Horizon:
-        try:
-            return make_horizon(self.horizon)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
+        return make_horizon(self.horizon)
 
 
 def is_loopback(host: str) -> bool:

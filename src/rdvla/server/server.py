@@ -199,9 +199,10 @@ class PolicyServer:
 
 def with_fingerprint(metadata: PolicyMetadata, checkpoint: str, default_stop: StopRule | None) -> PolicyMetadata:
     """Return `metadata` that also say what is served: the checkpoint, the default rule, the version of the code."""
-    rule = default_stop or metadata.extra.get("default_stop", "own rule")
-    fingerprint = f"{checkpoint or metadata.name}, {rule}, rdvla {__version__}"
-    return replace(metadata, extra={**metadata.extra, "fingerprint": fingerprint})
+    extra = dict(metadata.extra) if default_stop is None else {**metadata.extra, "default_stop": str(default_stop)}
+    rule = extra.get("default_stop", "own rule")
+    extra["fingerprint"] = f"{checkpoint or metadata.name}, {rule}, rdvla {__version__}"
+    return replace(metadata, extra=extra)
 
 
 def blank_observation(metadata: PolicyMetadata) -> Observation:

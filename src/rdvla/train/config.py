@@ -21,7 +21,7 @@ from rdvla.data.images import ImagePath
 from rdvla.data.lerobot_meta import STANDARD_CAMERAS
 from rdvla.errors import ConfigError, suggest
 from rdvla.model.config import HeadConfig
-from rdvla.stops import DEFAULT_MAX_DEPTH, StopRule, choose_rule
+from rdvla.stops import DEFAULT_STOP, StopRule, choose_rule
 from rdvla.train.presets import IMAGE_PATHS, LAYERS
 
 
@@ -228,7 +228,7 @@ class EvaluationConfig(Config):
         depth: iterations per decision; null takes 12, or leaves it to `stop`.
         stop: an adaptive rule (`rdvla.stops`) instead of a depth; its mean iterations are logged.
         threshold: of that rule; null takes its default.
-        max_depth: the most iterations of that rule.
+        max_depth: the most iterations of that rule; null takes 32.
         horizon: actions executed per decision.
         workers: simulator processes.
         device: where every one of them computes its policy.
@@ -241,7 +241,7 @@ class EvaluationConfig(Config):
     depth: PositiveInt | None = None
     stop: str | None = None
     threshold: float | None = None
-    max_depth: PositiveInt = DEFAULT_MAX_DEPTH
+    max_depth: PositiveInt | None = None
     horizon: PositiveInt = 8
     workers: PositiveInt = 1
     device: str = "cpu"
@@ -254,8 +254,8 @@ class EvaluationConfig(Config):
     @property
     def rule(self) -> StopRule:
         """The stopping rule of every decision."""
-        chosen = choose_rule(self.depth, self.stop, self.threshold, self.max_depth, prefix="evaluation.")
-        return chosen or StopRule.fixed(12)
+        adaptive = {"threshold": self.threshold, "max_depth": self.max_depth}
+        return choose_rule(self.depth, self.stop, say="evaluation.{}".format, **adaptive) or DEFAULT_STOP
 
 
 TrainPrecision = Literal["float32", "mixed", "bfloat16"]

@@ -5,14 +5,14 @@ open and the next request is welcome; after any other code it is closed with 101
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from rdvla.errors import ConfigError, ServeError, suggest
-from rdvla.policy import PLAIN, WARM_STARTS, Ask, PolicyMetadata, WarmStart
-from rdvla.stops import StopRule, check_name
+from rdvla.policy import PLAIN, Ask, PolicyMetadata
+from rdvla.stops import StopRule
 from rdvla.types import ActionChunk
 
 API_KEY_VARIABLE = "RDVLA_API_KEY"
@@ -103,24 +103,19 @@ def read_options(message: Mapping[str, Any], *, max_depth: int) -> RequestOption
     Raises:
         BadRequest: a value of the wrong type or range, an unknown rule, more than `max_depth` iterations.
     """
-    depth = _whole(message, "depth", 1, max_depth)
-    stop = message.get("stop")
     try:
-        rule = _stop_rule(stop, depth)
-    except ConfigError as error:
-        raise BadRequest(str(error)) from None
-    if rule is not None and rule.max_depth > max_depth:
-        raise BadRequest(f"max_depth is {rule.max_depth}; this server allows at most {max_depth} iterations.")
-    ask = Ask(
-        stop=rule,
-        seed=_whole(message, "seed", 0, MAX_SEED),
-        budget_ms=_milliseconds(message, "budget_ms"),
-        trace_depth=_whole(message, "trace_depth", 2, max_depth),
-        warm_start=_warm_start(message.get("warm_start", "noise")),
-        step=_whole(message, "step", 0, MAX_STEP),
-    )
-    try:
-        ask = replace(ask, carry=_carry(message.get("carry")))
+        rule = _stop_rule(message.get("stop"), _whole(message, "depth", 1, max_depth))
+        if rule is not None and rule.max_depth > max_depth:
+            raise BadRequest(f"max_depth is {rule.max_depth}; this server allows at most {max_depth} iterations.")
+        ask = Ask(
+            stop=rule,
+            seed=_whole(message, "seed", 0, MAX_SEED),
+            budget_ms=_milliseconds(message, "budget_ms"),
+            trace_depth=_whole(message, "trace_depth", 2, max_depth),
+            warm_start=message.get("warm_start", "noise"),
+            carry=_carry(message.get("carry")),
+            step=_whole(message, "step", 0, MAX_STEP),
+        )
     except ConfigError as error:
         raise BadRequest(str(error)) from None
     return RequestOptions(ask, deadline_ms=_milliseconds(message, "deadline_ms"))
@@ -149,32 +144,15 @@ def _fields(rule: StopRule) -> dict[str, Any]:
 def _stop_rule(stop: Any, depth: int | None) -> StopRule | None:
     if stop is None:
         return None if depth is None else StopRule.fixed(depth)
-    if isinstance(stop, str):
-        return _named_rule({"name": stop}, depth)
-    if not isinstance(stop, dict):
+    fields = {"name": stop} if isinstance(stop, str) else stop
+    if not isinstance(fields, dict):
         raise ConfigError(f"'stop' must be a rule's name or a map of its fields, found {type(stop).__name__}.")
     known = StopRule.__dataclass_fields__
-    for key in stop:
+    for key in fields:
         if not isinstance(key, str) or key not in known:
             raise ConfigError(f"unknown key {str(key)[:40]!r} in 'stop'.{suggest(str(key)[:40], known)}")
-    return _named_rule({"name": "fixed", **stop}, depth)
-
-
-def _named_rule(fields: Mapping[str, Any], depth: int | None) -> StopRule:
     values = {key: value.item() if isinstance(value, np.generic) else value for key, value in fields.items()}
-    name, threshold = values["name"], values.get("threshold")
-    check_name(name)
-    if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
-        raise ConfigError(f"threshold must be a number, found {type(threshold).__name__}.")
-    if depth is not None:
-        values["max_depth"] = depth
-    return StopRule(**values)
-
-
-def _warm_start(name: Any) -> WarmStart:
-    if isinstance(name, str) and name in WARM_STARTS:
-        return cast("WarmStart", name)
-    raise BadRequest(f"'warm_start' must be one of {', '.join(WARM_STARTS)}, found {name!r:.40}.")
+    return StopRule(**values | ({} if depth is None else {"max_depth": depth}))
 
 
 def _carry(blob: Any) -> bytes | None:

@@ -98,7 +98,9 @@ class RDVLAConfig(PreTrainedConfig):
         Raises:
             ConfigError: both a depth and a rule, an unknown name, or a value out of range.
         """
-        rule = choose_rule(self.depth, self.stop, self.threshold, self.max_depth, prefix="policy.")
+        max_depth = None if self.max_depth == DEFAULT_MAX_DEPTH else self.max_depth  # saved configurations have it
+        adaptive = {"threshold": self.threshold, "max_depth": max_depth}
+        rule = choose_rule(self.depth, self.stop, say="policy.{}".format, **adaptive)
         return Ask(rule, budget_ms=self.budget_ms, warm_start=cast("WarmStart", self.start))
 
     def key_of(self, camera: str) -> str:
