@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
+from rdvla.cli.options import StopOptions
 from rdvla.errors import ConfigError, StorageError
 from rdvla.eval.intervals import wilson
 from rdvla.eval.records import EPISODES_FILE
-from rdvla.report.load import load_runs
+from rdvla.report.load import group_runs, load_runs
 from rdvla.report.results.build import TITLE, put
+from rdvla.report.results.given import options
 from rdvla.report.results.suites import PAPER, SUITES
 from rdvla.stops import StopRule
 from report_fakes import ADAPTIVE, edit, solve, write_chains, write_run
@@ -67,6 +70,25 @@ def test_a_command_plays_the_same_tasks_and_the_same_rule(results, tmp_path):
     assert any("--stop action_l2 --delta 0.001" in each for each in found["missing"])
     found, _ = results("depth", ladder(tmp_path / "ladder", **settings))
     assert "--suite libero_goal --init-states 0-4 --task-ids 1,3 --depth 2,3,6,16,24" in found["missing"][0]
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        StopRule.fixed(4),
+        StopRule("latent", 0.03, max_depth=16),
+        StopRule("action_mse", 2e-3, min_depth=3, check_every=2, defer=0.25),
+    ],
+    ids=str,
+)
+def test_a_rule_is_asked_for_as_it_was_played(tmp_path, stop):
+    (rule,) = group_runs(load_runs([write_run(tmp_path / "run", stops=(stop,))]))[0].rules
+    words = options(replace(rule, ask=replace(rule.ask, budget_ms=50.0, warm_start="half")))
+    names = [word.removeprefix("--").replace("-", "_") for word in words[::2]]
+    asked = dict(zip(names, words[1::2], strict=True))
+    assert (asked.pop("budget_ms"), asked.pop("start")) == ("50", "half")
+    numbers = {name: int(asked.pop(name)) for name in ("min_depth", "max_depth", "check_every") if name in asked}
+    assert StopOptions(**asked, **numbers).rule() == stop
 
 
 def test_an_unfinished_run_says_so(results, tmp_path):

@@ -9,7 +9,9 @@ from pathlib import Path
 from rdvla.errors import ConfigError
 from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import ErrorRecord
+from rdvla.horizons import DEFAULT_HORIZON
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs
+from rdvla.stops import StopRule
 
 DEPTH = 12
 """The paper's fixed depth: what other rules are compared with."""
@@ -85,11 +87,21 @@ def rule_at(series: Series, depth: int, like: RuleGroup | None = None) -> RuleGr
 
 def options(rule: RuleGroup) -> tuple[str, ...]:
     """Return how `rdvla eval` is asked for the thinking of a rule; nothing for what is left to the policy."""
-    if rule.stop is None:
-        return ()
-    if rule.stop.threshold is None:
-        return "--depth", str(rule.stop.max_depth)
-    return "--stop", rule.stop.name, "--delta", f"{rule.stop.threshold:g}"
+    stop, ask = rule.stop, rule.ask
+    words: list[str] = []
+    if stop is not None and stop.depth is not None:
+        words += "--depth", str(stop.depth)
+    elif stop is not None:
+        usual = StopRule(stop.name)
+        words += "--stop", stop.name, "--delta", f"{stop.threshold:g}"
+        for name in ("min_depth", "max_depth", "check_every", "defer"):
+            if (value := getattr(stop, name)) != getattr(usual, name):
+                words += f"--{name.replace('_', '-')}", f"{value:g}"
+    if ask.budget_ms is not None:
+        words += "--budget-ms", f"{ask.budget_ms:g}"
+    if ask.warm_start != "noise":
+        words += "--start", ask.warm_start
+    return tuple(words)
 
 
 def adaptive(series: Series) -> tuple[str, ...]:
@@ -106,7 +118,7 @@ def play(series: Series, suites: Sequence[str], *asked: str) -> str:
     if starts[1] == tuple(range(starts[1][0], starts[1][-1] + 1)) and len(starts[1]) > 1:
         numbers = f"{starts[1][0]}-{starts[1][-1]}"
     chosen = dict(zip(asked[::2], asked[1::2], strict=True))
-    usual = {"--horizon": config.horizons[0]} if config.horizons != ("5",) else {}
+    usual = {"--horizon": config.horizons[0]} if config.horizons != (DEFAULT_HORIZON,) else {}
     usual |= {"--protocol": config.protocol} if config.protocol else {}
     if config.task_ids is not None and set(suites) <= set(config.suites):
         usual["--task-ids"] = ",".join(map(str, config.task_ids))
