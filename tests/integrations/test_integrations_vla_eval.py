@@ -2,7 +2,11 @@
 
 import asyncio
 import json
+import os
 import sqlite3
+import subprocess
+import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +19,21 @@ pytest.importorskip("vla_eval")
 
 from vla_eval import api
 from vla_eval.benchmarks.base import StepBenchmark, StepResult
+from vla_eval.connection import Connection
 from vla_eval.model_servers.base import SessionContext
-from vla_eval.specs import GRIPPER_CLOSE_POS, IMAGE_RGB, LANGUAGE, POSITION_DELTA, ROTATION_AA, check_specs
+from vla_eval.specs import (
+    GRIPPER_CLOSE_NEG,
+    GRIPPER_CLOSE_POS,
+    IMAGE_RGB,
+    LANGUAGE,
+    POSITION_DELTA,
+    RAW,
+    ROTATION_AA,
+    check_specs,
+)
 
+import checkpoint_fakes as fakes
+from rdvla.checkpoints import save_native
 from rdvla.envs import InitState
 from rdvla.errors import CarryError, ConfigError, ObservationError
 from rdvla.eval.protocol import episode_seed
@@ -176,7 +192,7 @@ def test_a_warm_start_ends_with_its_episode_stage_and_sentence(warm, monkeypatch
         pass
 
     monkeypatch.setattr(vla_eval.PredictModelServer, "on_observation", nothing)
-    asyncio.run(server.on_observation({"episode_restart": True}, context))
+    asyncio.run(server.on_observation({**observation(5), "episode_restart": True}, context))
     server.predict(observation(5), context)
     assert (asks[-1].carry, asks[-1].step) == (None, 0)
     asyncio.run(server.on_episode_start({"task": {"suite": "counting"}}, context))
@@ -198,16 +214,51 @@ def test_a_missing_camera_names_what_came(server):
     del seen["images"]["wrist"]
     with pytest.raises(ObservationError, match=r"no image 'wrist'.*sends agentview"):
         server._observation(seen)
-    with pytest.raises(ObservationError, match="send_state"):
-        server._observation(
-            {**observation(0), "states": None} | {"images": observation(0)["images"]} and without_state()
-        )
-
-
-def without_state():
     seen = observation(0)
-    del seen["states"]
-    return seen
+    seen["joint_state"] = seen.pop("states")
+    with pytest.raises(
+        ObservationError, match=r"sends images, task_description, joint_state.*send_state.*--state=NAME"
+    ):
+        server._observation(seen)
+
+
+def test_a_bad_observation_fails_alone(server):
+    """vla-eval fails a whole batch with one error, so it is found before."""
+    seen = {**observation(0), "states": np.zeros(14, np.float32)}
+    with pytest.raises(ObservationError, match=r"'states' has shape \[14\], the policy sees 8"):
+        asyncio.run(server.on_observation(seen, SessionContext("bad", "e0")))
+
+
+def test_sessions_through_its_own_batches(server, monkeypatch):
+    monkeypatch.setattr(server, "max_batch_size", 2)
+
+    async def play(url, number):
+        async with Connection(url) as connection:
+            await connection.start_episode({"task": {"suite": "counting", "task_id": number}})
+            actions = [(await connection.act(observation(step)))["actions"] for step in range(5)]
+            await connection.end_episode({})
+            return np.stack(actions)
+
+    async def play_both(url):
+        return await asyncio.gather(play(url, 0), play(url, 1))
+
+    with api.serve_background(server) as served:
+        played = asyncio.run(play_both(served.url))
+    for stream in (server._send_stream, server._receive_stream):
+        stream.close()  # which vla-eval leaves to the garbage collector
+    stop = StopRule("action_mse", threshold=1e-4)
+    for number, actions in enumerate(played):
+        seed = episode_seed(7, "counting", number, InitState(0))
+        first, second = decide(0, 0, stop, seed), decide(4, 1, stop, seed)
+        np.testing.assert_allclose(actions, [*first.actions[:4], second.actions[0]], atol=1e-5)
+
+
+def test_a_state_of_another_name(server, monkeypatch):
+    monkeypatch.setattr(server, "_state", "joint_state")
+    seen = observation(3)
+    seen["joint_state"] = seen.pop("states")
+    np.testing.assert_array_equal(server._observation(seen).state, seen["joint_state"])
+    assert "state" not in server.get_observation_spec(), "nobody knows what its entries are"
 
 
 @pytest.mark.parametrize(
@@ -221,6 +272,9 @@ def without_state():
         ({"benchmark": "libro"}, "libero"),
         ({"horizon": "sometimes"}, "unknown horizon"),
         ({"cameras": {"front": "agentview"}}, "no camera 'front'"),
+        ({"seed": -1}, "seed must be at least 0, found -1"),
+        ({"device": "cuda:7"}, "device 'cuda:7' cannot be used here"),
+        ({"precision": "int4"}, "unknown precision 'int4'"),
     ],
 )
 def test_wrong_options_are_named(options, message):
@@ -244,6 +298,32 @@ def test_configs_name_what_exists():
         assert set(document.get("args", {})) <= vla_eval.OPTIONS | {"port"}
 
 
+def test_uv_finds_this_checkout():
+    text = (CONFIGS / "serve.py").read_text()
+    block = text.partition("# /// script\n")[2].partition("# ///\n")[0]
+    about = tomllib.loads("\n".join(line.removeprefix("#").removeprefix(" ") for line in block.splitlines()))
+    assert about["dependencies"] == ["rdvla[vla-eval]"]
+    root = (CONFIGS / about["tool"]["uv"]["sources"]["rdvla"]["path"]).resolve()
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert project["name"] == "rdvla"
+    assert "vla-eval" in project["optional-dependencies"]
+
+
+def test_without_vla_eval_the_command_says_what_to_install(tmp_path):
+    (tmp_path / "vla_eval.py").write_text("raise ModuleNotFoundError\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "rdvla.integrations.vla_eval"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith("error: vla-eval is not installed. Install it with: pip install 'rdvla[vla-eval]'\n")
+
+
 @pytest.mark.sim
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of its LIBERO, in our process
@@ -254,6 +334,24 @@ def test_libero_without_docker(tmp_path):
     wanted["benchmarks"][0] |= {"max_tasks": 1}
     (result,) = api.evaluate(server, wanted)
     assert result["mean_success"] == 1.0
+
+
+def test_a_policy_for_another_robot(tmp_path):
+    save_native(tmp_path / "arm", fakes.make(gripper="open_is_positive"))
+    with pytest.raises(
+        ConfigError, match=r"--benchmark libero: its gripper convention is open_is_negative, not open_is_p"
+    ):
+        RDVLAModelServer(str(tmp_path / "arm"))
+    with pytest.raises(
+        ConfigError, match="--benchmark calvin: its gripper convention is open_is_positive, not open_is_n"
+    ):
+        RDVLAModelServer(SHIPPED, benchmark="calvin")
+    spoken = RDVLAModelServer(str(tmp_path / "arm"), benchmark="calvin")
+    assert spoken.get_action_spec()["gripper"] == GRIPPER_CLOSE_NEG
+    assert set(spoken.get_observation_spec()) == {"rgb_static", "rgb_gripper", "state", "language"}
+    unknown = RDVLAModelServer(str(tmp_path / "arm"), benchmark="other", cameras={"primary": "front"})
+    assert unknown.get_action_spec() == {"actions": RAW}
+    assert set(unknown.get_observation_spec()) == {"front", "wrist", "language"}
 
 
 def test_the_gripper_can_be_said_but_not_against_the_checkpoint():

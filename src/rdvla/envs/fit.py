@@ -1,5 +1,8 @@
 """Does a policy fit a suite? Asked before a simulator starts."""
 
+from collections.abc import Container
+
+from rdvla.embodiment import Embodiment
 from rdvla.envs.base import Suite
 from rdvla.errors import ConfigError
 from rdvla.policy import PolicyMetadata
@@ -13,7 +16,17 @@ def require_fit(policy: PolicyMetadata, suite: Suite) -> None:
             message shows both sides.
     """
     robot = suite.embodiment
-    wrong = [f"there is no camera '{camera}'" for camera in policy.cameras if camera not in robot.cameras]
+    if wrong := differences(policy, robot, robot.cameras):
+        raise ConfigError(
+            f"the policy '{policy.name}' does not fit suite '{suite.name}': {'; '.join(wrong)}. It takes cameras "
+            f"{', '.join(policy.cameras) or 'none'}; state {policy.state_dim}; action {policy.action_dim}. The suite "
+            f"offers {robot}. Choose another suite, or a policy trained for this one."
+        )
+
+
+def differences(policy: PolicyMetadata, robot: Embodiment, cameras: Container[str]) -> list[str]:
+    """Return what `robot`, seen by `cameras`, has otherwise than the policy was trained on; empty if nothing."""
+    wrong = [f"there is no camera '{camera}'" for camera in policy.cameras if camera not in cameras]
     for name, needed, offered in (
         ("state", policy.state_dim, robot.state_dim),
         ("action", policy.action_dim, robot.action_dim),
@@ -23,9 +36,4 @@ def require_fit(policy: PolicyMetadata, suite: Suite) -> None:
     gripper = policy.extra.get("gripper", robot.gripper)
     if not robot.takes_gripper(gripper):
         wrong.append(f"its gripper convention is {robot.gripper}, not {gripper}")
-    if wrong:
-        raise ConfigError(
-            f"the policy '{policy.name}' does not fit suite '{suite.name}': {'; '.join(wrong)}. It takes cameras "
-            f"{', '.join(policy.cameras) or 'none'}; state {policy.state_dim}; action {policy.action_dim}. The suite "
-            f"offers {robot}. Choose another suite, or a policy trained for this one."
-        )
+    return wrong

@@ -7,14 +7,16 @@ and episode, so both play the same episodes. docs/vla_eval.md has the commands.
 
 import sys
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
 
 import numpy as np
 
+from rdvla.embodiment import CALVIN, LIBERO, Embodiment
 from rdvla.envs import InitState
+from rdvla.envs.fit import differences
 from rdvla.errors import ConfigError, MissingExtraError, ObservationError, RDVLAError, suggest
 from rdvla.eval.protocol import episode_seed
 from rdvla.horizons import DEFAULT_HORIZON, Horizon, make_horizon
@@ -42,9 +44,17 @@ try:
         DimSpec,
     )
 except ModuleNotFoundError:
-    raise MissingExtraError("vla-eval", "vla-eval") from None
+    missing = MissingExtraError("vla-eval", "vla-eval")
+    if __name__ == "__main__":  # like every other mistake of a command line
+        print(f"error: {missing}", file=sys.stderr)
+        sys.exit(2)
+    raise missing from None
 
 GRIPPERS = {"open_is_negative": GRIPPER_CLOSE_POS, "open_is_positive": GRIPPER_CLOSE_NEG}
+
+
+STATE = "states"
+"""What most benchmarks call the state."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class Dialect:
     """How a family of vla-eval's benchmarks speaks.
 
     Attributes:
+        robot: whose state and actions they are; None says nothing, so nothing is checked and actions are declared raw.
         cameras: our camera -> the benchmark's.
         rotation: what it takes the middle of an action for.
         state: what its `states` hold.
@@ -59,10 +70,11 @@ class Dialect:
         scale: what one unit of our actions is to it, by dimension; None if it takes them as they are.
     """
 
+    robot: Embodiment | None
     cameras: Mapping[str, str]
-    rotation: DimSpec
-    state: DimSpec
-    params: Mapping[str, Any]
+    rotation: DimSpec = RAW
+    state: DimSpec = RAW
+    params: Mapping[str, Any] = field(default_factory=dict)
     scale: tuple[float, ...] | None = None
 
 
@@ -70,14 +82,15 @@ ANGLES = {"quat_no_antipodal": True}
 """LIBERO's data has rotations beyond pi as they are; by default vla-eval turns them round, and the arm goes astray."""
 
 DIALECTS: Mapping[str, Dialect] = {
-    "libero": Dialect({"primary": "agentview", "wrist": "wrist"}, ROTATION_AA, STATE_EEF_POS_AA_GRIP, ANGLES),
+    "libero": Dialect(LIBERO, {"primary": "agentview", "wrist": "wrist"}, ROTATION_AA, STATE_EEF_POS_AA_GRIP, ANGLES),
     "calvin": Dialect(
+        CALVIN,
         {"primary": "rgb_static", "wrist": "rgb_gripper"},
         ROTATION_EULER,
         STATE_EEF_POS_EULER_GRIP,
-        {},
         scale=(0.02, 0.02, 0.02, 0.05, 0.05, 0.05, 1.0),  # its deltas are metres and radians, CALVIN's shares of these
     ),
+    "other": Dialect(None, {}),
 }
 
 
@@ -116,6 +129,7 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         precision: str | None = None,
         benchmark: str = "libero",
         cameras: dict[str, str] | None = None,
+        state: str = STATE,
         max_batch_size: int = 1,
         max_wait_time: float = 0.01,
     ) -> None:
@@ -128,14 +142,15 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
             threshold: of that rule; None takes its default.
             max_depth: the most iterations of that rule; None takes 32.
             start: where scratchpads begin, a name of `rdvla.policy.WARM_STARTS`.
-            horizon: actions executed per decision, or a stateless rule of `rdvla.horizons`.
+            horizon: actions executed per decision, or a rule of `rdvla.horizons`.
             seed: of the evaluation; scratchpads follow from it, the suite, the task and the episode.
             statistics: which of the checkpoint's statistics, if it has several.
             gripper: of a released checkpoint that does not say it: what the benchmark expects in the last action.
             device: a torch device.
             precision: `float32`, `bfloat16` or `int8`; None keeps the checkpoint's.
-            benchmark: a name of `DIALECTS`: `libero` (LIBERO-PRO and -Plus speak it too) or `calvin`.
+            benchmark: a name of `DIALECTS`: `libero` (LIBERO-PRO and -Plus speak it too), `calvin` or `other`.
             cameras: our camera -> the benchmark's, where the dialect does not know it.
+            state: what the benchmark calls its state, if not `states`, e.g. `joint_state` (RoboTwin).
             max_batch_size: observations decided together, at most.
             max_wait_time: seconds to wait for them.
 
@@ -146,6 +161,8 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         super().__init__(max_batch_size=max_batch_size, max_wait_time=max_wait_time)
         if benchmark not in DIALECTS:
             raise ConfigError(f"unknown benchmark '{benchmark}'.{suggest(benchmark, DIALECTS)}")
+        if seed < 0:
+            raise ConfigError(f"seed must be at least 0, found {seed}.")
         self._dialect = DIALECTS[benchmark]
         self._ask = Ask(choose_rule(depth, stop, threshold=threshold, max_depth=max_depth), warm_start=start)
         self._horizon = horizon
@@ -159,26 +176,36 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         if unknown := set(cameras or {}) - set(metadata.cameras):
             raise ConfigError(f"the policy has no camera '{unknown.pop()}': it has {', '.join(metadata.cameras)}.")
         self._cameras = {name: name for name in metadata.cameras} | dict(self._dialect.cameras) | (cameras or {})
+        self._require_fit(benchmark, {*self._dialect.cameras, *(cameras or {})})
         scale = self._dialect.scale
-        if scale is not None and len(scale) != metadata.action_dim:
-            raise ConfigError(
-                f"{benchmark} takes {len(scale)} numbers per action, the policy gives {metadata.action_dim}."
-            )
         self._scale = np.asarray(1.0 if scale is None else scale, dtype=np.float32)
-        self._seed = seed
+        self._seed, self._state = seed, state
         self._sessions: dict[str, _Session] = {}
         self._lock = threading.Lock()
 
+    def _require_fit(self, benchmark: str, cameras: Container[str]) -> None:
+        """Make sure that the policy was trained for such a robot, as far as anybody says.
+
+        Raises:
+            ConfigError: a camera, the size of state or action, or the gripper differs.
+        """
+        robot = self._dialect.robot
+        if robot is not None and (wrong := differences(self._policy.metadata, robot, cameras)):
+            raise ConfigError(
+                f"the policy does not fit --benchmark {benchmark}: {'; '.join(wrong)}. Choose another, 'other' where "
+                "none fits, or name a camera: --cameras.NAME=THEIRS."
+            )
+
     def get_action_spec(self) -> dict[str, DimSpec]:
         """Say what the actions are: end-effector deltas with the policy's own gripper sign, else raw numbers."""
-        if self._gripper not in GRIPPERS or self._policy.metadata.action_dim != 7:
+        if self._dialect.robot is None or self._gripper not in GRIPPERS:
             return {"actions": RAW}
         return {"position": POSITION_DELTA, "rotation": self._dialect.rotation, "gripper": GRIPPERS[self._gripper]}
 
     def get_observation_spec(self) -> dict[str, DimSpec]:
         """Say what is needed: the cameras under the benchmark's names, the state and the sentence."""
         images = {self._cameras[name]: IMAGE_RGB for name in self._policy.metadata.cameras}
-        state = {"state": self._dialect.state} if self._policy.metadata.state_dim == self._dialect.state.dims else {}
+        state = {"state": self._dialect.state} if self._dialect.robot is not None and self._state == STATE else {}
         return {**images, **state, "language": LANGUAGE}
 
     def get_observation_params(self) -> dict[str, Any]:
@@ -206,7 +233,12 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
             session.recorder.close()
 
     async def on_observation(self, obs: dict[str, Any], ctx: SessionContext) -> None:
-        """Answer with the next action at hand, or decide; a chain's next subtask drops what was planned."""
+        """Answer with the next action at hand, or decide; a chain's next subtask drops what was planned.
+
+        Raises:
+            ObservationError: see `predict_batch`, which would fail for all sessions of its batch.
+        """
+        self._observation(obs)
         if obs.get("episode_restart"):
             self._chunk_buffers.pop(ctx.session_id, None)
             with self._lock:
@@ -221,7 +253,8 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
             For each: float32 `actions` `[n, action_dim]`, those to execute before the next decision.
 
         Raises:
-            ObservationError: a camera, the state or the instruction is missing; the message names what came.
+            ObservationError: a camera, the state or the instruction is missing, or the state has another size; the
+                message names what came.
         """
         with self._lock:
             sessions = [self._sessions[ctx.session_id] for ctx in ctx_batch]
@@ -251,13 +284,22 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
                     f"no image '{self._cameras[camera]}' for the policy's camera '{camera}': the benchmark sends "
                     f"{', '.join(images) or 'none'}. Choose --benchmark or name it: --cameras.{camera}=NAME."
                 )
-        if "states" not in obs:
-            raise ObservationError("the benchmark sends no 'states'; start it with send_state: true.")
+        if self._state not in obs:
+            raise ObservationError(
+                f"the benchmark sends no '{self._state}': it sends {', '.join(obs)}. If it has send_state, set it; if "
+                "its state is among these, name it: --state=NAME."
+            )
         instruction = obs.get("task_description")
         if not isinstance(instruction, str):
             raise ObservationError("the benchmark sends no 'task_description', so there is nothing to do.")
         found = {camera: images[self._cameras[camera]] for camera in self._policy.metadata.cameras}
-        return Observation(found, np.asarray(obs["states"], dtype=np.float32), instruction)
+        state = np.asarray(obs[self._state], dtype=np.float32)
+        if state.shape != (self._policy.metadata.state_dim,):
+            raise ObservationError(
+                f"the benchmark's '{self._state}' has shape {list(state.shape)}, the policy sees "
+                f"{self._policy.metadata.state_dim} numbers: it was trained for another robot or another state."
+            )
+        return Observation(found, state, instruction)
 
 
 def _seed_of(run_seed: int, task: Mapping[str, Any]) -> int:
