@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +20,8 @@ from rdvla.errors import ConfigError, RDVLAError, StorageError
 
 LOCK = ".lock"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+DAMAGED_ARRAYS = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
+"""What reading an `.npz` file raises that was cut or changed."""
 
 _REFUSALS = {
     errno.ENOSPC: "the disk is full; free some space and repeat the command",

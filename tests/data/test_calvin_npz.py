@@ -83,3 +83,9 @@ def test_a_missing_step_leaves_nothing(root, tmp_path):
     (root / "training" / "episode_0000107.npz").unlink()
     assert "episode_0000107.npz' is missing" in str(convert(root / "training", tmp_path / "new").exception)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_step_that_was_cut_is_named(root, tmp_path):
+    path = root / "training" / "episode_0000107.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "episode_0000107.npz' is damaged" in str(convert(root / "training", tmp_path / "new").exception)

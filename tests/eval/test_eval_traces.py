@@ -104,9 +104,12 @@ def test_damaged_traces_are_named(tmp_path):
     path = tmp_path / "a.npz"
     with pytest.raises(RecordError, match="cannot read the trace"):
         read_trace(path)
-    path.write_bytes(b"PK nothing")
-    with pytest.raises(RecordError, match="cannot read the trace"):
-        read_trace(path)
+    np.savez_compressed(path, decision=np.arange(999))
+    whole = path.read_bytes()
+    for damaged in (b"PK nothing", b"", whole[:-30], whole[:100] + b"?" * 200 + whole[300:]):
+        path.write_bytes(damaged)
+        with pytest.raises(RecordError, match="cannot read the trace"):
+            read_trace(path)
     np.savez(path, decision=np.zeros(2))
     with pytest.raises(RecordError, match="is no trace"):
         read_trace(path)

@@ -3,7 +3,6 @@
 import io
 import json
 import time
-import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from rdvla.data.images import encode_png
 from rdvla.envs import episode
 from rdvla.envs.base import Env, Seed, Suite
 from rdvla.errors import DatasetError
+from rdvla.files import DAMAGED_ARRAYS
 from rdvla.jobs.pool import TaskKey
 
 
@@ -187,7 +187,7 @@ class Demonstration:
                 parts = tuple(Part(**part) for part in head.pop("parts"))
                 images = {camera: _split(arrays[f"png/{camera}"], arrays[f"sizes/{camera}"]) for camera in cameras}
             attempt = Attempt(**head.pop("attempt"))
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        except DAMAGED_ARRAYS as error:
             raise DatasetError(f"'{source}' is damaged ({error}); delete it and repeat the command.") from None
         return cls(attempt=attempt, parts=parts, images=images, **columns, **head)
 

@@ -5,7 +5,6 @@ the relative ones (gripper +1 open), of the state the eight entries that the pub
 """
 
 import pickle
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from rdvla.data.lerobot_meta import ACTION_KEY, STANDARD_CAMERAS, STATE_KEY, Fea
 from rdvla.data.lerobot_writer import RecordedEpisode
 from rdvla.embodiment import CALVIN
 from rdvla.errors import DatasetError
-from rdvla.files import refuse_pointer
+from rdvla.files import DAMAGED_ARRAYS, refuse_pointer
 
 SENTENCES = "lang_annotations/auto_lang_ann.npy"
 _FOLDERS = {"train": "training", "validation": "validation"}
@@ -107,7 +106,7 @@ def _step(folder: Path, number: int) -> dict[str, NDArray[Any]]:
             step = {name: file[name] for name in (*_CAMERAS.values(), *_SIZES)}
     except FileNotFoundError:
         raise DatasetError(f"'{path}' is missing; copy the dataset again, all of its files.") from None
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARRAYS as error:
         raise DatasetError(f"'{path}' is damaged or no step of CALVIN ({error}); copy the dataset again.") from None
     for name, shape in _SIZES.items():
         if step[name].shape != shape:

@@ -11,6 +11,7 @@ from rdvla.envs.calvin.assets import load_scene
 from rdvla.envs.calvin.bullet import Renderer
 from rdvla.envs.calvin.simulation import Simulation
 from rdvla.envs.calvin.tasks import solved
+from rdvla.errors import ConfigError
 
 _CAMERAS = ("static", "gripper")
 
@@ -44,7 +45,12 @@ def replay_recording(
         facts: `scene`, and `start_info_taken_at`: the moments from which on tasks are counted anew.
         renderer: how to draw.
         draw: the pictures wanted, `rgb_CAMERA_STEP`.
+
+    Raises:
+        ConfigError: tasks are not counted from the first moment on.
     """
+    if 0 not in facts["start_info_taken_at"]:
+        raise ConfigError(f"start_info_taken_at = {facts['start_info_taken_at']}: it has to begin with 0.")
     simulation = Simulation(load_scene(facts["scene"]), renderer=renderer)
     simulation.reset(arrays["init_robot_obs"], arrays["init_scene_obs"])
     robot, scene, tasks = [], [], []

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from rdvla.checkpoints.tensors import read_json
 from rdvla.doctor.calvin_replay import Replay, ask_oracle, replay_recording
-from rdvla.doctor.checks import Check, compare, unread, within
+from rdvla.doctor.checks import Check, compare, equal, unread, within
 from rdvla.doctor.golden_image import load_arrays
 from rdvla.envs.calvin import chains
 from rdvla.envs.calvin.assets import find_data, load_scene, manifest, revision
 from rdvla.envs.calvin.bullet import Renderer, choose_renderer
-from rdvla.errors import SimulatorError
+from rdvla.errors import CheckpointError, SimulatorError
 
 REFERENCE_PYBULLET = "3.2.7"
 EGL_LIMIT = 1.0
@@ -39,9 +39,9 @@ Result = TypeVar("Result")
 def find_calvin_cases(directory: Path) -> Iterator[tuple[str, Callable[[], list[Check]]]]:
     """Yield name and check of every CALVIN case in a directory of reference values."""
     rollouts = directory / "rollouts"
-    for path in sorted(rollouts.glob("*.json")):
-        if (rollouts / f"{path.stem}.npz").is_file():
-            yield f"calvin/{path.stem}", partial(check_rollout, rollouts, path.stem)
+    arrays = {path.name.removesuffix(".npz").removesuffix(".egl") for path in rollouts.glob("*.npz")}
+    for name in sorted(arrays | {path.stem for path in rollouts.glob("*.json")}):
+        yield f"calvin/{name}", partial(check_rollout if name in arrays else _without_arrays, rollouts, name)
     for name, check in (("oracle_states", check_oracle_states), ("chains", check_chains)):
         path = directory / f"{name}.json"
         if path.is_file():
@@ -54,12 +54,16 @@ def check_rollout(directory: Path, name: str) -> list[Check]:
     arrays, facts = load_arrays(directory / f"{name}.npz"), read_json(directory / f"{name}.json")
     renderer: Renderer = "egl" if facts.get("renderer") == "egl" else "tiny"
     pictures = {key: image for key, image in arrays.items() if key.startswith("rgb_")}
+    drawn = renderer == "tiny" or choose_renderer() == "egl"
+    if not drawn:  # the physics is the same
+        renderer, pictures = "tiny", {}
     found = _alone(replay_recording, arrays, facts, renderer, sorted(pictures))
     checks = [
+        *([equal(case, "control steps", len(arrays["actions"]), facts["steps"])] if "steps" in facts else []),
         _exactly(case, "robot state at every step", found.robot_obs, arrays["robot_obs"]),
         _exactly(case, "scene state at every step", found.scene_obs, arrays["scene_obs"]),
         _same_sets(case, "tasks solved at every step", found.solved, _unroll(facts, len(found.solved))),
-        *_compare_pictures(case, renderer, found, pictures),
+        *(_compare_pictures(case, renderer, found, pictures) if drawn else [_undrawn(case)]),
     ]
     others = directory / f"{name}.egl.npz"
     if others.is_file():
@@ -69,9 +73,19 @@ def check_rollout(directory: Path, name: str) -> list[Check]:
                 case, "egl", _alone(replay_recording, arrays, facts, "egl", sorted(pictures)), pictures
             )
         else:
-            checks.append(Check(case, "pictures (egl)", "skip", note="EGL does not draw here."))
+            checks.append(_undrawn(case))
     known = {key for key in arrays if key in _STATES or key.startswith("rgb_")}
     return _judge(checks) + unread(case, set(arrays) - known)
+
+
+def _without_arrays(directory: Path, name: str) -> list[Check]:
+    return [
+        Check(f"calvin/{name}", "not replayed", "warn", note=f"there is no '{directory / name}.npz'; copy it, too.")
+    ]
+
+
+def _undrawn(case: str) -> Check:
+    return Check(case, "pictures (egl)", "skip", note="EGL does not draw here.")
 
 
 def check_oracle_states(path: Path) -> list[Check]:
@@ -140,6 +154,8 @@ def _same_sets(
 def _unroll(facts: Mapping[str, Any], moments: int) -> list[list[str]]:
     """Return the recorded tasks of every moment; the recording names those at which they change."""
     changes = {step: sorted(tasks) for step, tasks in facts["solved_since_last_start_info"]}
+    if max(changes, default=0) >= moments:
+        raise CheckpointError(f"tasks are recorded of step {max(changes)}, actions of {moments - 1}; copy both again.")
     every: list[list[str]] = []
     for moment in range(moments):
         every.append(changes.get(moment, every[-1] if every else []))

@@ -10,12 +10,12 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, RecordError
+from rdvla.files import DAMAGED_ARRAYS
 from rdvla.types import TO_FULL, ActionChunk
 
 DECISION, ITERATION, EXECUTED = "decision", "iteration", "executed"
@@ -57,7 +57,7 @@ def read_trace(path: Path) -> Trace:
     try:
         with np.load(path, allow_pickle=False) as file:
             columns = dict(file)
-    except (OSError, ValueError, BadZipFile, EOFError) as error:
+    except DAMAGED_ARRAYS as error:
         raise RecordError(
             f"cannot read the trace '{path}': {error}; play the episode again into another folder."
         ) from None
