@@ -83,16 +83,24 @@ def test_the_command_stores_it_in_a_checkpoint(run, tmp_path, capsys):
     import bench_fakes
 
     policy = bench_fakes.save_checkpoint(tmp_path / "policy")
-    options = dict.fromkeys(("depth", "ms", "change", "stop", "delta", "max_depth"))
-    options |= {"min_depth": 1, "defer": False, "same": 0.9, "folds": 4, "json": tmp_path / "a.json", "write": policy}
+    options = dict.fromkeys(("depth", "ms", "change", "stop", "delta", "min_depth", "max_depth", "same"))
+    options |= {"defer": False, "folds": 4, "json": tmp_path / "a.json", "write": policy}
     calibrate_command([run], alarm=0.2, **options)
     document = json.loads((tmp_path / "a.json").read_text())
     assert load_policy(policy).alarm == Alarm(**document["alarm"]) == fit_alarm(read_played([run]), 0.2)
     assert [score["name"] for score in document["scores"]] == ["steps", "depth", "mean depth of 5"]
     assert "## When it raises an alarm\n\nAfter" in (policy / "README.md").read_text()
     assert "false alarms" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="calibrated by itself"):
-        calibrate_command([run], alarm=0.2, **options | {"depth": 4.0})
+    for wish in ({"depth": 4.0}, {"min_depth": 2}, {"max_depth": 8}, {"same": 0.9}, {"defer": True}):
+        with pytest.raises(ConfigError, match="calibrated by itself"):
+            calibrate_command([run], alarm=0.2, **options | wish)
+
+
+def test_episodes_of_two_policies_give_no_alarm(run, tmp_path):
+    other = report_fakes.write_run(tmp_path / "other", stops=(StopRule("action_mse"),), n_tasks=1)
+    report_fakes.edit(other, lambda record: record | {"versions": {"checkpoint": "another"}})
+    with pytest.raises(ConfigError, match=r"different checkpoints \(another, none\)"):
+        read_played([run, other])
 
 
 def test_records_that_do_not_say_when_a_decision_was_made_are_refused(run):

@@ -1,6 +1,7 @@
 """Calibration: the replay is what the policy does, and a threshold keeps what it was chosen for."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,9 @@ from rdvla.eval.replay import Decisions, StageCosts, agreement, read_decisions, 
 from rdvla.eval.runner import evaluate
 from rdvla.model.stopping import make_criterion
 from rdvla.policies import load_policy
-from rdvla.policies.sources import LoadOptions, choose_policy
+from rdvla.policies.sources import LoadOptions, choose_policy, fingerprint
 from rdvla.stops import StopRule, rules
+from report_fakes import edit
 
 DEPTH = 8
 STOPS = (
@@ -36,8 +38,8 @@ STOPS = (
 
 
 def options(**given):
-    usual = {"depth": None, "ms": None, "change": None, "stop": None, "delta": None, "min_depth": 1}
-    usual |= {"max_depth": None, "defer": False, "same": 0.9, "folds": 5, "json": None, "write": None}
+    usual = {"depth": None, "ms": None, "change": None, "stop": None, "delta": None, "min_depth": None}
+    usual |= {"max_depth": None, "defer": False, "same": None, "folds": 5, "json": None, "write": None}
     return usual | given
 
 
@@ -209,8 +211,8 @@ def test_a_gate_is_written_beside_its_rule(played, tmp_path, capsys):
     import bench_fakes
 
     policy = bench_fakes.save_checkpoint(tmp_path / "policy")
-    wish = options(stop="action_mse", delta=1e-3, max_depth=DEPTH, defer=True, json=tmp_path / "a.json", write=policy)
-    calibrate_command([played / "run"], **wish)
+    wish = options(stop="action_mse", delta=1e-3, max_depth=DEPTH, defer=True, same=0.9)
+    calibrate_command([played / "run"], **wish | {"json": tmp_path / "a.json", "write": policy})
     (found,) = json.loads((tmp_path / "a.json").read_text())["deferred"]
     assert load_policy(policy).default_stop == StopRule(**found["rule"])
     assert found["rule"]["defer"] > 0
@@ -219,6 +221,41 @@ def test_a_gate_is_written_beside_its_rule(played, tmp_path, capsys):
     assert "asking the Coda only near the threshold" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="give one with --defer"):
         calibrate_command([played / "run"], **options(stop="latent", delta=0.1, max_depth=DEPTH, defer=True))
+
+
+@pytest.fixture
+def copy(played, tmp_path):
+    return shutil.copytree(played / "run", tmp_path / "run")
+
+
+def test_traces_that_do_not_belong_together_are_refused(copy):
+    with pytest.raises(ConfigError, match="named twice"):
+        read_decisions([copy, copy.parent / "run"])
+    edit(copy, lambda record: record | {"warm_start": "half"} if record["stop"]["name"] == "cosine" else record)
+    with pytest.raises(ConfigError, match="different starts"):
+        read_decisions([copy])
+    edit(copy, lambda r: r | {"versions": r["versions"] | {"checkpoint": "a" if r["task_id"] else "b"}})
+    with pytest.raises(ConfigError, match=r"different checkpoints \(a, b\)"):
+        read_decisions([copy])
+
+
+def test_costs_of_a_rule_that_was_left_to_the_policy(copy):
+    with_codas = read_decisions([copy]).costs
+    edit(copy, lambda record: record | {"stop": None} if "codas" in record.get("signals", {}) else record)
+    assert read_decisions([copy]).costs == with_codas
+    edit(copy, lambda record: record | {"stop": None})
+    assert read_decisions([copy]).costs is None
+
+
+def test_another_checkpoint_than_the_one_that_played_is_named(played, copy, tmp_path, capsys):
+    policy = shutil.copytree(played / "policy", tmp_path / "policy")
+    digest = fingerprint(policy)
+    for name, words in ((digest, ""), ("0123456789abcdef", f"'{policy}' has the fingerprint {digest}, the episodes")):
+        edit(copy, lambda r, name=name: r | {"versions": r["versions"] | {"checkpoint": name}})
+        policy_again = shutil.copytree(played / "policy", policy, dirs_exist_ok=True)
+        calibrate_command([copy], **options(depth=4.0, stop="action_mse", write=policy_again))
+        assert words in (said := capsys.readouterr().err)
+        assert bool(said) == bool(words)
 
 
 def test_wishes_that_contradict_each_other_are_refused(played, tmp_path):
@@ -233,6 +270,8 @@ def test_wishes_that_contradict_each_other_are_refused(played, tmp_path):
         calibrate_command(run, **options(depth=4.0, write=tmp_path))
     with pytest.raises(CheckpointError, match="no place for a default rule"):
         calibrate_command(run, **options(depth=4.0, stop="latent", write=tmp_path))
+    with pytest.raises(ConfigError, match=r"--same 0\.9 belongs to --defer"):
+        calibrate_command(run, **options(depth=4.0, same=0.9))
     with pytest.raises(ConfigError, match="folds must be at least 2"):
         calibrate_command(run, **options(depth=4.0, folds=1))
     assert "calibrate" in {command.name for command in app.registered_commands}

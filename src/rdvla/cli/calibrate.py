@@ -1,5 +1,6 @@
 """`rdvla calibrate`: the threshold of a stopping rule, from traces."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,14 @@ from rdvla.eval.alarm import Scored, fit_alarm, measure_scores, read_played
 from rdvla.eval.calibration import Calibrated, Got, Quantity, Target, calibrate
 from rdvla.eval.deferring import Deferred, fit_deferred
 from rdvla.eval.paired import Interval
+from rdvla.eval.records import read_episodes
 from rdvla.eval.replay import agreement, read_decisions
 from rdvla.files import write_json
 from rdvla.stops import rules
 from rdvla.tables import align
+
+SAME = 0.998
+"""What `--same` is where nobody says."""
 
 
 def calibrate_command(
@@ -31,12 +36,15 @@ def calibrate_command(
     ] = None,
     stop: Annotated[str | None, typer.Option(help="Rules, e.g. action_mse,latent [default: every one].")] = None,
     delta: Annotated[float | None, typer.Option(help="Instead of a wish: replay --stop with this threshold.")] = None,
-    min_depth: Annotated[int, typer.Option(help="Never stop earlier.")] = 1,
+    min_depth: Annotated[int | None, typer.Option(help="Never stop earlier [default: 1].")] = None,
     max_depth: Annotated[int | None, typer.Option(help="Never go on longer [default: 32, or the traces' end].")] = None,
     defer: Annotated[
         bool, typer.Option("--defer", help="Of rules on actions: also fit when to begin to ask the Coda.")
     ] = False,
-    same: Annotated[float, typer.Option(help="Of --defer: share of decisions to stop at the same iteration.")] = 0.998,
+    same: Annotated[
+        float | None,
+        typer.Option(help=f"Of --defer: share of decisions to stop at the same iteration [default: {SAME}]."),
+    ] = None,
     alarm: Annotated[
         float | None,
         typer.Option(
@@ -58,10 +66,12 @@ def calibrate_command(
     it was not fitted on, with 95 % intervals that resample tasks.
     """
     if alarm is not None:
-        if any(wish is not None for wish in (depth, ms, change, stop, delta)) or defer:
+        if any(wish is not None for wish in (depth, ms, change, stop, delta, min_depth, max_depth, same)) or defer:
             raise ConfigError("--alarm is calibrated by itself; drop the wishes for a stopping rule.")
         _calibrate_alarm(runs, alarm, folds, json, write)
         return
+    if same is not None and not defer:
+        raise ConfigError(f"--same {same:g} belongs to --defer; add it, or drop --same.")
     target = _target({"depth": depth, "ms": ms, "change": change}, delta)
     asked = StopOptions(
         stop=",".join(rules()) if stop is None else stop,
@@ -76,12 +86,14 @@ def calibrate_command(
         if len(bases) != 1:
             raise ConfigError("--write stores one rule; name it with --stop.")
         description_of(write)  # before traces are read for minutes
+        _say_if_another(write, runs)
     decisions = read_decisions(runs)
     if max_depth is None:
         bases = [replace(rule, max_depth=min(rule.max_depth, decisions.depth)) for rule in bases]
     found = calibrate(bases, decisions, target, folds)
     chosen = [each.rule for each in found]
-    deferred = [fit_deferred(rule, decisions, same, folds) for rule in chosen if rule.reads_actions] if defer else []
+    share = SAME if same is None else same
+    deferred = [fit_deferred(rule, decisions, share, folds) for rule in chosen if rule.reads_actions] if defer else []
     if defer and not deferred:
         raise ConfigError("only rules on actions ask the Coda again and again; give one with --defer, e.g. action_mse.")
     equal, of = agreement(decisions)
@@ -110,11 +122,25 @@ def calibrate_command(
         print(f"\n{write} stops at {rule} by default now")
 
 
+def _say_if_another(checkpoint: Path, runs: list[Path]) -> None:
+    """Tell the user if the episodes were not played by the checkpoint as it is now."""
+    from rdvla.policies.sources import fingerprint
+
+    played, found = {record.checkpoint for _, record in read_episodes(runs)}, fingerprint(checkpoint)
+    if played - {found, ""}:
+        print(
+            f"'{checkpoint}' has the fingerprint {found}, the episodes are of {', '.join(played)}: right if "
+            "nothing but its default rule or its alarm has changed since.",
+            file=sys.stderr,
+        )
+
+
 def _calibrate_alarm(runs: list[Path], alpha: float, folds: int, json: Path | None, write: Path | None) -> None:
     if write is not None:
         from rdvla.checkpoints.calibrated import description_of, store_alarm
 
         description_of(write)
+        _say_if_another(write, runs)
     episodes = read_played(runs)
     alarm, scored = fit_alarm(episodes, alpha), measure_scores(episodes, sorted({0.05, 0.1, alpha}), folds)
     failures = sum(not episode.success for episode in episodes)

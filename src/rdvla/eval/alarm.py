@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError
 from rdvla.eval.calibration import folds_of
-from rdvla.eval.records import EpisodeRecord, read_records
+from rdvla.eval.records import read_episodes
 from rdvla.policy import Alarm
 
 WINDOW = 5
@@ -99,9 +99,10 @@ def read_played(folders: Sequence[Path]) -> list[PacedEpisode]:
 
     Raises:
         RecordError: a folder holds no evaluation, or a record is damaged.
-        ConfigError: no episode was played, episodes have several stages, or actions were executed out of turn.
+        ConfigError: no episode was played, a folder is named twice, they are of several policies, episodes have several
+            stages, or actions were executed out of turn.
     """
-    records = [record for folder in folders for record in read_records(folder) if isinstance(record, EpisodeRecord)]
+    records = [record for _, record in read_episodes(folders)]
     if not records:
         raise ConfigError("no episode was played in these folders, so there is nothing to calibrate an alarm on.")
     for record in records:

@@ -53,7 +53,9 @@ class Target:
         if self.quantity == "change":
             return outcome.change
         if decisions.costs is None:
-            raise ConfigError("the traced episodes do not say what core and Coda took (play them on a CPU); drop --ms.")
+            raise ConfigError(
+                "the traced episodes do not say what core and Coda took (play them on a CPU, with --stop); drop --ms."
+            )
         return outcome.milliseconds(decisions.costs)
 
 

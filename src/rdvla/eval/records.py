@@ -5,7 +5,7 @@ when the log is opened again; a damaged line anywhere else is an error.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -14,7 +14,7 @@ from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, Validation
 
 from rdvla.config import Config
 from rdvla.envs.base import InitState, Seed, Start
-from rdvla.errors import RDVLAError, RecordError
+from rdvla.errors import ConfigError, RDVLAError, RecordError
 from rdvla.eval.protocol import DRIVEN, Rule
 from rdvla.execution import SYNCHRONOUS
 from rdvla.files import append_line, cut_torn_line, owned_folder
@@ -89,6 +89,11 @@ class _Identity(Config):
     def driven(self) -> Rule:
         """Return how the policy was driven; whether it was traced is not known."""
         return Rule(**{name: getattr(self, name) for name in DRIVEN})
+
+    @property
+    def checkpoint(self) -> str:
+        """Return the fingerprint of the policy's checkpoint; empty if it has none."""
+        return self.versions.get("checkpoint", "")
 
     @property
     def execution(self) -> str:
@@ -228,6 +233,23 @@ def read_records(folder: Path) -> list[AnyRecord]:
         raise RecordError(f"{path}:{number}: not UTF-8. The file is damaged; remove the line.") from None
     records = (parse_line(line, where=f"{path}:{number}") for number, line in enumerate(lines, start=1))
     return latest(records)
+
+
+def read_episodes(folders: Sequence[Path]) -> list[tuple[Path, EpisodeRecord]]:
+    """Return what one policy played in several evaluations, every episode with its folder.
+
+    Raises:
+        RecordError: a folder holds no evaluation, or a record is damaged.
+        ConfigError: a folder is named twice, or the episodes are of several checkpoints.
+    """
+    if len({folder.resolve() for folder in folders}) != len(folders):
+        raise ConfigError("a folder is named twice, so its episodes would count twice; name it once.")
+    played = [(f, record) for f in folders for record in read_records(f) if isinstance(record, EpisodeRecord)]
+    checkpoints = {record.checkpoint for _, record in played}
+    if len(checkpoints) > 1:
+        found = ", ".join(sorted(name or "none" for name in checkpoints))
+        raise ConfigError(f"the episodes are of different checkpoints ({found}); name folders of one policy.")
+    return played
 
 
 def latest(records: Iterable[AnyRecord]) -> list[AnyRecord]:

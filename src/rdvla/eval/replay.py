@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, RecordError
-from rdvla.eval.records import EpisodeRecord, read_records
+from rdvla.eval.records import EpisodeRecord, read_episodes
 from rdvla.eval.traces import DECISION, EXECUTED, ITERATION, read_trace
 from rdvla.stops import BUILT_IN, StopRule
 from rdvla.types import TO_FULL
@@ -48,7 +48,8 @@ class Decisions:
         to_full: float32 `[N, R]`, the mean squared difference of the actions to those at full depth.
         executed: int64 `[N]`, the iteration whose actions were executed.
         rules: the rule that was played, of every decision; None left it to the policy or had a time budget.
-        costs: what the stages took; None where the records do not say (a GPU, a server).
+        costs: what the stages took; None where the records do not say (a GPU, a server, a rule that was left to the
+            policy and counts no decodings).
     """
 
     episodes: int
@@ -156,19 +157,15 @@ def read_decisions(folders: Sequence[Path]) -> Decisions:
 
     Raises:
         RecordError: a folder holds no evaluation, or a record or a trace is damaged.
-        ConfigError: nothing is traced, or traces of different policies, depths or rules are mixed.
+        ConfigError: nothing is traced, a folder is named twice, or traces of different policies, starts, depths or
+            rules are mixed.
     """
-    found = [(folder, record) for folder in folders for record in read_records(folder)]
-    traced = [
-        (record, folder / record.trace)
-        for folder, record in found
-        if isinstance(record, EpisodeRecord) and record.trace is not None
-    ]
+    traced = [(record, folder / record.trace) for folder, record in read_episodes(folders) if record.trace is not None]
     if not traced:
         named = ", ".join(f"'{folder}'" for folder in folders)
         raise ConfigError(f"no episode of {named} is traced; play some with 'rdvla eval --trace-depth 32'.")
     records = [record for record, _ in traced]
-    _require_one({record.versions.get("checkpoint", "") for record in records}, "checkpoints")
+    _require_one({record.warm_start for record in records}, "starts (--start)")
     tables = [read_trace(path) for _, path in traced]
     names = {frozenset(table) for table in tables}
     depths = [int(table[ITERATION].max()) for table in tables]
@@ -205,7 +202,7 @@ def _costs(records: Sequence[EpisodeRecord]) -> StageCosts | None:
     decided = iterations = 0
     for record in records:
         stages = [record.latency_ms.get(stage) for stage in (CORE, CODA, TOTAL)]
-        if record.stop is None or any(stage is None for stage in stages):
+        if any(stage is None for stage in stages) or (record.stop is None and "codas" not in record.signals):
             return None
         core, coda, total = (value + sum(stage or ()) for value, stage in zip((core, coda, total), stages, strict=True))
         decided += len(record.iterations)
