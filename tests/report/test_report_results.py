@@ -29,7 +29,8 @@ def test_four_suites_beside_the_paper(results, tmp_path):
     assert (fixed[""], fixed["Spatial"]["successes"], fixed["Spatial"]["n"]) == ("depth 12", 18, 20)
     assert fixed["Spatial"]["wilson_95"] == [wilson(18, 20).low, wilson(18, 20).high]
     assert fixed["average"]["value"] == pytest.approx(0.9)
-    assert fixed["iterations per decision"] == 12
+    assert fixed["iterations per decision"] == {"value": 12, "low": 12, "high": 12}
+    assert adaptive["iterations per decision"]["low"] < adaptive["iterations per decision"]["value"]
     assert adaptive["average"]["value"] == pytest.approx((0.8 * 3 + 1) / 4)
     assert (difference["Long"]["wins"], difference["Long"]["losses"], difference["Long"]["n"]) == (0, 2, 20)
     assert (difference["average"]["wins"], difference["average"]["losses"]) == (2, 6)
@@ -89,6 +90,24 @@ def test_a_rule_is_asked_for_as_it_was_played(tmp_path, stop):
     assert (asked.pop("budget_ms"), asked.pop("start")) == ("50", "half")
     numbers = {name: int(asked.pop(name)) for name in ("min_depth", "max_depth", "check_every") if name in asked}
     assert StopOptions(**asked, **numbers).rule() == stop
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"policy": "ws://robot:8000"}, "--policy ws://robot:8000 --suite"),
+        ({"policy": "expert (noise)"}, "--policy expert --noise --suite"),
+        (
+            {"policy": "runs/p (precision=int8, compile=True)"},
+            "--checkpoint runs/p --precision int8 --compile --suite",
+        ),
+        ({"seed": 8, "delays": (2,)}, "--delay 2 --seed 8 --depth"),
+        ({"strategies": ("background:4",)}, "--strategy background:4 --depth"),
+    ],
+)
+def test_a_command_asks_the_same_policy_in_the_same_way(results, tmp_path, settings, words):
+    found, _ = results("depth", ladder(tmp_path / "run", n_tasks=1, episodes=1, **settings))
+    assert words in found["missing"][0]
 
 
 def test_an_unfinished_run_says_so(results, tmp_path):
@@ -198,6 +217,9 @@ def test_depth_by_suite_and_of_the_hardest_tasks(results, tmp_path):
     assert len(found["sentences"]) == 2
     assert len(found["comparisons"]) == 6
     assert "- hardest, depth 8 against depth 4: 10 episodes of 1 tasks: 7 won by the first alone" in page
+    for name in ("libero_10", "all episodes"):
+        with pytest.raises(ConfigError, match=f"a column is called '{name}' already"):
+            results("depth", run, f"{name}={hard}")
 
 
 def test_depths_that_cannot_be_one_curve_are_refused(results, tmp_path):
@@ -215,6 +237,8 @@ def test_chains_beside_the_paper_and_iterations_by_place(results, tmp_path):
     assert [row["1 in a row"]["successes"] for row in score["rows"][:2]] == [3, 4]
     assert score["rows"][2]["1 in a row"] == 0.914
     assert [row["average"]["value"] for row in score["rows"][:2]] == [2.0, 2.5]
+    thinking = score["rows"][1]["iterations per decision"]
+    assert 4 < thinking["low"] < thinking["value"] < thinking["high"] < 9
     assert score["rows"][2]["average"] == 3.39
     assert [row["solved when begun"]["n"] for row in places["rows"]] == [4, 4, 3, 1, 1]
     assert [row["iterations per decision"]["value"] for row in places["rows"]] == [4, 6, 6, 6, 9]

@@ -73,9 +73,10 @@ def chains_table(given: Given) -> Section:
 def _row(title: str, chains: Sequence[EpisodeRecord], length: int) -> tuple[Cell, ...]:
     score = score_chains(chains)
     assert score is not None, "these are chains"
-    mean = fmean(count for record in chains for count in record.iterations)
+    iterations, decisions = [sum(record.iterations) for record in chains], [len(record.iterations) for record in chains]
+    mean = _by_chain(len(chains)).interval(lambda total: total(iterations) / total(decisions))
     rates = [*map(rate_cell, score.at_least), *[BLANK] * (length - len(score.at_least))]
-    return words(title), *rates, number_cell(score.average), Cell(f"{mean:.2f}", mean)
+    return words(title), *rates, number_cell(score.average), number_cell(mean)
 
 
 def _published(score: Published, length: int) -> tuple[Cell, ...]:
@@ -128,8 +129,12 @@ def _places(title: str, chains: Sequence[EpisodeRecord]) -> Table:
     return Table(f"Iterations by place in the chain: {title}", head, tuple(rows))
 
 
+def _by_chain(number: int) -> Tasks:
+    return Tasks([str(each) for each in range(number)])
+
+
 def _resampled(values: Sequence[float]) -> Interval:
-    return Tasks([str(number) for number in range(len(values))]).mean(values)
+    return _by_chain(len(values)).mean(values)
 
 
 def _later(title: str, chains: Sequence[EpisodeRecord]) -> list[str]:

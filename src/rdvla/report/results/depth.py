@@ -29,7 +29,8 @@ def depth_table(given: Given) -> Section:
     """Return success by depth and suite; runs with a name (`hardest=RUN`) have a column of their own.
 
     Raises:
-        ConfigError: a policy with fewer than two depths, or with depths that were played in several ways.
+        ConfigError: a policy with fewer than two depths, or with depths that were played in several ways, or runs with
+            the name of a suite.
     """
     ladders = {name: _ladder(series) for name, series in given.named.items()}
     columns = dict(ladders)
@@ -37,7 +38,12 @@ def depth_table(given: Given) -> Section:
         whole = _ladder(given.series)
         suites = dict.fromkeys(record.suite for rule in whole.values() for record in rule.records)
         by_suite = {name: {depth: rule.within(name) for depth, rule in whole.items()} for name in suites}
-        ladders = {("all episodes" if len(suites) > 1 else next(iter(suites))): whole} | ladders
+        together = {("all episodes" if len(suites) > 1 else next(iter(suites))): whole}
+        if taken := (by_suite | together).keys() & ladders:
+            raise ConfigError(
+                f"a column is called '{min(taken)}' already; give the runs {min(taken)}=... another name."
+            )
+        ladders = together | ladders
         columns = by_suite | ladders
     depths = sorted({depth for ladder in columns.values() for depth in ladder})
     rows = [(Cell(str(depth), depth), *(_cell(ladder, depth) for ladder in columns.values())) for depth in depths]

@@ -9,6 +9,7 @@ from pathlib import Path
 from rdvla.errors import ConfigError
 from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import ErrorRecord
+from rdvla.execution import SYNCHRONOUS
 from rdvla.horizons import DEFAULT_HORIZON
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs
 from rdvla.stops import StopRule
@@ -112,19 +113,38 @@ def adaptive(series: Series) -> tuple[str, ...]:
 def play(series: Series, suites: Sequence[str], *asked: str) -> str:
     """Return the command that plays what is missing: `suites` under `asked`, from the starts of the runs at hand."""
     config = EvalConfig.build(series.runs[0].config)
-    source = "--checkpoint" if config.policy_digest else "--policy"
     starts = ("--init-states", config.init_states) if config.init_states else ("--seeds", config.seeds)
     numbers = ",".join(map(str, starts[1]))
     if starts[1] == tuple(range(starts[1][0], starts[1][-1] + 1)) and len(starts[1]) > 1:
         numbers = f"{starts[1][0]}-{starts[1][-1]}"
     chosen = dict(zip(asked[::2], asked[1::2], strict=True))
     usual = {"--horizon": config.horizons[0]} if config.horizons != (DEFAULT_HORIZON,) else {}
+    if config.strategies[0] != SYNCHRONOUS and "--horizon" not in chosen:
+        usual = {"--strategy": config.strategies[0]}
     usual |= {"--protocol": config.protocol} if config.protocol else {}
     if config.task_ids is not None and set(suites) <= set(config.suites):
         usual["--task-ids"] = ",".join(map(str, config.task_ids))
-    words = ["rdvla", "eval", source, config.policy, "--suite", ",".join(suites), starts[0], numbers]
+    if config.delays != (0,):
+        usual["--delay"] = str(config.delays[0])
+    if config.seed != EvalConfig.model_fields["seed"].default:
+        usual["--seed"] = str(config.seed)
+    words = ["rdvla", "eval", *_source(config.policy), "--suite", ",".join(suites), starts[0], numbers]
     words += [word for pair in (usual | chosen).items() for word in pair]
     return f"`{say_command([*words, '--output', 'runs/NEW'])}`"
+
+
+def _source(policy: str) -> list[str]:
+    """Return how `rdvla eval` is told a policy, which is named as `rdvla.policies.sources.choose_policy` does."""
+    if "://" in policy or policy == "expert":
+        return ["--policy", policy]
+    if policy == "expert (noise)":
+        return ["--policy", "expert", "--noise"]
+    loaded = re.fullmatch(r"(.+) \((\w+=.+)\)", policy)
+    if loaded is None:
+        return ["--checkpoint", policy]
+    options = [option.partition("=") for option in loaded[2].split(", ")]
+    words = [word for name, _, value in options for word in (f"--{name}", *([] if value == "True" else [value]))]
+    return ["--checkpoint", loaded[1], *words]
 
 
 def say_command(command: Sequence[str]) -> str:

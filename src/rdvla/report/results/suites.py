@@ -8,6 +8,7 @@ from rdvla.eval.intervals import Rate, average
 from rdvla.report.against import Against, compare_rules
 from rdvla.report.load import RuleGroup, Series
 from rdvla.report.results.given import DEPTH, Given, adaptive, play, rule_at, unfinished
+from rdvla.report.results.strategies import per_decision
 from rdvla.report.results.table import (
     BLANK,
     Cell,
@@ -79,9 +80,8 @@ def _row(rule: RuleGroup) -> tuple[Cell, ...]:
     found = [rule.within(suite) for suite in SUITES]
     rates = [each.summary.rate for each in found]
     whole = _average(rates) if all(rate.n for rate in rates) else BLANK
-    mean = [count for each in found for record in each.played for count in record.iterations]
-    iterations = sum(mean) / len(mean)
-    return (words(rule.name), *map(rate_cell, rates), whole, Cell(f"{iterations:.2f}", iterations))
+    iterations = per_decision([record for each in found for record in each.played])
+    return (words(rule.name), *map(rate_cell, rates), whole, number_cell(iterations))
 
 
 def _average(rates: Sequence[Rate]) -> Cell:
