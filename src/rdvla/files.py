@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,7 +21,10 @@ from rdvla.errors import ConfigError, RDVLAError, StorageError
 
 LOCK = ".lock"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-DAMAGED_ARRAYS = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
+DAMAGED_ARRAYS = (
+    OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, SyntaxError,
+    tokenize.TokenError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 """What reading an `.npz` file raises that was cut or changed."""
 
 _REFUSALS = {

@@ -36,7 +36,8 @@ def test_two_runs_on_the_command_line(runs, tmp_path):
     assert "action_l2 < 0.001  against  depth 12" in text
     assert "40 episodes of 4 tasks" in text
     assert "iterations per decision -" in text
-    assert "ms per decision (decide) -" in text
+    times = [line for line in text.splitlines() if "ms per decision (decide) -" in line]
+    assert [line.endswith("not played in turns: machines drift") for line in times] == [True]
     assert "also differs" not in text
     page = (tmp_path / "page.html").read_text()
     assert "action_l2 &lt; 0.001 against depth 12" in page
@@ -49,6 +50,7 @@ def test_two_runs_on_the_command_line(runs, tmp_path):
     assert comparison["wins"] == sum(first[key] and not second[key] for key in second)
     assert comparison["losses"] == sum(second[key] and not first[key] for key in second)
     assert comparison["n"] == 40
+    assert numbers["in_turns"] is False
     assert set(comparison["ratios"]["ms per decision"]) == {"value", "low", "high"}
 
 
@@ -62,6 +64,8 @@ def test_rules_of_one_run_against_one_of_them(tmp_path):
             "depth 2",
             "action_l2 < 0.001",
         ]
+        assert "ms per decision" in text
+        assert "machines drift" not in text
     with pytest.raises(ConfigError, match="several rules; name one with --baseline"):
         call(run, "--against", run, "--output", tmp_path / "page.html")
 

@@ -105,6 +105,23 @@ def test_slowing_down_needs_an_action_and_a_robot_that_waits(on_alarm, strategy)
         loop(on_alarm, strategy)
 
 
+@pytest.mark.parametrize("on_alarm", ["slow", True, 1.5])
+def test_what_is_no_way_to_react_is_refused(on_alarm):
+    with pytest.raises(ConfigError, match="it is 'hold', a number of actions, a function"):
+        loop(on_alarm)
+
+
+def test_a_policy_without_an_alarm_is_told_once(caplog):
+    for on_alarm, times in (("hold", 1), (None, 0)):
+        caplog.clear()
+        control, decider = loop(on_alarm)
+        decider.submit = lambda seen, ask, decider=decider: setattr(
+            decider, "outcome", Outcome(ActionChunk(np.full((CHUNK, ACTION_DIM), 0.5, np.float32)))
+        )
+        assert all(drive(control, 12))
+        assert caplog.text.count("the policy has no alarm") == times
+
+
 def test_a_new_episode_starts_cold():
     control, decider = loop()
     drive(control, 8)

@@ -24,6 +24,7 @@ class Against:
         baseline: of the other.
         differences: what else differs, in words; empty if nothing does.
         clock: the stage behind the milliseconds; empty if no time was recorded.
+        in_turns: whether one evaluation played both in turns. Else milliseconds compare the machine at two times, too.
         comparison: the numbers.
     """
 
@@ -31,6 +32,7 @@ class Against:
     baseline: str
     differences: tuple[str, ...]
     clock: str
+    in_turns: bool
     comparison: Comparison
 
     @property
@@ -58,7 +60,9 @@ class Against:
         lines = self.judgement
         for name, ratio in self.comparison.ratios.items():
             clock = f" ({self.clock})" if name.startswith("ms") else ""
-            lines.append(f"{name}{clock} {_percent(ratio.value)} ({_percent(ratio.low)} to {_percent(ratio.high)})")
+            drift = ", not played in turns: machines drift" if clock and not self.in_turns else ""
+            saved = f"{_percent(ratio.value)} ({_percent(ratio.low)} to {_percent(ratio.high)})"
+            lines.append(f"{name}{clock} {saved}{drift}")
         return lines
 
     def as_json(self) -> dict[str, Any]:
@@ -124,7 +128,8 @@ def compare_rules(name: str, first: RuleGroup, second: RuleGroup, margin: float 
     pairs = [Pair(f"{one.suite} {one.task_id}", _side(one, clock), _side(other, clock)) for one, other in shared]
     differences = _differences(shared)
     comparison = compare(pairs, margin=margin)
-    return Against(name, second.name, differences, clock if pairs else "", comparison)
+    in_turns = first.evaluations == second.evaluations and len(first.evaluations) == 1
+    return Against(name, second.name, differences, clock if pairs else "", in_turns, comparison)
 
 
 def _side(record: EpisodeRecord, clock: str) -> Side:

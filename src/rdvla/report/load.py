@@ -45,6 +45,7 @@ class RuleGroup:
         ask: how decisions were wanted, but for the seed.
         records: the episodes, errors included.
         summary: the episodes in numbers.
+        evaluations: the folders they are from.
     """
 
     label: str
@@ -52,6 +53,7 @@ class RuleGroup:
     ask: Ask
     records: tuple[AnyRecord, ...]
     summary: Summary
+    evaluations: frozenset[Path] = frozenset()
 
     @property
     def stop(self) -> StopRule | None:
@@ -168,7 +170,8 @@ def group_runs(runs: Sequence[Run]) -> list[Series]:
         label = name if names.count(name) == 1 else f"{name} ({members[0].folder.name})"
         same_game = group_by((r for run in members for r in run.records), lambda record: (record.seed, record.protocol))
         records = tuple(record for group in same_game.values() for record in latest(group))
-        series.append(Series(label, tuple(members), records, _rules(records)))
+        folders = {id(record): run.folder.resolve() for run in members for record in run.records}
+        series.append(Series(label, tuple(members), records, _rules(records, folders)))
     return series
 
 
@@ -190,7 +193,7 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts)
 
 
-def _rules(records: Sequence[AnyRecord]) -> tuple[RuleGroup, ...]:
+def _rules(records: Sequence[AnyRecord], folders: Mapping[int, Path]) -> tuple[RuleGroup, ...]:
     further = [name for name in ("execution", "protocol") if len({getattr(record, name) for record in records}) > 1]
 
     def label(record: AnyRecord) -> str:
@@ -208,6 +211,7 @@ def _rules(records: Sequence[AnyRecord]) -> tuple[RuleGroup, ...]:
             asks[text],
             tuple(group),
             summarise_group(group),
+            frozenset(folders[id(record)] for record in group),
         )
         for text, group in groups.items()
     ]

@@ -174,12 +174,17 @@ class ControlLoop:
             ask: how every decision is wanted; its seed is set by `reset`.
             pacer: makes `act` wait until the next step is due; None leaves the rate to the caller.
             clock: None takes the machine's.
-            on_alarm: what to do once the policy's alarm (the signal `alarm`) is raised; None only notes it.
+            on_alarm: what to do once the policy's alarm (the signal `alarm`) is raised; None only notes it. A policy
+                that has none is told in the log.
 
         Raises:
-            ConfigError: a deadline that is not above 0, or slowing down to fewer than 1 action or under another
-                strategy than `Synchronous`, whose late chunks would be past.
+            ConfigError: a deadline that is not above 0, an `on_alarm` of another kind, or slowing down to fewer than 1
+                action or under another strategy than `Synchronous`, whose late chunks would be past.
         """
+        if isinstance(on_alarm, bool) or not (
+            on_alarm in (None, "hold") or isinstance(on_alarm, int) or callable(on_alarm)
+        ):
+            raise ConfigError(f"on_alarm = {on_alarm!r}: it is 'hold', a number of actions, a function, or None.")
         if isinstance(on_alarm, int) and (on_alarm < 1 or not isinstance(strategy, Synchronous)):
             raise ConfigError(
                 f"on_alarm = {on_alarm!r}: to slow down is to execute at least 1 action of a chunk, synchronously."
@@ -202,6 +207,7 @@ class ControlLoop:
         self._request: _Request | None = None
         self._on_alarm = on_alarm
         self._alarmed = self._holding = False
+        self._warned = on_alarm is None
 
     @property
     def step(self) -> int:
@@ -282,6 +288,9 @@ class ControlLoop:
         """Hand an answer to the strategy, unless the alarm says otherwise."""
         chunk, size = decision.chunk, len(decision.chunk.actions)
         level = chunk.signals.get(ALARM, 0.0)
+        if ALARM not in chunk.signals and not self._warned:
+            self._warned = True
+            _log.warning("the policy has no alarm (`rdvla calibrate --alarm` gives it one): on_alarm will not act")
         first, self._alarmed = level > 1 and not self._alarmed, self._alarmed or level > 1
         if first:
             self._note("alarm", f"{level:.2f} times the steps of its limit")
