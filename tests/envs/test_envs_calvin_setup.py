@@ -75,6 +75,13 @@ class TestSetup:
         for scene in "ABCD":
             assert len(load_scene(scene, tmp_path / "here").blocks) == 3
 
+    def test_a_variable_that_names_another_folder_is_told(self, serve, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setenv("RDVLA_CALVIN_DATA", "/elsewhere")
+        output = run("--source", serve(ASSETS).address).output
+        assert missing_files(tmp_path / "rdvla" / "calvin") == []
+        assert "Other commands look in '/elsewhere', as RDVLA_CALVIN_DATA says" in output
+
     def test_continues_and_mends(self, serve, tmp_path):
         broken = serve(ASSETS, limit=40)
         with pytest.raises(ConfigError, match=r"could not be fetched .* Repeat the command"):

@@ -1,5 +1,6 @@
 """`rdvla setup`: fetch what a simulator needs and no package brings."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -39,3 +40,5 @@ def calvin_command(
     print(f"{named}: {len(missing)} files fetched, all {len(pinned.files)} verified in {folder}")
     if calvin_data is not None:
         print(f"Name the folder to other commands: export {assets.VARIABLE}={folder.absolute()}")
+    elif named := os.environ.get(assets.VARIABLE, "").strip():
+        print(f"Other commands look in '{named}', as {assets.VARIABLE} says: unset it, or repeat with --calvin-data.")
