@@ -12,10 +12,13 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, RDVLAError, StorageError
 
@@ -25,7 +28,7 @@ DAMAGED_ARRAYS = (
     OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, SyntaxError,
     tokenize.TokenError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
-"""What reading an `.npz` file raises that was cut or changed."""
+"""What `read_arrays` raises of a file that is missing, cut or changed."""
 
 _REFUSALS = {
     errno.ENOSPC: "the disk is full; free some space and repeat the command",
@@ -191,6 +194,16 @@ def owned_folder(folder: Path, *, busy: str) -> Iterator[None]:
                 (folder / LOCK).unlink()
             with suppress(OSError):  # something is in it
                 folder.rmdir()
+
+
+def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Read an `.npz` file of plain arrays: all of them, or those called `names`.
+
+    Raises:
+        Exception: one of `DAMAGED_ARRAYS`.
+    """
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        return {name: file[name] for name in (file.files if names is None else names)}
 
 
 def refuse_pointer(path: Path, error: type[RDVLAError]) -> None:

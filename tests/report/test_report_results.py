@@ -229,17 +229,30 @@ def test_depths_that_cannot_be_one_curve_are_refused(results, tmp_path):
         results("depth", ladder(tmp_path / "two", n_tasks=1, episodes=1, horizons=("4", "5")))
 
 
+def thinking_of(folder):
+    counts = [count for record in load_runs([folder])[0].records for count in record.iterations]
+    return sum(counts) / len(counts)
+
+
 def test_chains_beside_the_paper_and_iterations_by_place(results, tmp_path):
     fixed = write_chains(tmp_path / "fixed", [5, 0, 2, 1], stops=(FIXED,))
     adaptive = write_chains(tmp_path / "adaptive", [5, 1, 2, 2], stops=(ADAPTIVE,), iterations=(4, 6, 6, 6, 9))
     found, page = results("chains", fixed, adaptive)
     score, places = found["tables"]
     assert [row["1 in a row"]["successes"] for row in score["rows"][:2]] == [3, 4]
-    assert score["rows"][2]["1 in a row"] == 0.914
+    difference, paper = score["rows"][2:]
+    assert [difference[f"{count} in a row"]["wins"] for count in range(1, 6)] == [1, 1, 0, 0, 0]
+    assert [difference[f"{count} in a row"]["losses"] for count in range(1, 6)] == [0] * 5
+    assert difference["1 in a row"]["n"] == 4
+    assert difference["average"]["value"] == 0.5
+    assert difference["iterations per decision"]["value"] == pytest.approx(
+        thinking_of(adaptive) / thinking_of(fixed) - 1
+    )
+    assert paper["1 in a row"] == 0.914
     assert [row["average"]["value"] for row in score["rows"][:2]] == [2.0, 2.5]
     thinking = score["rows"][1]["iterations per decision"]
     assert 4 < thinking["low"] < thinking["value"] < thinking["high"] < 9
-    assert score["rows"][2]["average"] == 3.39
+    assert paper["average"] == 3.39
     assert [row["solved when begun"]["n"] for row in places["rows"]] == [4, 4, 3, 1, 1]
     assert [row["iterations per decision"]["value"] for row in places["rows"]] == [4, 6, 6, 6, 9]
     later = [row["solved tasks against the first of the chain"] for row in places["rows"]]

@@ -117,6 +117,9 @@ def test_variants_of_libero_pro(results, tmp_path):
         None,
     ]
     assert (wide[""], wide["swap"]["successes"]) == ("wide placements, libero_object, depth 12", 10)
+    (against,) = found["comparisons"]
+    assert against["name"] == "wide placements, libero_object_swap, depth 12,"
+    assert [against["comparison"][name] for name in ("n", "wins", "losses")] == [10, 10, 0]
     assert found["missing"][0].startswith("libero_object_object, libero_object_task under depth 12: `rdvla eval")
     assert "--depth 12 --output" in found["missing"][0]
     assert "collapse to 0 %" in page

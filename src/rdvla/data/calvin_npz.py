@@ -17,7 +17,7 @@ from rdvla.data.lerobot_meta import ACTION_KEY, STANDARD_CAMERAS, STATE_KEY, Fea
 from rdvla.data.lerobot_writer import RecordedEpisode
 from rdvla.embodiment import CALVIN
 from rdvla.errors import DatasetError
-from rdvla.files import DAMAGED_ARRAYS, refuse_pointer
+from rdvla.files import DAMAGED_ARRAYS, read_arrays, refuse_pointer
 
 SENTENCES = "lang_annotations/auto_lang_ann.npy"
 _FOLDERS = {"train": "training", "validation": "validation"}
@@ -102,8 +102,7 @@ def _step(folder: Path, number: int) -> dict[str, NDArray[Any]]:
     path = folder / f"episode_{number:07d}.npz"
     try:
         refuse_pointer(path, DatasetError)
-        with np.load(path, allow_pickle=False) as file:
-            step = {name: file[name] for name in (*_CAMERAS.values(), *_SIZES)}
+        step = read_arrays(path, (*_CAMERAS.values(), *_SIZES))
     except FileNotFoundError:
         raise DatasetError(f"'{path}' is missing; copy the dataset again, all of its files.") from None
     except DAMAGED_ARRAYS as error:

@@ -32,7 +32,7 @@ from rdvla.data.images import (
 from rdvla.data.stats import NormStats, load_statistics
 from rdvla.doctor.checks import Check, compare, unread, within
 from rdvla.errors import CheckpointError
-from rdvla.files import DAMAGED_ARRAYS
+from rdvla.files import DAMAGED_ARRAYS, read_arrays
 from rdvla.model.backbones.prismatic import DinoSiglipConfig, normalise_pixels
 from rdvla.types import ActionConvention
 
@@ -54,8 +54,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
         CheckpointError: missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        return read_arrays(path)
     except DAMAGED_ARRAYS as error:
         raise CheckpointError(f"'{path}' cannot be read ({error}); copy it again.") from error
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, RecordError
-from rdvla.files import DAMAGED_ARRAYS
+from rdvla.files import DAMAGED_ARRAYS, read_arrays
 from rdvla.types import TO_FULL, ActionChunk
 
 DECISION, ITERATION, EXECUTED = "decision", "iteration", "executed"
@@ -55,8 +55,7 @@ def read_trace(path: Path) -> Trace:
         RecordError: the file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = dict(file)
+        columns = read_arrays(path)
     except DAMAGED_ARRAYS as error:
         raise RecordError(
             f"cannot read the trace '{path}': {error}; play the episode again into another folder."

@@ -8,7 +8,7 @@ import numpy as np
 
 from rdvla.errors import ConfigError
 from rdvla.eval.intervals import wilson
-from rdvla.eval.paired import Interval, Tasks
+from rdvla.eval.paired import Interval, Pair, Side, Tasks, compare
 from rdvla.eval.ranks import rank_correlation
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.summary import score_chains
@@ -23,6 +23,7 @@ from rdvla.report.results.table import (
     Table,
     correlation_text,
     number_cell,
+    paired_cell,
     rate_cell,
     share_cell,
     words,
@@ -37,7 +38,7 @@ def chains_table(given: Given) -> Section:
     Raises:
         ConfigError: no run has chains.
     """
-    scores: list[tuple[str, list[EpisodeRecord]]] = []
+    scores: list[tuple[str, list[EpisodeRecord], RuleGroup, RuleGroup | None]] = []
     places, sentences = [], []
     for name, series in given.by_name.items():
         for rule in series.rules:
@@ -45,9 +46,10 @@ def chains_table(given: Given) -> Section:
                 here = rule.within(suite)
                 chains = here.played
                 title = ", ".join(part for part in (name, rule.name, suite, chains[0].protocol) if part)
-                scores.append((title, chains))
                 fixed = rule_at(series, DEPTH, like=rule)
-                sentences += _difference(title, here, fixed) if fixed else []
+                fixed = None if fixed is None or fixed.label == rule.label or not here.matched(fixed) else fixed
+                scores.append((title, chains, here, fixed))
+                sentences += [_more(title, here, fixed)] if fixed else []
                 known = [record for record in chains if by_stage(record) is not None]
                 if rule.adaptive and known:
                     places.append(_places(title, known))
@@ -55,10 +57,16 @@ def chains_table(given: Given) -> Section:
     if not scores:
         needed = play(given.all[0], [SUITE], "--stop", "action_mse")
         raise ConfigError(f"no run has chains of several tasks; play {needed} with a policy for CALVIN.")
-    length = max(record.num_stages for _, chains in scores for record in chains)
+    length = max(record.num_stages for _, chains, *_ in scores for record in chains)
     head = ("", *(f"{count} in a row" for count in range(1, length + 1)), "average", "iterations per decision")
-    rows = [_row(title, chains, length) for title, chains in scores]
-    rows += [_published(PUBLISHED[suite], length) for suite in PUBLISHED if suite in {c[0].suite for _, c in scores}]
+    rows = []
+    for title, chains, rule, fixed in scores:
+        rows += [_row(title, chains, length), *([_difference(rule, fixed, length)] if fixed else [])]
+    rows += [
+        _published(PUBLISHED[suite], length)
+        for suite in PUBLISHED
+        if suite in {chains[0].suite for _, chains, *_ in scores}
+    ]
     adaptive = f"an adaptive rule, executed synchronously: {play(given.all[0], [SUITE], '--stop', 'action_mse')}"
     missing = [] if places else [adaptive]
     return Section(
@@ -84,14 +92,34 @@ def _published(score: Published, length: int) -> tuple[Cell, ...]:
     return words(score.source), *shares, Cell(f"{score.average:.2f}", score.average), BLANK
 
 
-def _difference(title: str, rule: RuleGroup, fixed: RuleGroup) -> list[str]:
+def _difference(rule: RuleGroup, fixed: RuleGroup, length: int) -> tuple[Cell, ...]:
+    """Return, of the chains that both played, by how much the rule is ahead; every chain is drawn by itself."""
     shared = rule.matched(fixed)
-    if fixed.label == rule.label or not shared:
-        return []
-    more = _resampled([float(one.stages_solved - other.stages_solved) for one, other in shared])
+    cells = []
+    for count in range(1, length + 1):
+        won = [(one.stages_solved >= count, other.stages_solved >= count) for one, other in shared]
+        cells.append(paired_cell(compare([Pair(str(k), Side(a, {}), Side(b, {})) for k, (a, b) in enumerate(won)])))
+    sums, decisions = (
+        [[float(count(record)) for record in side] for side in zip(*shared, strict=True)]
+        for count in (lambda record: sum(record.iterations), lambda record: len(record.iterations))
+    )
+    saved = _by_chain(len(shared)).interval(
+        lambda total: (total(sums[0]) / total(decisions[0])) / (total(sums[1]) / total(decisions[1])) - 1
+    )
+    name = f"difference to {fixed.name}, points; average; iterations, %"
+    return words(name), *cells, number_cell(_ahead(rule, fixed), sign="+"), number_cell(saved, 100, "+", 0)
+
+
+def _ahead(rule: RuleGroup, fixed: RuleGroup) -> Interval:
+    """Return how many more tasks in a row the rule solves, on average over common chains."""
+    return _resampled([float(one.stages_solved - other.stages_solved) for one, other in rule.matched(fixed)])
+
+
+def _more(title: str, rule: RuleGroup, fixed: RuleGroup) -> str:
+    more = _ahead(rule, fixed)
     verdict = "beyond chance" if more.low > 0 or more.high < 0 else "within what chance allows"
     score = f"{number_cell(more, sign='+').text} tasks in a row"
-    return [f"{title} against {fixed.name}, {len(shared)} common chains: {score}, {verdict}."]
+    return f"{title} against {fixed.name}, {len(rule.matched(fixed))} common chains: {score}, {verdict}."
 
 
 def by_stage(record: EpisodeRecord) -> list[list[int]] | None:

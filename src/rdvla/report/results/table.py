@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdvla.eval.intervals import Mean, Rate
-from rdvla.eval.paired import Interval
+from rdvla.eval.paired import Comparison, Interval
 from rdvla.eval.ranks import Correlation
 from rdvla.report.against import Against
 from rdvla.report.findings import p_value, percent
@@ -63,7 +63,11 @@ def number_cell(number: Mean | Interval, unit: float = 1, sign: str = "", digits
 
 def against_cell(against: Against) -> Cell:
     """Return a difference of success in points, with its interval and the p-value of the paired test."""
-    found = against.comparison
+    return paired_cell(against.comparison)
+
+
+def paired_cell(found: Comparison) -> Cell:
+    """Return the same of a comparison alone."""
     text = f"{number_cell(found.difference, 100, '+', 1).text}, p {p_value(found.p_value)}"
     return Cell(text.replace("\u00a0", " "), found.as_json())
 
