@@ -14,13 +14,14 @@ from rdvla.errors import ConfigError, RecordError
 from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import read_records
 from rdvla.eval.runner import evaluate
-from rdvla.eval.traces import read_trace
+from rdvla.eval.traces import encode, read_trace
 from rdvla.policies.sources import LoadOptions, choose_policy
 from rdvla.report.page import write_report
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.config import ServeConfig
 from rdvla.stops import StopRule, rules
+from rdvla.types import ActionChunk
 
 STOPS = (StopRule.fixed(3), StopRule("action_mse", threshold=1e-3, max_depth=12))
 DEPTH = 12
@@ -96,6 +97,10 @@ def test_a_policy_without_traces_is_named(tmp_path):
     config = EvalConfig(policy="x", suites=("line",), task_ids=(0,), init_states=(0,), trace_depth=4)
     with pytest.raises(ConfigError, match="gives no traces"):
         evaluate(config, suites=suites(), policy_factory=LinePolicy, output=tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"trace_depth is 8, but action_mse\(0\.001, max 12\) may take 12 iterations"):
+        play(LinePolicy, tmp_path / "shallow", 8)
+    with pytest.raises(ConfigError, match="a decision took 5 iterations, 4 were traced"):
+        encode([ActionChunk(np.zeros((1, 7), np.float32), 5, trace={"to_full": np.zeros(4, np.float32)})])
     with pytest.raises(ConfigError, match="trace_depth must be at least 2"):
         EvalConfig(policy="x", suites=("line",), task_ids=(0,), init_states=(0,), trace_depth=1)
 

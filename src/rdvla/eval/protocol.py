@@ -90,7 +90,7 @@ class EvalConfig(Config):
         strategies: how chunks are executed (`rdvla.execution.make_strategy`); every rule runs under every one.
         delays: control steps from question to answer, injected; every rule runs under every one.
         warm_starts: where the scratchpads of decisions begin; every rule runs with every one.
-        trace_depth: iterations of the traces that are kept; None keeps none.
+        trace_depth: iterations of the traces that are kept, as many as any rule may take; None keeps none.
         seed: seeds the scratchpads (see `episode_seed`).
         videos: how many starts per task and rule to film.
     """
@@ -221,8 +221,13 @@ def plan(config: EvalConfig, suites: Mapping[str, Suite]) -> list[Job]:
         suites: every suite that may be named.
 
     Raises:
-        ConfigError: an unknown suite, or a task id that a suite does not have.
+        ConfigError: an unknown suite, a task id that a suite does not have, or a rule that goes deeper than the traces.
     """
+    for stop in config.stops:
+        if config.trace_depth is not None and stop is not None and stop.max_depth > config.trace_depth:
+            raise ConfigError(
+                f"trace_depth is {config.trace_depth}, but {stop} may take {stop.max_depth} iterations; trace as deep."
+            )
     jobs = []
     for suite in config.suites:
         if suite not in suites:

@@ -180,7 +180,10 @@ def read_decisions(folders: Sequence[Path]) -> Decisions:
     executed_NR = columns.pop(EXECUTED)
     per_decision = [record for record, table in zip(records, tables, strict=True) for _ in table[DECISION][::depth]]
     if len(per_decision) != len(executed_NR) or not (executed_NR.sum(axis=1) == 1).all():
-        raise RecordError("a trace does not say for every decision which iteration was executed; it is damaged.")
+        raise RecordError(
+            "a trace does not say for every decision which iteration was executed: it is damaged, or less deep than "
+            "the decisions; play the episodes again into another folder."
+        )
     return Decisions(
         episodes=len(records),
         tasks=[f"{record.suite} {record.task_id}" for record in per_decision],

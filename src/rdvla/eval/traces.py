@@ -29,12 +29,15 @@ def encode(decisions: Sequence[ActionChunk]) -> bytes:
     """Return the file of an episode with these decisions, at least one; their traces have one depth.
 
     Raises:
-        ConfigError: they have no trace.
+        ConfigError: they have no trace, or took more iterations than were traced.
     """
     if not all(chunk.trace for chunk in decisions):
         raise ConfigError("this policy gives no traces (a server may be too old for them); drop --trace-depth.")
     names = list(decisions[0].trace)
     depth = len(decisions[0].trace[names[0]])
+    deepest = max(chunk.num_recurrences for chunk in decisions)
+    if deepest > depth:
+        raise ConfigError(f"a decision took {deepest} iterations, {depth} were traced; give a larger --trace-depth.")
     iterations = np.tile(np.arange(1, depth + 1, dtype=np.int16), len(decisions))
     stops = np.repeat([chunk.num_recurrences for chunk in decisions], depth)
     columns: dict[str, NDArray[Any]] = {
