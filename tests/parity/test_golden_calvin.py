@@ -1,10 +1,11 @@
-"""Recordings of CALVIN that are damaged, incomplete or drawn by a renderer that is not here; nothing is simulated."""
+"""Recordings of CALVIN: a good one; and damaged, incomplete or undrawable ones, of which nothing is simulated."""
 
 import json
 
 import numpy as np
 import pytest
 
+from calvin_files import ASSETS, GOLDEN, needs_calvin
 from rdvla.doctor import golden_calvin
 from rdvla.doctor.calvin_replay import Replay, replay_recording
 from rdvla.doctor.golden import run_golden
@@ -107,6 +108,18 @@ def test_pictures_of_a_renderer_that_is_not_here_are_left_out_and_the_states_com
     assert found["robot state at every step"] == "pass"
     monkeypatch.setattr(golden_calvin, "choose_renderer", lambda: "egl")
     assert ("1 pictures (egl)", "pass") in [each[:2] for each in run(rollouts)["drawn"]]
+
+
+@pytest.mark.sim
+@needs_calvin
+def test_a_recording_of_the_published_simulator(tmp_path, monkeypatch):
+    monkeypatch.setenv("RDVLA_CALVIN_DATA", str(ASSETS))
+    (tmp_path / "rollouts").mkdir()
+    for name in ("C_mixed.json", "C_mixed.npz"):
+        (tmp_path / "rollouts" / name).symlink_to(GOLDEN / "rollouts" / name)
+    (checks,) = run_golden(tmp_path)
+    assert [check.status for check in checks] == ["pass"] * 5
+    assert {check.limit for check in checks} == {0.0}
 
 
 def test_tasks_are_counted_from_the_first_moment(rollouts):
