@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from rdvla.cli.report import report_command
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, RecordError
 from rdvla.report.against import compare_runs
 from rdvla.report.load import load_runs
 from report_fakes import ADAPTIVE, DEPTHS, edit, write_run
@@ -75,6 +75,14 @@ def test_what_differs_beside_the_rule_is_named(runs):
     edit(deep, lambda record: {**record, "horizon": "4", "versions": {**record["versions"], "torch": "2.12.0"}})
     found = compare_runs(load_runs([adaptive]), load_runs([deep]))[0]
     assert found.differences == ("execution: 5 against 4", "torch: 2.13.0 against 2.12.0")
+
+
+def test_a_damaged_run_file_is_named(runs):
+    adaptive, _ = runs
+    for content in ('{"tasks": null}', '{"config": 1}', '{"command": "rdvla"}', "[]", "nothing"):
+        (adaptive / "run.json").write_text(content)
+        with pytest.raises(RecordError, match=r"run\.json' is .*damaged"):
+            load_runs([adaptive])
 
 
 def test_what_cannot_be_compared_is_refused(runs, tmp_path):

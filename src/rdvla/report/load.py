@@ -141,11 +141,11 @@ def _load(folder: Path) -> Run:
         raise RecordError(f"'{folder}' holds no finished episode yet.")
     run = _read_json(folder / RUN_FILE)
     require_schema(folder / RUN_FILE, run)
-    command, config = run.get("command", []), run.get("config", {})
-    if not isinstance(command, list) or not isinstance(config, dict):
+    command, config, tasks = run.get("command", []), run.get("config", {}), run.get("tasks", [])
+    if not isinstance(command, list) or not isinstance(config, dict) or not isinstance(tasks, list):
         raise RecordError(f"'{folder / RUN_FILE}' is damaged; evaluate again into another folder.")
     policy = _read_json(folder / POLICY_FILE) if (folder / POLICY_FILE).exists() else {}
-    return Run(folder, tuple(map(str, command)), config, policy, records, len(run.get("tasks", ())))
+    return Run(folder, tuple(map(str, command)), config, policy, records, len(tasks))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
