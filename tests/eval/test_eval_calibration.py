@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from rdvla.checkpoints.calibrated import store_default_stop
 from rdvla.cli.calibrate import calibrate_command
 from rdvla.cli.main import app
 from rdvla.envs import find_suite
@@ -200,6 +201,15 @@ def test_the_command_writes_numbers_and_the_policys_default(played, tmp_path, ca
     assert f"`{loaded.default_stop}`, chosen for at most 4 iterations" in card
     assert "## Data\n\nnone\n" in card
     assert "action_mse" in capsys.readouterr().out
+
+
+def test_a_card_that_is_no_text_is_named_and_nothing_is_written(played, tmp_path):
+    policy = shutil.copytree(played / "policy", tmp_path / "policy")
+    (policy / "README.md").write_bytes(b"\xff\xfe")
+    before = (policy / "config.json").read_bytes()
+    with pytest.raises(CheckpointError, match=r"cannot read the model card '.*README\.md'"):
+        store_default_stop(policy, StopRule("latent"), "a sentence")
+    assert (policy / "config.json").read_bytes() == before
 
 
 def test_a_place_without_a_checkpoint_is_said_before_the_traces_are_read(tmp_path):

@@ -38,7 +38,7 @@ def store_default_stop(directory: Path, rule: StopRule, sentence: str) -> None:
         sentence: for the card's section, which is replaced or added.
 
     Raises:
-        CheckpointError: another format, which has no place for it, or no checkpoint.
+        CheckpointError: another format, which has no place for it, no checkpoint, or a card that cannot be read.
         StorageError: the disk refuses.
     """
     _store(directory, {"default_stop": rule}, "## When it stops", sentence)
@@ -53,7 +53,10 @@ def _store(directory: Path, values: dict[str, object], heading: str, sentence: s
     description = description_of(directory)
     config = read_config(description).model_copy(update=values)
     card = directory / CARD
-    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {directory.name}\n"
+    try:
+        text = card.read_text(encoding="utf-8") if card.is_file() else f"# {directory.name}\n"
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"cannot read the model card '{card}' ({error}); mend it or move it away.") from None
     rest = re.sub(rf"(?ms)^{heading}$.*?(?=^## |\Z)", "", text).rstrip()
     write_atomically(description / CONFIG, config.to_json())
     write_atomically(card, f"{rest}\n\n{heading}\n\n{sentence}\n")
