@@ -103,6 +103,19 @@ def test_that_many_episodes_give_a_verdict_in_four_of_five_experiments():
     assert 0.68 < np.mean(verdicts) < 0.92
 
 
+def test_where_enough_was_played_for_equals_the_difference_itself_says_how_many_more():
+    found = compare(pairs_of(6, 14, 280, tasks=300))
+    assert found.verdict == "undecided"
+    assert found.needed < found.n == 300
+    assert 300 < found.more < 600
+    rng = np.random.default_rng(0)
+    told = 0
+    for _ in range(60):
+        wins, losses, rest = rng.multinomial(300 + found.more, [6 / 300, 14 / 300, 280 / 300])
+        told += compare(pairs_of(wins, losses, rest, tasks=40)).verdict != "undecided"
+    assert told > 0.7 * 60
+
+
 def test_savings_by_hand():
     first = {"decisions": 10.0, "iterations": 50.0, "ms": 300.0}
     second = {"decisions": 8.0, "iterations": 64.0, "ms": 400.0, "decodings": 9.0}

@@ -87,8 +87,17 @@ class Comparison:
 
     @property
     def more(self) -> int:
-        """How many more episodes the verdict needs; 0 once there is one."""
-        return 0 if self.verdict != "undecided" else max(1, self.needed - self.n)
+        """How many more episodes the verdict needs; 0 once there is one.
+
+        If even `needed` were too few, the two differ: then as many as tell the observed difference from 0 or from
+        -margin, whichever takes fewer.
+        """
+        if self.verdict != "undecided":
+            return 0
+        if self.needed > self.n:
+            return self.needed - self.n
+        gap = max(self.margin + self.difference.value, -self.difference.value)
+        return max(1, math.ceil(self.needed * (self.margin / gap) ** 2) - self.n)
 
     def as_json(self) -> dict[str, Any]:
         """Return the numbers under plain names."""
