@@ -6,6 +6,7 @@
 # make worlds  a decision, a training step and an episode beside LeRobot 0.4 and 0.6, and with the lowest versions beside openpi-client
 
 RDVLA := .venv/bin/rdvla
+LEROBOT ?= 0.4
 CODE := src tests packages scripts
 
 .PHONY: demo test lowest check format lerobot worlds clean

@@ -32,6 +32,7 @@ def test_it_says_what_lerobot_reads(tmp_path):
     save_lerobot(tmp_path / "theirs", checkpoint)
     config = json.loads((tmp_path / "theirs/config.json").read_text())
     assert config["type"] == "rdvla"
+    assert (config["chunk_size"], config["n_action_steps"]) == (4, 4), "the plugin's own 5 would be refused"
     assert set(config["input_features"]) == {*map(camera_key, checkpoint.model.config.cameras), "observation.state"}
     assert config["output_features"]["action"]["shape"] == [checkpoint.model.config.head.action_dim]
     assert camera_key("primary") == "observation.images.image"

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import sys
 import time
 from concurrent import futures
 
@@ -48,6 +49,16 @@ def stub():
     with grpc.insecure_channel(f"127.0.0.1:{port}", grpc_channel_options()) as channel:
         yield services_pb2_grpc.AsyncInferenceStub(channel)
     server.stop(None).wait()
+
+
+def test_what_is_missing_is_one_message(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lerobot.async_inference", None)
+    with pytest.raises(SystemExit) as stopped:
+        async_server.main()
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: LeRobot's asynchronous server needs more (")
+    assert "pip install 'lerobot[async]'" in told
 
 
 def features():

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.envs.configs import LiberoEnv
 from lerobot.policies.factory import get_policy_class, make_policy, make_pre_post_processors
 from lerobot.utils.import_utils import register_third_party_plugins
 from lerobot_policy_rdvla import RDVLAConfig
+from lerobot_policy_rdvla.scratch import new_checkpoint
 
 from rdvla.checkpoints import load
 from rdvla.checkpoints.lerobot import save_lerobot
@@ -42,8 +45,11 @@ def pretrained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
+    return demonstrations(tmp_path_factory.mktemp("dataset") / "demos")
+
+
+def demonstrations(root, gripper=np.sign):
     """Two short episodes with LIBERO's cameras and sizes, written by rdvla."""
-    root = tmp_path_factory.mktemp("dataset") / "demos"
     rng = np.random.default_rng(0)
     features = {
         "observation.images.image": camera_feature(64, 64, "image"),
@@ -54,10 +60,10 @@ def dataset(tmp_path_factory):
     writer = LeRobotWriter(root, fps=20, features=features)
     for _ in range(2):
         frames = list(rng.integers(0, 256, (12, 64, 64, 3), dtype=np.uint8))
-        columns = {
-            "observation.state": rng.normal(size=(12, 8)).astype(np.float32),
-            "action": np.sign(rng.normal(size=(12, 7))).astype(np.float32),
-        }
+        state, action = (rng.normal(size=(12, size)) for size in (8, 7))
+        action = np.sign(action)
+        action[:, -1] = gripper(action[:, -1])
+        columns = {"observation.state": state.astype(np.float32), "action": action.astype(np.float32)}
         pictures = {"observation.images.image": frames, "observation.images.image2": frames[::-1]}
         writer.add_episode(RecordedEpisode(SENTENCE, columns, pictures))
     writer.finalize()
@@ -196,6 +202,61 @@ def test_mistakes_are_named(pretrained):
         configured(pretrained, "--depth=4", "--threshold=0.1")
     with pytest.raises(ConfigError, match="n_action_steps"):
         configured(pretrained, "--n_action_steps=9")
+    with pytest.raises(ConfigError, match=r"policy\.precision must be one of .*int8, found 'int4'"):
+        configured(pretrained, "--precision=int4")
+    with pytest.raises(ConfigError, match=r"policy\.seed must be at least 0, found -1"):
+        configured(pretrained, "--seed=-1")
+    with pytest.raises(ConfigError, match="'open_is_negative'; drop 'open_is_positive'"):
+        opened(pretrained, "--gripper=open_is_positive")
+    blind = {key: value for key, value in theirs.items() if key != "observation.state"}
+    with pytest.raises(ObservationError, match=r"no 'observation\.state'.*there is: observation\.images"):
+        policy.predict_action_chunk(before(blind))
+
+
+def test_a_policy_that_is_not_there(tmp_path):
+    of_type = get_policy_class("rdvla")
+    with pytest.raises(CheckpointError, match="no checkpoint directory at"):
+        of_type.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"rdvla convert SOURCE DESTINATION --to lerobot"):
+        of_type.from_pretrained(SHIPPED)
+
+
+def test_steps_are_known_only_where_actions_are_executed(pretrained, monkeypatch):
+    policy, (before, _) = opened(pretrained, "--depth=1", "--n_action_steps=2")
+    seen = before(moment()[0])
+    policy.select_action(seen)
+    steps, infer = [], policy._frozen.infer_batch
+    monkeypatch.setattr(
+        policy._frozen, "infer_batch", lambda shown, asks: steps.extend(ask.step for ask in asks) or infer(shown, asks)
+    )
+    for _ in range(2):
+        policy.select_action(seen)
+    policy.predict_action_chunk(seen)
+    assert steps == [2, None], "a server does not know how many of a chunk are executed"
+
+
+def described(root):
+    return LeRobotDataset("rdvla/demos", root=root).meta
+
+
+def test_training_mistakes_are_named(dataset, tmp_path):
+    with pytest.raises(ConfigError, match=r"decides 8 actions at once.*--policy\.chunk_size=8"):
+        make_policy(RDVLAConfig(checkpoint=SHIPPED, chunk_size=25, device="cpu"), ds_meta=described(dataset))
+    halves = described(demonstrations(tmp_path / "halves", gripper=lambda command: (command + 1) / 2))
+    with pytest.raises(ConfigError, match=r"no gripper command of -1 and \+1.*Set policy\.gripper"):
+        make_policy(RDVLAConfig(gripper="open_is_negative", device="cpu"), ds_meta=halves)
+    elsewhere = RDVLAConfig(checkpoint=SHIPPED, cameras={"primary": "observation.images.front"}, device="cpu")
+    with pytest.raises(ConfigError, match=r"camera 'primary' is 'observation\.images\.front'.*--policy\.cameras"):
+        make_policy(elsewhere, ds_meta=described(dataset))
+
+
+def test_cameras_that_would_have_one_name(dataset):
+    features = {f"observation.images.{side}.top": PolicyFeature(FeatureType.VISUAL, (3, 64, 64)) for side in ("l", "r")}
+    features["observation.state"] = PolicyFeature(FeatureType.STATE, (8,))
+    acts = {"action": PolicyFeature(FeatureType.ACTION, (7,))}
+    config = RDVLAConfig(input_features=features, output_features=acts, device="cpu")
+    with pytest.raises(ConfigError, match=r"would have the same name.*--policy\.cameras"):
+        new_checkpoint(config, described(dataset))
 
 
 def run(*command):

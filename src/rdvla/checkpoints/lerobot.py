@@ -25,6 +25,7 @@ DESCRIPTION = "rdvla"
 PREFIX = "model."
 
 _IDENTITY = {"VISUAL": "IDENTITY", "STATE": "IDENTITY", "ACTION": "IDENTITY"}
+_EXECUTED = 5  # actions per decision, as the plugin does unless told otherwise
 _IMAGE_SIDE = 256  # what LIBERO's environment and datasets deliver; the policy takes any size
 
 
@@ -94,12 +95,14 @@ def features_of(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
 
 def _config(checkpoint: Checkpoint, features: Mapping[str, Any]) -> dict[str, Any]:
     inputs = {key: feature for key, feature in features.items() if key != "action"}
+    chunk_size = checkpoint.model.config.head.chunk_size
     return {
         "type": TYPE,
         "n_obs_steps": 1,
         "input_features": inputs,
         "output_features": {"action": features["action"]},
-        "chunk_size": checkpoint.model.config.head.chunk_size,
+        "chunk_size": chunk_size,
+        "n_action_steps": min(_EXECUTED, chunk_size),
         "push_to_hub": False,
     }
 

@@ -44,8 +44,13 @@ def fitting_conventions(values_N: NDArray[np.floating]) -> tuple[GripperConventi
     return ("open_is_negative", "open_is_positive", "none") if commanded else ("none",)
 
 
-def contradiction(values_N: NDArray[np.floating], gripper: GripperConvention) -> str | None:
-    """Return why the values of the last action entry cannot be of this convention, with the fix; None if they can."""
+def contradiction(
+    values_N: NDArray[np.floating], gripper: GripperConvention, setting: str = "data.gripper"
+) -> str | None:
+    """Return why the values of the last action entry cannot be of this convention, with the fix; None if they can.
+
+    `setting` is what people call the convention where they set it.
+    """
     fits = fitting_conventions(values_N)
     if gripper in fits:
         return None
@@ -53,11 +58,11 @@ def contradiction(values_N: NDArray[np.floating], gripper: GripperConvention) ->
         f"the last action entry is {describe_gripper(values_N)}, which is no gripper command of -1 and +1, so "
         f"'{gripper}' ({MEANING[gripper]}) would train nonsense. What fits: "
         + "; ".join(f"'{name}' ({MEANING[name]})" for name in fits)
-        + ". Set data.gripper."
+        + f". Set {setting}."
     )
 
 
-def robots_contradiction(state_names: object, gripper: GripperConvention) -> str | None:
+def robots_contradiction(state_names: object, gripper: GripperConvention, setting: str = "data.gripper") -> str | None:
     """Return why a robot whose state is called so cannot have this convention, with the fix; None if it can.
 
     Values of -1 and +1 say nothing about which of them opens; the state's names tell LIBERO's robot from CALVIN's.
@@ -70,7 +75,7 @@ def robots_contradiction(state_names: object, gripper: GripperConvention) -> str
         ):
             return (
                 f"its state is that of {name}'s robot, where the gripper is '{robot.gripper}' "
-                f"({MEANING[robot.gripper]}), not '{gripper}'. Set data.gripper."
+                f"({MEANING[robot.gripper]}), not '{gripper}'. Set {setting}."
             )
     return None
 

@@ -6,6 +6,8 @@ All options are LeRobot's. Its server loads no plugins and knows policies from a
 It unpickles what clients send: bind it to an address that only trusted machines reach.
 """
 
+import sys
+
 from rdvla.checkpoints.lerobot import TYPE
 from rdvla.errors import ConfigError
 
@@ -29,8 +31,12 @@ def accept() -> None:
 
 
 def main() -> None:
-    """Serve until interrupted."""
-    accept()
+    """Serve until interrupted; what is missing ends with one message and exit code 2."""
+    try:
+        accept()
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
     from lerobot.async_inference.policy_server import serve
 
     serve()

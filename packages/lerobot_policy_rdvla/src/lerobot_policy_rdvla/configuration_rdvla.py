@@ -11,6 +11,7 @@ from lerobot.optim.schedulers import CosineDecayWithWarmupSchedulerConfig
 from rdvla.data.lerobot_meta import camera_key
 from rdvla.errors import ConfigError
 from rdvla.horizons import make_horizon
+from rdvla.model.freeze import PRECISIONS
 from rdvla.policy import Ask, WarmStart
 from rdvla.stops import DEFAULT_MAX_DEPTH, choose_rule
 
@@ -33,9 +34,9 @@ class RDVLAConfig(PreTrainedConfig):
         cameras: our camera -> feature key; empty takes `primary` = observation.images.image, `wrist` =
             observation.images.image2, and for other names observation.images.NAME.
         gripper: from scratch: what the dataset's last action entry is: `none`, `open_is_negative` (LIBERO) or
-            `open_is_positive`.
+            `open_is_positive`. A checkpoint says it itself, and refuses another.
         vocab_size: from scratch: of the tokenizer that is trained on the dataset's sentences.
-        chunk_size: actions per decision; a checkpoint brings its own.
+        chunk_size: actions per decision; a checkpoint brings its own, which to train it has to be given here too.
         n_action_steps: of these, how many are executed, unless `horizon` names a rule.
         horizon: a rule of `rdvla.horizons`, e.g. `linear_decay`.
         depth: iterations of every decision; without `depth` and `stop` the policy's default.
@@ -84,11 +85,19 @@ class RDVLAConfig(PreTrainedConfig):
         if self.n_obs_steps != 1:
             raise ConfigError(f"policy.n_obs_steps must be 1, found {self.n_obs_steps}: a decision sees one moment.")
         if not 1 <= self.n_action_steps <= self.chunk_size:
-            raise ConfigError(f"policy.n_action_steps must be in 1..{self.chunk_size}, found {self.n_action_steps}.")
+            raise ConfigError(
+                f"policy.n_action_steps must be in 1..{self.chunk_size}, which is policy.chunk_size, found "
+                f"{self.n_action_steps}."
+            )
         if self.gripper not in GRIPPERS:
             raise ConfigError(f"policy.gripper must be one of {', '.join(GRIPPERS)}, found '{self.gripper}'.")
         if set(map(str, self.normalization_mapping.values())) - {str(NormalizationMode.IDENTITY)}:
             raise ConfigError("policy.normalization_mapping must be IDENTITY throughout: the policy normalises itself.")
+        if self.precision not in (None, *PRECISIONS):
+            raise ConfigError(f"policy.precision must be one of {', '.join(PRECISIONS)}, found '{self.precision}'.")
+        for name in ("seed", "state_noise"):
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"policy.{name} must be at least 0, found {getattr(self, name)}.")
         self.ask()
         make_horizon(self.horizon or str(self.n_action_steps))
 

@@ -25,17 +25,17 @@ from lerobot_policy_rdvla.configuration_rdvla import RDVLAConfig
 from lerobot_policy_rdvla.scratch import new_checkpoint
 from lerobot_policy_rdvla.tally import Tally
 from rdvla import checkpoints
-from rdvla.checkpoints.checkpoint import Checkpoint
+from rdvla.checkpoints.checkpoint import Checkpoint, require_gripper
 from rdvla.checkpoints.lerobot import is_lerobot, load_lerobot, write_parts
+from rdvla.data.lerobot_meta import camera_key
 from rdvla.errors import CheckpointError, ConfigError, ObservationError
 from rdvla.horizons import make_horizon
+from rdvla.hub import CHECKPOINT, resolve
 from rdvla.model.rdvla import Inputs, absolute_error
 from rdvla.policies import network
 from rdvla.policies.io import PolicyIO
 from rdvla.policy import decision_seed
 from rdvla.types import ActionChunk, Observation
-
-WEIGHTS_PATTERNS = ("*.json", "*.safetensors", "rdvla/*")
 
 
 class RDVLAPolicy(PreTrainedPolicy):
@@ -69,10 +69,11 @@ class RDVLAPolicy(PreTrainedPolicy):
             checkpoint = checkpoints.load(config.checkpoint)
         if checkpoint is None:
             checkpoint = new_checkpoint(config, dataset_meta)
+        require_gripper(checkpoint, None if config.gripper == "none" else config.gripper)
         self._checkpoint = replace(checkpoint, model=checkpoint.model)
         self.model = checkpoint.model
         self.io = PolicyIO.of(checkpoint, config.statistics)
-        config.chunk_size = checkpoint.model.config.head.chunk_size
+        self._take_chunk_size(training=dataset_meta is not None)
         self._check_features()
         self._frozen: network.RDVLAPolicy | None = None
         self._episode = -1
@@ -102,21 +103,13 @@ class RDVLAPolicy(PreTrainedPolicy):
         """
         if not strict:
             raise ConfigError("strict=False is not offered: a policy with weights left out acts at random.")
-        folder = Path(pretrained_name_or_path)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            folder = Path(
-                snapshot_download(
-                    str(pretrained_name_or_path),
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    local_files_only=local_files_only,
-                    token=token,
-                    force_download=force_download,
-                    allow_patterns=list(WEIGHTS_PATTERNS),
-                )
-            )
+        options = {
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "token": token,
+            "force_download": force_download,
+        }
+        folder = resolve(pretrained_name_or_path, CHECKPOINT, revision=revision, download=options)
         if not is_lerobot(folder):
             raise CheckpointError(
                 f"'{folder}' is no LeRobot policy of type rdvla; make one of an rdvla checkpoint with `rdvla convert "
@@ -178,7 +171,7 @@ class RDVLAPolicy(PreTrainedPolicy):
             camera: np.stack([self.io.image_path.prepare(image) for image in self._images(batch, camera)])
             for camera in self.io.cameras
         }
-        state = self.io.state(_numpy(batch["observation.state"]))
+        state = self.io.state(_numpy(_state(batch)))
         if self.config.state_noise:
             noise = torch.randn(state.shape).numpy() * self.config.state_noise
             state = (state + noise).astype(np.float32)
@@ -210,33 +203,38 @@ class RDVLAPolicy(PreTrainedPolicy):
         Raises:
             ObservationError: a camera is missing, or the state has another size.
         """
-        size = len(batch["observation.state"])
+        size = len(_state(batch))
         if len(self._queues) != size:
             self._rows(size)
-        chunks = self._decide(batch, list(range(size)), seeds)
+        chunks = self._decide(batch, list(range(size)), seeds=seeds)  # how many are executed is not known here
         self._tally.tell()
-        return torch.from_numpy(np.stack([chunk.actions for chunk in chunks])).to(batch["observation.state"].device)
+        return torch.from_numpy(np.stack([chunk.actions for chunk in chunks])).to(_state(batch).device)
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
         """Return the next action `[B, A]`; rows whose actions are used up decide anew, together."""
-        size = len(batch["observation.state"])
+        size = len(_state(batch))
         if len(self._queues) != size:
             self._rows(size)
         asking = [row for row, queue in enumerate(self._queues) if not queue]
         if asking:
-            chunks = self._decide(_chosen(batch, asking, size), asking)
+            chunks = self._decide(_chosen(batch, asking, size), asking, steps=[self._steps[row] for row in asking])
             for row, chunk in zip(asking, chunks, strict=True):
                 n_steps = self._horizons[row].steps(chunk.num_recurrences, len(chunk.actions))
                 self._queues[row].extend(torch.from_numpy(chunk.actions[:n_steps]))
                 self._steps[row] += n_steps
         actions = torch.stack([queue.popleft() for queue in self._queues])
-        return actions.to(batch["observation.state"].device)
+        return actions.to(_state(batch).device)
 
     def _decide(
-        self, batch: dict[str, Any], rows: list[int], seeds: list[int | None] | None = None
+        self,
+        batch: dict[str, Any],
+        rows: list[int],
+        *,
+        seeds: list[int | None] | None = None,
+        steps: list[int] | None = None,
     ) -> list[ActionChunk]:
-        """Decide for environments `rows`, of which `batch` holds the observations."""
+        """Decide for environments `rows`, of which `batch` holds the observations; `steps` counts since they began."""
         if self.training:
             raise ConfigError("the policy is in training mode; call policy.eval() before it decides.")
         if self._frozen is None:
@@ -249,7 +247,7 @@ class RDVLAPolicy(PreTrainedPolicy):
                 device=device,
                 precision=self.config.precision,
             )
-        states = _numpy(batch["observation.state"])
+        states = _numpy(_state(batch))
         sentences = _sentences(batch, len(states))
         pictures = {camera: self._images(batch, camera) for camera in self.io.cameras}
         observations = [
@@ -258,8 +256,8 @@ class RDVLAPolicy(PreTrainedPolicy):
         ]
         ask, seeds = self.config.ask(), seeds or [self._seed(row) for row in rows]
         asks = [
-            replace(ask, seed=seed, carry=self._carries[row], step=self._steps[row])
-            for row, seed in zip(rows, seeds, strict=True)
+            replace(ask, seed=seed, carry=self._carries[row], step=step)
+            for row, seed, step in zip(rows, seeds, steps or [None] * len(rows), strict=True)
         ]
         chunks = self._frozen.infer_batch(observations, asks)
         for row, chunk in zip(rows, chunks, strict=True):
@@ -274,8 +272,7 @@ class RDVLAPolicy(PreTrainedPolicy):
         if key not in batch:
             there = ", ".join(name for name in batch if "image" in name) or "none"
             raise ObservationError(
-                f"no '{key}' for the policy's camera '{camera}'; the pictures are: {there}. Name it with "
-                f'--policy.cameras=\'{{"{camera}": "..."}}\' or --rename_map.'
+                f"no '{key}' for the policy's camera '{camera}'; the pictures are: {there}. {_naming(camera, key)}"
             )
         pictures = batch[key]
         if pictures.dtype != torch.uint8:
@@ -291,6 +288,16 @@ class RDVLAPolicy(PreTrainedPolicy):
     def _on(self, device: torch.device, inputs: Inputs) -> Inputs:
         return Inputs(*(tensor.to(device) for tensor in (inputs.images, inputs.ids, inputs.lengths, inputs.state)))
 
+    def _take_chunk_size(self, *, training: bool) -> None:
+        """Take over how many actions the network decides; LeRobot has already cut the samples of a training to size."""
+        size, given = self.model.config.head.chunk_size, self.config.chunk_size
+        if training and size != given:
+            raise ConfigError(
+                f"the policy decides {size} actions at once, policy.chunk_size = {given} cuts samples of {given}; pass "
+                f"--policy.chunk_size={size}."
+            )
+        self.config.chunk_size = size
+
     def _check_features(self) -> None:
         inputs, outputs = self.config.input_features or {}, self.config.output_features or {}
         head = self.model.config.head
@@ -298,7 +305,7 @@ class RDVLAPolicy(PreTrainedPolicy):
             if self.config.key_of(camera) not in inputs:
                 raise ConfigError(
                     f"the policy's camera '{camera}' is '{self.config.key_of(camera)}', which is not among the "
-                    f'features {", ".join(inputs)}; map it with --policy.cameras=\'{{"{camera}": "KEY"}}\'.'
+                    f"features {', '.join(inputs)}. {_naming(camera, camera_key(camera))}"
                 )
         for key, features, size in (
             ("observation.state", inputs, head.state_dim),
@@ -308,9 +315,25 @@ class RDVLAPolicy(PreTrainedPolicy):
                 raise ConfigError(f"the policy's {key} has {size} entries, the features say {features[key].shape}.")
 
 
+def _naming(camera: str, key: str) -> str:
+    """Return how a camera of another name is found, which depends on where the policy comes from."""
+    return (
+        f'A policy from --policy.path finds it with --rename_map=\'{{"KEY": "{key}"}}\', one from --policy.type with '
+        f'--policy.cameras=\'{{"{camera}": "KEY"}}\'.'
+    )
+
+
 def _numpy(values: Tensor) -> NDArray[np.float32]:
     array: NDArray[np.float32] = values.detach().float().cpu().numpy()
     return array
+
+
+def _state(batch: dict[str, Any]) -> Tensor:
+    if "observation.state" not in batch:
+        there = ", ".join(name for name in batch if name.startswith("observation.")) or "nothing"
+        raise ObservationError(f"no 'observation.state', which the policy sees; there is: {there}. Use --rename_map.")
+    state: Tensor = batch["observation.state"]
+    return state
 
 
 def _sentences(batch: dict[str, Any], size: int) -> list[str]:
