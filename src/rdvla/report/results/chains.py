@@ -1,8 +1,9 @@
 """CALVIN: how many tasks in a row beside the paper, and iterations by place in the chain."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -81,8 +82,7 @@ def chains_table(given: Given) -> Section:
 def _row(title: str, chains: Sequence[EpisodeRecord], length: int) -> tuple[Cell, ...]:
     score = score_chains(chains)
     assert score is not None, "these are chains"
-    iterations, decisions = [sum(record.iterations) for record in chains], [len(record.iterations) for record in chains]
-    mean = _by_chain(len(chains)).interval(lambda total: total(iterations) / total(decisions))
+    mean = _by_chain(len(chains)).interval(lambda total: _per_decision(total, chains))
     rates = [*map(rate_cell, score.at_least), *[BLANK] * (length - len(score.at_least))]
     return words(title), *rates, number_cell(score.average), number_cell(mean)
 
@@ -99,15 +99,18 @@ def _difference(rule: RuleGroup, fixed: RuleGroup, length: int) -> tuple[Cell, .
     for count in range(1, length + 1):
         won = [(one.stages_solved >= count, other.stages_solved >= count) for one, other in shared]
         cells.append(paired_cell(compare([Pair(str(k), Side(a, {}), Side(b, {})) for k, (a, b) in enumerate(won)])))
-    sums, decisions = (
-        [[float(count(record)) for record in side] for side in zip(*shared, strict=True)]
-        for count in (lambda record: sum(record.iterations), lambda record: len(record.iterations))
-    )
+    ahead, behind = [one for one, _ in shared], [other for _, other in shared]
     saved = _by_chain(len(shared)).interval(
-        lambda total: (total(sums[0]) / total(decisions[0])) / (total(sums[1]) / total(decisions[1])) - 1
+        lambda total: _per_decision(total, ahead) / _per_decision(total, behind) - 1,
     )
     name = f"difference to {fixed.name}, points; average; iterations, %"
     return words(name), *cells, number_cell(_ahead(rule, fixed), sign="+"), number_cell(saved, 100, "+", 0)
+
+
+def _per_decision(total: Callable[[Sequence[float]], Any], chains: Sequence[EpisodeRecord]) -> Any:
+    """Return the iterations of a decision, from a function that adds up one number per chain."""
+    iterations, decisions = [sum(record.iterations) for record in chains], [len(record.iterations) for record in chains]
+    return total(iterations) / total(decisions)
 
 
 def _ahead(rule: RuleGroup, fixed: RuleGroup) -> Interval:
