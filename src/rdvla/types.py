@@ -115,7 +115,7 @@ class ActionChunk:
         """Read what `to_wire` returned; everything but the actions may be absent, other keys are ignored.
 
         Raises:
-            ValueError, TypeError: a value of the wrong type or length.
+            ValueError, TypeError: a value of the wrong type, length or range.
         """
         actions = np.array(values["actions"], dtype=np.float32)
         opening = np.array(values["opening"], np.float32) if "opening" in values else None
@@ -124,17 +124,15 @@ class ActionChunk:
         timings = {str(name): float(value) for name, value in dict(values.get("policy_timing", {})).items()}
         if not all(0 <= value < math.inf for value in timings.values()):
             raise ValueError(f"policy_timing must be milliseconds of at least 0, found {timings}")
-        iterations = int(values.get("num_recurrences", 0))
-        if iterations < 0:
-            raise ValueError(f"num_recurrences must be at least 0, found {iterations}")
-        steps, carry = values.get("n_action_steps"), values.get("carry")
+        iterations = _whole(values, "num_recurrences", 0) or 0
+        steps, carry = _whole(values, "n_action_steps", 1), values.get("carry")
         if carry is not None and not isinstance(carry, bytes):
             raise TypeError(f"a carry must be bytes, found {type(carry).__name__}")
         return cls(
             actions=actions,
             num_recurrences=iterations,
             convergence=tuple(float(value) for value in values.get("convergence", ())),
-            n_action_steps=None if steps is None else int(steps),
+            n_action_steps=steps,
             timings=timings,
             out_of_time=bool(values.get("out_of_time", False)),
             signals={str(name): float(value) for name, value in dict(values.get("signals", {})).items()},
@@ -142,6 +140,15 @@ class ActionChunk:
             trace={str(name): np.array(column, np.float32) for name, column in dict(values.get("trace", {})).items()},
             carry=carry,
         )
+
+
+def _whole(values: Mapping[str, Any], name: str, least: int) -> int | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, found {value!r}")
+    return int(value)
 
 
 @dataclass(frozen=True)
