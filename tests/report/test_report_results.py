@@ -102,11 +102,12 @@ def test_a_rule_is_asked_for_as_it_was_played(tmp_path, stop):
             "--checkpoint runs/p --precision int8 --compile --suite",
         ),
         ({"seed": 8, "delays": (2,)}, "--delay 2 --seed 8 --depth"),
+        ({"n_tasks": 6, "task_ids": (0, 1, 2, 5)}, "--task-ids 0-2,5 --depth"),
         ({"strategies": ("background:4",)}, "--strategy background:4 --depth"),
     ],
 )
 def test_a_command_asks_the_same_policy_in_the_same_way(results, tmp_path, settings, words):
-    found, _ = results("depth", ladder(tmp_path / "run", n_tasks=1, episodes=1, **settings))
+    found, _ = results("depth", ladder(tmp_path / "run", **{"n_tasks": 1, "episodes": 1} | settings))
     assert words in found["missing"][0]
 
 
@@ -265,6 +266,14 @@ def test_chains_beside_the_paper_and_iterations_by_place(results, tmp_path):
     assert "and how often it fails once begun, 5 goals: rank correlation +" in page
     with pytest.raises(ConfigError, match="no run has chains"):
         results("chains", write_run(tmp_path / "run", stops=(FIXED,), n_tasks=1))
+
+
+def test_chains_of_an_expert_ask_for_no_thinking(results, tmp_path):
+    run = write_chains(tmp_path / "run", [2, 1])
+    edit(run, lambda record: record | {"iterations": [0] * len(record["iterations"])})
+    found, _ = results("chains", run)
+    assert found["tables"][0]["rows"][0]["iterations per decision"] is None
+    assert found["missing"] == []
 
 
 def test_overlapping_decisions_have_no_place_in_the_chain(results, tmp_path):

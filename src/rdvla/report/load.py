@@ -1,7 +1,7 @@
 """Reads the folders of evaluations and sorts their episodes by policy."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -180,12 +180,13 @@ def say_starts(records: Sequence[AnyRecord]) -> str:
     states = {record.init_state for record in records if record.init_state is not None}
     seeds = {record.placement_seed for record in records if record.placement_seed is not None}
     named = (("initial states", states), ("placement seeds", seeds))
-    return ", ".join(f"{name} {_ranges(sorted(numbers))}" for name, numbers in named if numbers)
+    return ", ".join(f"{name} {ranges(numbers)}" for name, numbers in named if numbers)
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def ranges(numbers: Iterable[int]) -> str:
+    """Return whole numbers in ascending order, neighbours together: `0-3, 7`."""
     parts: list[list[int]] = []
-    for number in numbers:
+    for number in sorted(numbers):
         if parts and number == parts[-1][-1] + 1:
             parts[-1].append(number)
         else:

@@ -69,7 +69,8 @@ def chains_table(given: Given) -> Section:
         if suite in {chains[0].suite for _, chains, *_ in scores}
     ]
     adaptive = f"an adaptive rule, executed synchronously: {play(given.all[0], [SUITE], '--stop', 'action_mse')}"
-    missing = [] if places else [adaptive]
+    thinks = any(rule.summary.mean_iterations for series in given.all for rule in series.rules)  # an expert does not
+    missing = [adaptive] if thinks and not places else []
     return Section(
         "chains",
         "CALVIN: tasks in a row",
@@ -84,7 +85,7 @@ def _row(title: str, chains: Sequence[EpisodeRecord], length: int) -> tuple[Cell
     assert score is not None, "these are chains"
     mean = _by_chain(len(chains)).interval(lambda total: _per_decision(total, chains))
     rates = [*map(rate_cell, score.at_least), *[BLANK] * (length - len(score.at_least))]
-    return words(title), *rates, number_cell(score.average), number_cell(mean)
+    return words(title), *rates, number_cell(score.average), number_cell(mean) if mean.value else BLANK
 
 
 def _published(score: Published, length: int) -> tuple[Cell, ...]:

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import ErrorRecord
 from rdvla.execution import SYNCHRONOUS
 from rdvla.horizons import DEFAULT_HORIZON
-from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs
+from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs, ranges
 from rdvla.stops import StopRule
 
 DEPTH = 12
@@ -114,16 +114,14 @@ def play(series: Series, suites: Sequence[str], *asked: str) -> str:
     """Return the command that plays what is missing: `suites` under `asked`, from the starts of the runs at hand."""
     config = EvalConfig.build(series.runs[0].config)
     starts = ("--init-states", config.init_states) if config.init_states else ("--seeds", config.seeds)
-    numbers = ",".join(map(str, starts[1]))
-    if starts[1] == tuple(range(starts[1][0], starts[1][-1] + 1)) and len(starts[1]) > 1:
-        numbers = f"{starts[1][0]}-{starts[1][-1]}"
+    numbers = _option(starts[1])
     chosen = dict(zip(asked[::2], asked[1::2], strict=True))
     usual = {"--horizon": config.horizons[0]} if config.horizons != (DEFAULT_HORIZON,) else {}
     if config.strategies[0] != SYNCHRONOUS and "--horizon" not in chosen:
         usual = {"--strategy": config.strategies[0]}
     usual |= {"--protocol": config.protocol} if config.protocol else {}
     if config.task_ids is not None and set(suites) <= set(config.suites):
-        usual["--task-ids"] = ",".join(map(str, config.task_ids))
+        usual["--task-ids"] = _option(config.task_ids)
     if config.delays != (0,):
         usual["--delay"] = str(config.delays[0])
     if config.seed != EvalConfig.model_fields["seed"].default:
@@ -131,6 +129,10 @@ def play(series: Series, suites: Sequence[str], *asked: str) -> str:
     words = ["rdvla", "eval", *_source(config.policy), "--suite", ",".join(suites), starts[0], numbers]
     words += [word for pair in (usual | chosen).items() for word in pair]
     return f"`{say_command([*words, '--output', 'runs/NEW'])}`"
+
+
+def _option(numbers: Iterable[int]) -> str:
+    return ranges(numbers).replace(", ", ",")
 
 
 def _source(policy: str) -> list[str]:
