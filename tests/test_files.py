@@ -24,6 +24,24 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [each.name for each in path.parent.iterdir()] == ["file.json"]
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is missing; nothing was recorded"),
+        ("{", "is not valid JSON .*; copy it again"),
+        (b"\xff", "is not valid JSON .*; copy it again"),
+        ("[]", "must hold a JSON object, found list; copy it again"),
+        (files.LFS_POINTER, "git lfs pull"),
+    ],
+)
+def test_what_is_no_json_object_is_said(tmp_path, content, message):
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(CheckpointError, match=message):
+        files.read_json(path, CheckpointError, "copy it again", missing="nothing was recorded")
+
+
 def test_json_has_no_word_for_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "file.json", {"a": float("nan")})

@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache
 from itertools import product
 from pathlib import Path
 from types import NoneType, UnionType
@@ -49,9 +48,9 @@ class Config(BaseModel):
 
 def _truths_for_numbers(model: type[Any], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield what is wrong with every `true` and `false` that pydantic would read as a number."""
-    annotations = _annotations(model)
+    known = _fields(model)
     for name, value in values.items():
-        annotation = annotations.get(name, Any)
+        annotation = known[name][0] if name in known else Any
         given = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(each, bool) for each in given) and not _takes_truth(annotation):
             yield f"'{prefix}{name}' = {value!r}: true and false are no numbers"
@@ -59,11 +58,6 @@ def _truths_for_numbers(model: type[Any], values: Mapping[str, Any], prefix: str
         for section, each in product(sections, given):
             if isinstance(each, Mapping):
                 yield from _truths_for_numbers(section, each, f"{prefix}{name}.")
-
-
-@cache
-def _annotations(model: type[Any]) -> dict[str, Any]:
-    return {name: annotation for name, (annotation, _) in _fields(model).items()}
 
 
 def _takes_truth(annotation: object) -> bool:

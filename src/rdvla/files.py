@@ -222,6 +222,32 @@ def refuse_pointer(path: Path, error: type[RDVLAError]) -> None:
         )
 
 
+def read_json(path: Path, error: type[RDVLAError], fix: str, *, missing: str = "") -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+        error: what to raise.
+        fix: what to do about a damaged file, for the message.
+        missing: what it means that there is none, likewise; empty stands for `fix`.
+
+    Raises:
+        RDVLAError: of type `error`: the file is missing, a Git LFS pointer, not JSON, or no object.
+    """
+    try:
+        refuse_pointer(path, error)
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"'{path}' is missing; {missing or fix}.") from None
+    except OSError as reason:
+        raise error(f"'{path}' cannot be read ({reason.strerror}); {fix}.") from None
+    except ValueError as reason:
+        raise error(f"'{path}' is not valid JSON ({reason}); {fix}.") from None
+    if not isinstance(content, dict):
+        raise error(f"'{path}' must hold a JSON object, found {type(content).__name__}; {fix}.")
+    return content
+
+
 def user_cache() -> Path:
     """Return the folder for files that can be rebuilt: `$XDG_CACHE_HOME/rdvla` if absolute, else `~/.cache/rdvla`."""
     base = os.environ.get("XDG_CACHE_HOME", "")

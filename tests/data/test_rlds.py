@@ -136,9 +136,10 @@ def test_what_is_wrong_is_said(libero, tmp_path):
     (folder / "features.json").write_text(features.replace('"action"', '"actoin"'))
     with pytest.raises(DatasetError, match=r"'steps/action'.*'steps/actoin'"):
         RldsDataset.open(folder)
-    (folder / "features.json").write_text("{")
-    with pytest.raises(DatasetError, match="cannot be read"):
-        RldsDataset.open(folder)
+    for damaged, message in (("{", "is not valid JSON"), ("[]", "must hold a JSON object")):
+        (folder / "features.json").write_text(damaged)
+        with pytest.raises(DatasetError, match=message):
+            RldsDataset.open(folder)
     mixed = episodes[0] | {"steps/language_instruction": [b"one", b"two"] * 2}
     with pytest.raises(DatasetError, match="2 instructions"):
         list(RldsDataset.open(rlds.write(tmp_path, "libero_mixed", [mixed])))

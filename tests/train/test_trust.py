@@ -203,6 +203,12 @@ def test_a_dataset_that_was_moved_goes_on_and_another_does_not(dataset, tmp_path
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["root"] == str(tmp_path / "there")
 
 
+def test_settings_that_are_no_mapping_are_refused(dataset, tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(TrainingError, match="must hold a JSON object, found list; choose another output folder"):
+        run_small(dataset, tmp_path)
+
+
 def test_a_failed_start_leaves_nothing(dataset, tmp_path):
     wrong = small(dataset, "")["data"] | {"root": str(tmp_path / "typo")}
     with pytest.raises(DatasetError):

@@ -1,6 +1,5 @@
 """Reading and filling tensors strictly: everything used, everything filled, every shape and dtype as expected."""
 
-import json
 import pickle
 import re
 import warnings
@@ -13,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rdvla import files
 from rdvla.checkpoints.names import stored
 from rdvla.errors import CheckpointError
-from rdvla.files import refuse_pointer
 from rdvla.model.config import RDVLAConfig
 from rdvla.model.rdvla import RDVLA
 
@@ -35,7 +34,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(f"'{path}' is missing; copy the checkpoint again.")
-    refuse_pointer(path, CheckpointError)
+    files.refuse_pointer(path, CheckpointError)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -105,7 +104,7 @@ def read_pt(path: Path) -> dict[str, object]:
     """
     if not path.is_file():
         raise CheckpointError(f"'{path}' is missing; copy the checkpoint again.")
-    refuse_pointer(path, CheckpointError)
+    files.refuse_pointer(path, CheckpointError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol; the refusal below says more
@@ -146,16 +145,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, not JSON, or not an object.
     """
-    if not path.is_file():
-        raise CheckpointError(f"'{path}' is missing; copy the checkpoint again.")
-    refuse_pointer(path, CheckpointError)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"'{path}' is not valid JSON ({error}); copy the checkpoint again.") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"'{path}' must hold a JSON object, found {type(content).__name__}.")
-    return content
+    return files.read_json(path, CheckpointError, "copy the checkpoint again")
 
 
 def build_empty(config: RDVLAConfig) -> RDVLA:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from rdvla.errors import DatasetError, suggest
-from rdvla.files import refuse_pointer
+from rdvla.files import read_json
 
 VERSION = "v3.0"
 INFO_PATH = "meta/info.json"
@@ -216,18 +216,11 @@ class DatasetInfo:
         path = root / INFO_PATH
         if not root.is_dir():
             raise DatasetError(f"there is no dataset folder at '{root}'.")
-        try:
-            refuse_pointer(path, DatasetError)
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DatasetError(
-                f"'{path}' is missing: '{root}' is not a LeRobotDataset, or its recording was not finished "
-                "(repeat the same `rdvla collect` command to finish it)."
-            ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DatasetError(f"'{path}' is not valid JSON ({error}); copy the dataset again.") from None
-        if not isinstance(document, dict):
-            raise DatasetError(f"'{path}' must hold a mapping, found {type(document).__name__}; copy it again.")
+        unfinished = (
+            f"'{root}' is not a LeRobotDataset, or its recording was not finished (repeat the same `rdvla collect` "
+            "command to finish it)"
+        )
+        document = read_json(path, DatasetError, "copy the dataset again", missing=unfinished)
         version = document.get("codebase_version")
         if version != VERSION:
             raise DatasetError(f"'{path}' has codebase_version {version!r}, this reads {VERSION}; {_CONVERT}.")

@@ -13,15 +13,16 @@ from rdvla.data.lerobot_meta import INDEX_FEATURES, INFO_PATH, Feature, camera_f
 from rdvla.data.lerobot_video import decode_frames
 from rdvla.data.lerobot_writer import RecordedEpisode
 from rdvla.errors import DatasetError
-from rdvla.files import refuse_pointer
+from rdvla.files import read_json, refuse_pointer
 
 VERSIONS = ("v2.0", "v2.1")
+_FIX = "copy the dataset again"
 
 
 def is_v21(root: Path) -> bool:
     """Return whether `root` says that it is a LeRobotDataset of these versions."""
     path = root / INFO_PATH
-    return path.is_file() and _json(path).get("codebase_version") in VERSIONS
+    return path.is_file() and read_json(path, DatasetError, _FIX).get("codebase_version") in VERSIONS
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class LeRobotV21:
         Raises:
             DatasetError: damaged or incomplete, or with a feature that is neither a camera nor a row of numbers.
         """
-        info = _json(root / INFO_PATH)
+        info = read_json(root / INFO_PATH, DatasetError, _FIX)
         try:
             stored = {
                 key: Feature.from_json(entry) for key, entry in info["features"].items() if key not in INDEX_FEATURES
@@ -143,22 +144,12 @@ def _new_feature(key: str, feature: Feature) -> Feature:
     return Feature(feature.dtype, feature.shape, feature.names)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    (document,) = _documents(path, lines=False)
-    return document
-
-
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return _documents(path, lines=True)
-
-
-def _documents(path: Path, *, lines: bool) -> list[dict[str, Any]]:
     try:
         refuse_pointer(path, DatasetError)
-        text = path.read_text(encoding="utf-8")
-        documents = [json.loads(part) for part in (text.splitlines() if lines else [text]) if part.strip()]
+        documents = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise DatasetError(f"'{path}' cannot be read ({error}); copy the dataset again.") from None
+        raise DatasetError(f"'{path}' cannot be read ({error}); {_FIX}.") from None
     if not documents or not all(isinstance(document, dict) for document in documents):
-        raise DatasetError(f"'{path}' holds no mappings; copy the dataset again.")
+        raise DatasetError(f"'{path}' holds no mappings; {_FIX}.")
     return documents

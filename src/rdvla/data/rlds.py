@@ -4,7 +4,6 @@ A version folder holds `dataset_info.json` (which files), `features.json` (what 
 one episode per record, every feature of every step joined to one list under a name such as `steps/observation/state`.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from rdvla.data.lerobot_writer import RecordedEpisode
 from rdvla.data.tfrecord import Values, parse_example, read_records
 from rdvla.embodiment import CALVIN, LIBERO, Embodiment
 from rdvla.errors import ConfigError, DatasetError, suggest
+from rdvla.files import read_json
 
 _INFO, _FEATURES = "dataset_info.json", "features.json"
 _OBSERVATION = "steps/observation/"
@@ -119,8 +119,9 @@ class RldsDataset:
         folder = version_folder(root)
         if folder is None:
             raise DatasetError(f"'{root}' is no RLDS dataset: it has no {_INFO} beside {_FEATURES}.")
-        info = _load_json(folder / _INFO)
-        leaves = dict(_leaves(_load_json(folder / _FEATURES), ""))
+        fix = "copy the dataset again"
+        info, described = (read_json(folder / name, DatasetError, fix) for name in (_INFO, _FEATURES))
+        leaves = dict(_leaves(described, ""))
         features = _feature_map(str(info.get("name")), leaves, fps)
         shards, lengths = _shards(folder, info, split)
         for key in (_ACTION, _STATE, _LANGUAGE, *(_OBSERVATION + camera for camera in features.cameras)):
@@ -188,14 +189,6 @@ def version_folder(root: Path) -> Path | None:
 def _version(path: Path) -> tuple[int, ...]:
     parts = path.name.split(".")
     return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
-
-
-def _load_json(path: Path) -> dict[str, Any]:
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"'{path}' cannot be read ({error}); copy the dataset again.") from None
-    return document
 
 
 def _leaves(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, Leaf]]:

@@ -4,7 +4,6 @@ Statistics are computed from the columns themselves, never aggregated from per-e
 q01 is not a q01. Actions are in training space (gripper 1 open, 0 closed), states as recorded.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import CheckpointError, DatasetError, suggest
-from rdvla.files import refuse_pointer, write_json
+from rdvla.files import read_json, write_json
 from rdvla.types import ActionConvention
 
 EPSILON = 1e-8
@@ -243,14 +242,9 @@ def load_statistics(path: Path, *, masks: bool = False) -> dict[str, DatasetStat
     Raises:
         CheckpointError: the file is missing, not JSON, or incomplete.
     """
-    try:
-        refuse_pointer(path, CheckpointError)
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"'{path}' is missing; without statistics actions cannot be unnormalised.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"'{path}' is not valid JSON ({error}); copy the checkpoint again.") from None
-    if not isinstance(document, dict) or not document:
+    useless = "without statistics actions cannot be unnormalised"
+    document = read_json(path, CheckpointError, "copy the checkpoint again", missing=useless)
+    if not document:
         raise CheckpointError(f"'{path}' must map dataset names to statistics.")
     return {key: _entry(values, f"{path.name}: {key}", masks=masks) for key, values in document.items()}
 

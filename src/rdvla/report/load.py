@@ -1,6 +1,5 @@
 """Reads the folders of evaluations and sorts their episodes by policy."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from rdvla.errors import ConfigError, RecordError
 from rdvla.eval.records import AnyRecord, EpisodeRecord, latest, read_records
 from rdvla.eval.runner import POLICY_FILE, RUN_FILE, require_schema
 from rdvla.eval.summary import Summary, group_by, summarise_group
+from rdvla.files import read_json
 from rdvla.policy import Ask
 from rdvla.stops import StopRule
 
@@ -149,13 +149,7 @@ def _load(folder: Path) -> Run:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise RecordError(f"'{path}' is missing or damaged; evaluate again into another folder.") from None
-    if not isinstance(content, dict):
-        raise RecordError(f"'{path}' is damaged: it must hold a mapping.")
-    return content
+    return read_json(path, RecordError, "evaluate again into another folder")
 
 
 def group_runs(runs: Sequence[Run]) -> list[Series]:

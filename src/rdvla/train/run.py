@@ -10,7 +10,6 @@ OUTPUT/evaluations/000500/               episodes played with that policy, if th
 OUTPUT/policy/                           the last checkpoint's policy, once training is complete
 """
 
-import json
 import pickle
 import shutil
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from rdvla.checkpoints.native import STATISTICS, save_native
 from rdvla.checkpoints.tensors import write_pt
 from rdvla.data.stats import DatasetStatistics, load_statistics
 from rdvla.errors import CheckpointError, ConfigError, TrainingError
-from rdvla.files import replacing_folder, write_json
+from rdvla.files import read_json, replacing_folder, write_json
 from rdvla.train.config import TrainConfig
 from rdvla.train.manifest import find_damage, write_manifest
 
@@ -62,7 +61,8 @@ class RunFolder:
         self._file = self.path / "config.json"
         self._has_moved = False
         if self._file.exists():
-            previous = _completed(_read_settings(self._file), config)
+            settings = read_json(self._file, TrainingError, "choose another output folder")
+            previous = _completed(settings, config)
             before, now = _elsewhere(previous), _elsewhere(self._settings)
             different = sorted(key for key in now if before.get(key) != now[key])
             if different:
@@ -187,11 +187,3 @@ def _completed(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     except ConfigError:
         return settings  # of another kind altogether; what differs is said
     return whole.model_dump(mode="json", exclude={"output", *_CONTINUABLE})
-
-
-def _read_settings(file: Path) -> dict[str, Any]:
-    try:
-        settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"'{file}' is damaged ({error}); choose another output folder.") from None
-    return settings
