@@ -45,6 +45,8 @@ from rdvla.policy import Ask, decision_seed
 from rdvla.stops import StopRule
 from rdvla.types import Observation
 
+PATIENCE_S = 3600.0
+"""Where vla-eval would give up after half a minute, which a busy machine may need."""
 CONFIGS = Path(__file__).parents[2] / "configs" / "vla_eval"
 
 
@@ -233,7 +235,7 @@ def test_sessions_through_its_own_batches(server, monkeypatch):
     monkeypatch.setattr(server, "max_batch_size", 2)
 
     async def play(url, number):
-        async with Connection(url) as connection:
+        async with Connection(url, timeout=PATIENCE_S) as connection:
             await connection.start_episode({"task": {"suite": "counting", "task_id": number}})
             actions = [(await connection.act(observation(step)))["actions"] for step in range(5)]
             await connection.end_episode({})
@@ -242,7 +244,7 @@ def test_sessions_through_its_own_batches(server, monkeypatch):
     async def play_both(url):
         return await asyncio.gather(play(url, 0), play(url, 1))
 
-    with api.serve_background(server) as served:
+    with api.serve_background(server, ready_timeout=PATIENCE_S) as served:
         played = asyncio.run(play_both(served.url))
     for stream in (server._send_stream, server._receive_stream):
         stream.close()  # which vla-eval leaves to the garbage collector
