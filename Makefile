@@ -1,4 +1,4 @@
-# make demo    watch the shipped policy drive LIBERO at several depths; ends with a table and a report
+# make demo    watch one policy in LIBERO's four suites at several depths; ends with a table and a report
 # make test    the whole test suite, simulator included
 # make lowest  the network's tests as on a processor without vector instructions
 # make check   style, types and the import rules
