@@ -84,7 +84,7 @@ def test_a_request_that_cannot_be_answered_is_not_repeated() -> None:
 
 def test_a_server_killed_and_restarted() -> None:
     with serving(FakePolicy(), QUICK) as server:
-        policy = RemotePolicy(server.url, deadline_s=10)
+        policy = RemotePolicy(server.url, deadline_s=3600, connect_timeout_s=3600)
         policy.infer(observation(1), Ask(seed=1))
         port = server.port
     with pytest.raises(ServeError, match="no policy server answers"):
