@@ -81,7 +81,7 @@ def test_a_damaged_run_file_is_named(runs):
     adaptive, _ = runs
     for content in ('{"tasks": null}', '{"config": 1}', '{"command": "rdvla"}', "[]", "nothing"):
         (adaptive / "run.json").write_text(content)
-        with pytest.raises(RecordError, match=r"run\.json' is .*damaged"):
+        with pytest.raises(RecordError, match=r"run\.json' .*evaluate again into another folder"):
             load_runs([adaptive])
 
 
