@@ -35,7 +35,7 @@ def demo_command(
         init_states="10",
         depth="1,4,12",
         stop="action_mse",
-        delta=1e-4,
+        delta="1e-4",
         horizon="4",
         checkpoint=checkpoint,
         output=output,
