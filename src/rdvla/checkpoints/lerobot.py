@@ -19,13 +19,13 @@ from rdvla.checkpoints.tensors import read_json, read_safetensors, write_safeten
 from rdvla.data.lerobot_meta import camera_key
 from rdvla.errors import CheckpointError
 from rdvla.files import replacing_folder, write_json
+from rdvla.horizons import DEFAULT_HORIZON
 
 TYPE = "rdvla"
 DESCRIPTION = "rdvla"
 PREFIX = "model."
 
 _IDENTITY = {"VISUAL": "IDENTITY", "STATE": "IDENTITY", "ACTION": "IDENTITY"}
-_EXECUTED = 5  # actions per decision, as the plugin does unless told otherwise
 _IMAGE_SIDE = 256  # what LIBERO's environment and datasets deliver; the policy takes any size
 
 
@@ -102,7 +102,7 @@ def _config(checkpoint: Checkpoint, features: Mapping[str, Any]) -> dict[str, An
         "input_features": inputs,
         "output_features": {"action": features["action"]},
         "chunk_size": chunk_size,
-        "n_action_steps": min(_EXECUTED, chunk_size),
+        "n_action_steps": min(int(DEFAULT_HORIZON), chunk_size),  # as the plugin executes unless told otherwise
         "push_to_hub": False,
     }
 
