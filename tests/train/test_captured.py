@@ -37,7 +37,8 @@ def test_captured_gradients_are_the_gradients():
         }
 
     captured = CapturedGradient(model, compute)
-    for chosen in ([(batches[0], depth)], [(batches[1], depth)], [(b, depth) for b in batches], [(batches[2], 1)]):
+    full, shallow = [(batch, depth) for batch in batches], [(batches[2], 1), (batches[0], 3)]
+    for chosen in (full[:1], full[1:2], full, shallow):
         expected, found = gradients(Gradient(model, compute), chosen), gradients(captured, chosen)
         assert found[0] == pytest.approx(expected[0], rel=1e-4)
         assert found[1].keys() == expected[1].keys()

@@ -25,7 +25,7 @@ from rdvla.train.step import Compute, Gradient
 class CapturedGradient(Gradient):
     """Adds a batch's gradient by replaying CUDA graphs, captured when the first batch of a shape comes.
 
-    Steps shallower than the depth of backpropagation are rare and are computed as usual.
+    Steps shallower than the depth of backpropagation (every fifth at a mean of 12) have graphs of their own.
     """
 
     def __init__(self, model: RDVLA, compute: Compute) -> None:
@@ -44,13 +44,11 @@ class CapturedGradient(Gradient):
 
     def add(self, batch: TrainBatch, latents_BKD: Tensor, scale: float, *, n_no_grad: int, n_grad: int) -> Tensor:
         """See `Gradient.add`."""
-        if n_grad < self._model.depth_sampler.backprop_depth:
-            return super().add(batch, latents_BKD, scale, n_no_grad=n_no_grad, n_grad=n_grad)
         batch = _padded(batch)
-        shape = tuple(batch.inputs.ids.shape)
-        if shape not in self._captures:
-            self._captures[shape] = _Capture(self._model, self._compute, batch, latents_BKD, self._pool)
-        capture = self._captures[shape]
+        form = (*batch.inputs.ids.shape, n_grad)
+        if form not in self._captures:
+            self._captures[form] = _Capture(self._model, self._compute, batch, latents_BKD, n_grad, self._pool)
+        capture = self._captures[form]
         before = [None if parameter.grad is None else parameter.grad.clone() for parameter in capture.parameters]
         error = capture.replay(batch, latents_BKD, scale, n_no_grad)
         for parameter, earlier, gradient in zip(capture.parameters, before, capture.gradients, strict=True):
@@ -72,10 +70,11 @@ class _Capture:
         compute: Compute,
         like: TrainBatch,
         latents_BKD: Tensor,
+        n_grad: int,
         pool: Any,
     ) -> None:
         """Capture the step of `model` for batches like `like`; graphs of one `pool` never run at once."""
-        head, device, n_grad = model.head, compute.device, model.depth_sampler.backprop_depth
+        head, device = model.head, compute.device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         inputs = {entry.name: getattr(like.inputs, entry.name).clone() for entry in fields(Inputs)}
         self._batch = replace(
