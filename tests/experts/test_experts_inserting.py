@@ -57,8 +57,15 @@ class Kitchen:
         return False
 
 
-def pan_in_oven() -> Insert:
-    skill = Insert(Kitchen(), Goal("in", ("pan", "inside")))  # type: ignore[arg-type]
+class Holding(Kitchen):
+    """The pan is in the hand already."""
+
+    def in_hand(self, name: str) -> bool:
+        return True
+
+
+def pan_in_oven(kitchen: Kitchen) -> Insert:
+    skill = Insert(kitchen, Goal("in", ("pan", "inside")))  # type: ignore[arg-type]
     skill.start()
     return skill
 
@@ -69,15 +76,16 @@ def test_a_place_with_a_roof_needs_it() -> None:
 
 
 def test_it_goes_in_where_it_is_open_and_holds_the_outer_end() -> None:
-    skill = pan_in_oven()
+    skill = pan_in_oven(Kitchen())
     assert skill._into.tolist() == [0.0, 1.0, 0.0]
     assert skill._planned.position[1] < -0.05  # the handle
     assert skill._planned.yaw == pytest.approx(np.pi / 2, abs=0.3)
     assert skill._planned.tilt == pytest.approx(TILT)
 
 
-def test_the_pan_ends_inside_and_the_hand_touches_nothing() -> None:
-    skill = pan_in_oven()
+@pytest.mark.parametrize("kitchen", [Kitchen(), Holding()], ids=["grasped", "held from the start"])
+def test_the_pan_ends_inside_and_the_hand_touches_nothing(kitchen: Kitchen) -> None:
+    skill = pan_in_oven(kitchen)
     skill._aim(Kitchen.gripper_position)
     pan = skill._release - skill._offset
     assert 0.33 < pan[1] < 0.41

@@ -1,5 +1,7 @@
 """A recorded network decides as the network itself does, in any batch, compiled once for each shape."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -129,6 +131,18 @@ def test_a_fixed_depth_never_waits_for_the_device():
 def test_8_bits_cannot_be_compiled():
     with pytest.raises(ConfigError, match=r"int8.*cannot be compiled"):
         freeze(build(LAPTOP_KIND), "int8", pack=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_graph_keeps_what_it_reads():
+    def begin():
+        read = torch.ones(4, device="cuda")
+        return recorded.record(lambda: read + 1, read.device), weakref.ref(read)
+
+    replay, read = begin()
+    assert read() is not None
+    assert replay().tolist() == [2.0] * 4
 
 
 @pytest.mark.gpu

@@ -51,6 +51,7 @@ class Insert(PickAndPlace):
     """Brings an object into a region under a roof, through the side that is open."""
 
     _into: Array  # [3], horizontal
+    held_tilt = float(TILT)
 
     @staticmethod
     def suits(scene: LiberoScene, goal: Goal) -> bool:
@@ -73,6 +74,11 @@ class Insert(PickAndPlace):
             raise NoPlanError(f"'{self._object}' has no end that the hand can hold.")
         self._choose(found[0])
         return found
+
+    def _hold_on(self) -> None:
+        self._obstacles = self._scene.obstacle_points(self._object)
+        self._into = self._find_entry()
+        super()._hold_on()
 
     def _find_entry(self) -> Array:
         """Return the horizontal direction `[3]`, along one of the region's sides, in which the least is in the way."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from enum import Enum, auto
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,8 @@ class PickAndPlace:
     _release: Array
     _offset: Array
     _offset_in_hand: Array
+    held_tilt: ClassVar[float] = 0.0
+    """How the hand leans (see `Grasp`) with an object that it holds already when the skill begins."""
     _turn: float
     _hang: float
 
@@ -162,7 +165,7 @@ class PickAndPlace:
     def _hold_on(self) -> None:
         position, closing = self._scene.gripper_position, self._scene.gripper_rotation[:, 0]
         yaw = wrap_half_turn(float(np.arctan2(-closing[0], closing[1])))
-        self.grasp = Grasp(position, yaw, cost=0.0, label="in hand")
+        self.grasp = Grasp(position, yaw, cost=0.0, label="in hand", tilt=self.held_tilt)
         self._obstacles = self._scene.obstacle_points(self._object)
         self._origin = self._scene.position(self._object)
         self._hold = position

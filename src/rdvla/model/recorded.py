@@ -73,7 +73,7 @@ def record(function: Callable[[], Result], device: torch.device) -> Callable[[],
         with torch.cuda.graph(graph):
             result = function()
 
-    def replay() -> Result:
+    def replay(_kept: object = function) -> Result:  # what the graph reads has to live as long as the graph
         graph.replay()
         return result
 
