@@ -103,6 +103,12 @@ def test_episodes_of_two_policies_give_no_alarm(run, tmp_path):
         read_played([run, other])
 
 
+def test_episodes_under_two_rules_give_no_alarm(tmp_path):
+    both = report_fakes.write_run(tmp_path / "both", stops=(StopRule("action_mse"), StopRule.fixed(12)), n_tasks=1)
+    with pytest.raises(ConfigError, match=r"played in 2 ways \(action_mse.*; fixed\(12\).*give runs of one rule"):
+        read_played([both])
+
+
 def test_records_that_do_not_say_when_a_decision_was_made_are_refused(run):
     first, *_ = read_records(run)
     line = to_line(first.model_copy(update={"steps": first.steps + 1}))

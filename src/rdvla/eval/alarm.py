@@ -99,12 +99,18 @@ def read_played(folders: Sequence[Path]) -> list[PacedEpisode]:
 
     Raises:
         RecordError: a folder holds no evaluation, or a record is damaged.
-        ConfigError: no episode was played, a folder is named twice, they are of several policies, episodes have several
-            stages, or actions were executed out of turn.
+        ConfigError: no episode was played, a folder is named twice, they are of several policies or rules, episodes
+            have several stages, or actions were executed out of turn.
     """
     records = [record for _, record in read_episodes(folders)]
     if not records:
         raise ConfigError("no episode was played in these folders, so there is nothing to calibrate an alarm on.")
+    played = sorted({f"{record.rule}, {record.execution}" for record in records})
+    if len(played) > 1:
+        raise ConfigError(
+            f"these episodes were played in {len(played)} ways ({'; '.join(played)}), each with its own steps and "
+            "iterations; an alarm is of one: give runs of one rule and one way to execute actions."
+        )
     for record in records:
         if record.num_stages > 1 or sum(record.executed) != record.steps:
             raise ConfigError(
