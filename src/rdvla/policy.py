@@ -52,6 +52,9 @@ WARM_STARTS: Mapping[WarmStart, str] = {
 """Where the scratchpad of a decision begins, with a sentence for people."""
 
 
+DISAGREEMENT = "disagreement"
+"""The signal of how far a decision is from what the one before it still planned for the same control steps: the mean
+squared difference of commands. Whoever executes the chunks adds it; there is none where no plan was left."""
 ALARM = "alarm"
 """The signal (`rdvla.types.ActionChunk.signals`) of a policy with an alarm: raised above 1."""
 

@@ -24,7 +24,8 @@ from rdvla.types import Observation
 
 def episode(task, *, success, decisions, depth=4.0):
     """Return one of five steps per decision."""
-    return PacedEpisode(task, success, 5 * decisions, 5.0 * np.arange(decisions), np.full(decisions, depth))
+    steps = 5.0 * np.arange(decisions)
+    return PacedEpisode(task, success, 5 * decisions, steps, np.full(decisions, depth), 0.1 * (steps > 95))
 
 
 EPISODES = [
@@ -60,7 +61,7 @@ def test_an_alarm_is_the_steps_that_few_successes_take():
 
 
 def test_scores_are_measured_on_tasks_they_were_not_fitted_on():
-    steps, depth, window = measure_scores(EPISODES, (0.1,), folds=2)
+    steps, depth, window, disagreement, _ = measure_scores(EPISODES, (0.1,), folds=2)
     (found,) = steps.detections  # either task's limit is the other's: 18th of 19, 130 steps
     assert (found.found, found.failures, found.false, found.successes) == (1, 2, 2, 38)
     assert found.lead == 200 - 135
@@ -68,6 +69,9 @@ def test_scores_are_measured_on_tasks_they_were_not_fitted_on():
     assert depth.detections[0].found == window.detections[0].found == 1
     assert depth.detections[0].lead == 100
     assert depth.auroc == pytest.approx(0.75)
+    assert disagreement.auroc == pytest.approx((30 + 11) / 76)  # 16 of 38 successes have 0.1 too, one failure has 0
+    calm = [replace(one, depths=np.ones_like(one.depths), disagreement=0 * one.disagreement) for one in EPISODES]
+    assert [each.name for each in measure_scores(calm, (0.1,), folds=2)] == ["steps"]
     with pytest.raises(ConfigError, match="needs 2 tasks and 2 folds"):
         measure_scores([one for one in EPISODES if one.task == "toy 0"], (0.1,), folds=2)
     assert auroc(np.array([]), np.array([1.0])) is None

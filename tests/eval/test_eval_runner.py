@@ -243,7 +243,7 @@ def test_a_run_from_before_there_were_seeds_and_protocols_is_continued(tmp_path)
         del content["config"][name]
     (tmp_path / "run.json").write_text(json.dumps(content))
     lines = (tmp_path / EPISODES_FILE).read_text().splitlines(keepends=True)
-    assert set(json.loads(lines[0])) == OLD_FIELDS
+    assert set(json.loads(lines[0])) == OLD_FIELDS | {"signals"}
     (tmp_path / EPISODES_FILE).write_text("".join(lines[:2]))
     timing = {"wall_s", "latency_ms"}
     again = run(tmp_path, settings)

@@ -104,8 +104,10 @@ def test_from_the_head_to_record_and_report(tmp_path):
     first, second = read_records(tmp_path / "run")
     decisions = len(first.iterations)
     assert decisions > 1
-    assert first.signals == {"doubt": (0.1235, *[None] * (decisions - 1)), "odd": (None,) * decisions}
-    assert summarise_group([first, second]).signals == {"doubt": pytest.approx(0.1235)}
+    doubt, odd = (0.1235, *[None] * (decisions - 1)), (None,) * decisions
+    calm = (None, *[0.0] * (decisions - 1))  # it plans the same again
+    assert first.signals == {"doubt": doubt, "odd": odd, "disagreement": calm}
+    assert summarise_group([first, second]).signals == {"doubt": pytest.approx(0.1235), "disagreement": 0}
     assert "signals" not in json.loads(to_line(first.model_copy(update={"signals": {}})))
     write_report([tmp_path / "run"], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()

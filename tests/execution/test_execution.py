@@ -66,6 +66,15 @@ def test_the_policy_looks_only_when_it_decides():
     assert executor.executed == (3, 3, 1)
 
 
+def test_a_decision_says_how_far_it_is_from_the_plan_before():
+    _, executor, _ = execute(Synchronous(3), 7)  # of both columns, one differs by 1
+    assert [dict(chunk.signals) for chunk in executor.decisions] == [{}, {"disagreement": 0.5}, {"disagreement": 0.5}]
+    executor.next_stage()
+    executor.act(lambda: Observation({}, np.array([0], np.float32), "stop"))
+    _, whole, _ = execute(Synchronous(), 17)  # nothing is left to disagree with
+    assert not any(chunk.signals for chunk in (executor.decisions[-1], *whole.decisions))
+
+
 def test_a_horizon_rule_says_how_much_of_a_chunk_is_executed():
     planner, _, _ = execute(Synchronous(make_horizon("linear_decay")), 13)
     assert planner.asked == [0, 6, 12]  # nine iterations: six actions

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError
 from rdvla.eval.calibration import folds_of
-from rdvla.eval.records import read_episodes
-from rdvla.policy import Alarm
+from rdvla.eval.records import EpisodeRecord, read_episodes
+from rdvla.policy import DISAGREEMENT, Alarm
 
 WINDOW = 5
 
@@ -31,6 +31,7 @@ class PacedEpisode:
         length: its control steps.
         steps: control steps taken before every decision, `[N]`.
         depths: iterations of every decision, `[N]`.
+        disagreement: of every decision (`rdvla.policy.DISAGREEMENT`), `[N]`, 0 where no plan was left to disagree with.
     """
 
     task: str
@@ -38,10 +39,11 @@ class PacedEpisode:
     length: int
     steps: NDArray[np.float64]
     depths: NDArray[np.float64]
+    disagreement: NDArray[np.float64]
 
 
-def _depth_of_window(episode: PacedEpisode) -> NDArray[np.float64]:
-    sums = np.cumsum(episode.depths)
+def _mean_of_window(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    sums = np.cumsum(values)
     before = np.concatenate((np.zeros(WINDOW), sums))[: len(sums)]
     return (sums - before) / np.minimum(np.arange(1, len(sums) + 1), WINDOW)
 
@@ -49,7 +51,9 @@ def _depth_of_window(episode: PacedEpisode) -> NDArray[np.float64]:
 SCORES: Mapping[str, Callable[[PacedEpisode], NDArray[np.float64]]] = {
     "steps": lambda episode: episode.steps,
     "depth": lambda episode: episode.depths,
-    f"mean depth of {WINDOW}": _depth_of_window,
+    f"mean depth of {WINDOW}": lambda episode: _mean_of_window(episode.depths),
+    "disagreement": lambda episode: episode.disagreement,
+    f"mean disagreement of {WINDOW}": lambda episode: _mean_of_window(episode.disagreement),
 }
 """What is compared, by name: one number per decision; the first is what `fit_alarm` limits."""
 
@@ -124,9 +128,15 @@ def read_played(folders: Sequence[Path]) -> list[PacedEpisode]:
             length=record.steps,
             steps=np.cumsum([0, *record.executed[:-1]]).astype(float),
             depths=np.array(record.iterations, dtype=float),
+            disagreement=_disagreement(record),
         )
         for record in records
     ]
+
+
+def _disagreement(record: EpisodeRecord) -> NDArray[np.float64]:
+    known = record.signals.get(DISAGREEMENT, (None,) * len(record.iterations))
+    return np.array([value or 0.0 for value in known])
 
 
 def conformal(scores: Sequence[float], alpha: float) -> float:
@@ -157,7 +167,7 @@ def fit_alarm(episodes: Sequence[PacedEpisode], alpha: float) -> Alarm:
 
 
 def measure_scores(episodes: Sequence[PacedEpisode], alphas: Sequence[float], folds: int) -> list[Scored]:
-    """Measure every score, on tasks whose successes its limits were not fitted on.
+    """Measure every score that ever changes, on tasks whose successes its limits were not fitted on.
 
     Args:
         episodes: of at least two tasks.
@@ -173,7 +183,8 @@ def measure_scores(episodes: Sequence[PacedEpisode], alphas: Sequence[float], fo
             f"an alarm is measured on other tasks: it needs 2 tasks and 2 folds, found {len(tasks)}, {folds}."
         )
     part = dict(zip(tasks, folds_of(tasks, folds).tolist(), strict=True))
-    return [_measure(name, score, episodes, part, alphas) for name, score in SCORES.items()]
+    telling = {name: score for name, score in SCORES.items() if np.ptp(np.concatenate(list(map(score, episodes))))}
+    return [_measure(name, score, episodes, part, alphas) for name, score in telling.items()]
 
 
 def _measure(

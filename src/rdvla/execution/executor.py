@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rdvla.errors import ConfigError
 from rdvla.execution.ledger import Decision, Ledger
 from rdvla.execution.strategies import Strategy, Synchronous
-from rdvla.policy import PLAIN, Ask, Policy, decision_ask
+from rdvla.policy import DISAGREEMENT, PLAIN, Ask, Policy, decision_ask
 from rdvla.types import ActionChunk, Observation
 
 StandStill = Callable[[NDArray[np.float32] | None], NDArray[np.float32]]
@@ -31,7 +31,7 @@ class Executor:
         policy: decides.
         ask: how every decision is wanted; its seed is the episode's.
         delay: control steps from question to answer.
-        decisions: the chunks of this episode, oldest first.
+        decisions: the chunks of this episode, oldest first, with the signal `rdvla.policy.DISAGREEMENT`.
         ledger: what became of their actions; steps are counted within a stage, without those of waiting.
     """
 
@@ -75,6 +75,7 @@ class Executor:
         self._asked: Decision | None = None
         self._asked_for = 0
         self._carry: bytes | None = None
+        self._planned: Decision | None = None
         self._last: NDArray[np.float32] | None = None
 
     def reset(self, seed: int | None = None) -> None:
@@ -89,7 +90,7 @@ class Executor:
         """Go on with another instruction: drop the actions at hand; decisions are counted on."""
         if self._asked is not None:
             self.ledger.settle(self._step, self._asked, range(len(self._asked.chunk.actions)), "episode_end")
-        self._asked = self._carry = None
+        self._asked = self._carry = self._planned = None
         self._strategy.reset(self.ledger, self._step)
         self._step = 0
         self.policy.reset()
@@ -100,9 +101,11 @@ class Executor:
         if self._asked is None and self._strategy.wants(self._step):
             number = len(self.decisions)
             chunk = self.policy.infer(observe(), decision_ask(self.ask, number, self._carry, step=self._step))
-            self.decisions.append(chunk)
             self._carry = chunk.carry
-            self._asked, self._asked_for = Decision(number, self._step, chunk), 0
+            chunk = self._compared(chunk)
+            self.decisions.append(chunk)
+            self._planned = self._asked = Decision(number, self._step, chunk)
+            self._asked_for = 0
             self._arrive()
         waiting = self._asked is not None and self._strategy.waits(self._step)
         action = None if waiting else self._strategy.next(self._step, self.ledger)
@@ -119,6 +122,15 @@ class Executor:
         """How many actions of each decision were executed; a mean counts for all of its plans."""
         counts = Counter(entry.decision for entry in self.ledger.entries if entry.fate == "executed")
         return tuple(counts[number] for number in range(len(self.decisions)))
+
+    def _compared(self, chunk: ActionChunk) -> ActionChunk:
+        """Return `chunk` with how far it is from the rest of the chunk before."""
+        before = self._planned
+        if before is None or self._step - before.step >= len(before.chunk.actions):
+            return chunk
+        left = before.chunk.actions[self._step - before.step :]
+        change = float(np.square(chunk.actions[: len(left)] - left).mean())
+        return replace(chunk, signals={**chunk.signals, DISAGREEMENT: change})
 
     def _arrive(self) -> None:
         """Take in the answer, if it is due."""
