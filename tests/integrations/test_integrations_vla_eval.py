@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -324,6 +325,22 @@ def test_without_vla_eval_the_command_says_what_to_install(tmp_path):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.endswith("error: vla-eval is not installed. Install it with: pip install 'rdvla[vla-eval]'\n")
+
+
+def test_a_port_that_is_taken_is_said():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "rdvla.integrations.vla_eval", "--checkpoint", SHIPPED, "--port", str(port)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "error: [Errno" in done.stderr
+    assert f"{port}" in done.stderr
+    assert "choose another --port" in done.stderr
 
 
 @pytest.mark.sim

@@ -323,11 +323,20 @@ def main() -> None:
     from vla_eval.model_servers.serve import run_server
 
     sys.argv[1:] = ["--host=127.0.0.1", *map(_nested, sys.argv[1:])]
+    reason = ""
     try:
         run_server(RDVLAModelServer)
-    except RDVLAError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except* RDVLAError as errors:
+        reason = str(errors.exceptions[0])
+    except* OSError as errors:  # within groups of tasks of vla-eval's
+        reason = f"{_first(errors)}; if it is the address, choose another --port or --host."
+    if reason:
+        print(f"error: {reason}", file=sys.stderr)
         sys.exit(2)
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _nested(argument: str) -> str:
