@@ -54,7 +54,7 @@ WARM_STARTS: Mapping[WarmStart, str] = {
 
 DISAGREEMENT = "disagreement"
 """The signal of how far a decision is from what the one before it still planned for the same control steps: the mean
-squared difference of commands. Whoever executes the chunks adds it; there is none where no plan was left."""
+squared difference of commands. `rdvla.execution.Executor` adds it where a plan was left."""
 ALARM = "alarm"
 """The signal (`rdvla.types.ActionChunk.signals`) of a policy with an alarm: raised above 1."""
 

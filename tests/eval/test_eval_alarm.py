@@ -70,8 +70,8 @@ def test_scores_are_measured_on_tasks_they_were_not_fitted_on():
     assert depth.detections[0].lead == 100
     assert depth.auroc == pytest.approx(0.75)
     assert disagreement.auroc == pytest.approx((30 + 11) / 76)  # 16 of 38 successes have 0.1 too, one failure has 0
-    calm = [replace(one, depths=np.ones_like(one.depths), disagreement=0 * one.disagreement) for one in EPISODES]
-    assert [each.name for each in measure_scores(calm, (0.1,), folds=2)] == ["steps"]
+    older = [*EPISODES[:-1], replace(EPISODES[-1], disagreement=None)]  # recorded before there was the signal
+    assert [each.name for each in measure_scores(older, (0.1,), folds=2)] == ["steps", "depth", "mean depth of 5"]
     with pytest.raises(ConfigError, match="needs 2 tasks and 2 folds"):
         measure_scores([one for one in EPISODES if one.task == "toy 0"], (0.1,), folds=2)
     assert auroc(np.array([]), np.array([1.0])) is None

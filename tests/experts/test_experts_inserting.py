@@ -97,6 +97,13 @@ def test_the_pan_ends_inside_and_the_hand_touches_nothing(kitchen: Kitchen) -> N
     assert skill._above_place[2] == pytest.approx(skill._release[2])
 
 
+@pytest.mark.parametrize(("yaw", "tilt"), [(90, 60), (100, 60), (-100, 60), (90, 0), (180, 0), (20, 10)])
+def test_a_hand_that_holds_the_pan_already_lifts_it_as_it_is(yaw: float, tilt: float) -> None:
+    kitchen = Holding()
+    kitchen.gripper_rotation = downward_rotation(np.deg2rad(yaw), np.deg2rad(tilt))
+    np.testing.assert_allclose(pan_in_oven(kitchen)._rotation, kitchen.gripper_rotation, atol=1e-9)
+
+
 def test_what_is_inside_a_hand_is_counted() -> None:
     pointing_down = downward_rotation(0.0)
     points = np.array([[0.0, 0.0, 0.06], [0.0, 0.09, 0.06], [0.0, 0.05, 0.0], [0.0, 0.0, 0.0], [0.0, 0.2, 0.06]])

@@ -327,6 +327,23 @@ def test_without_vla_eval_the_command_says_what_to_install(tmp_path):
     assert done.stderr.endswith("error: vla-eval is not installed. Install it with: pip install 'rdvla[vla-eval]'\n")
 
 
+def test_the_command_says_what_our_error_says_wherever_it_comes_from(monkeypatch, capsys):
+    def failing(error):
+        def run_server(_):
+            raise ExceptionGroup("outer", [ExceptionGroup("inner", [error])])
+
+        return run_server
+
+    monkeypatch.setattr(sys, "argv", ["rdvla"])
+    monkeypatch.setattr("vla_eval.model_servers.serve.run_server", failing(ConfigError("depth must be at least 1.")))
+    with pytest.raises(SystemExit):
+        vla_eval.main()
+    assert capsys.readouterr().err == "error: depth must be at least 1.\n"
+    monkeypatch.setattr("vla_eval.model_servers.serve.run_server", failing(OSError(28, "No space left on device")))
+    with pytest.raises(ExceptionGroup, match="outer"):
+        vla_eval.main()
+
+
 def test_a_port_that_is_taken_is_said():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

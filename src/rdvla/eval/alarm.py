@@ -31,7 +31,8 @@ class PacedEpisode:
         length: its control steps.
         steps: control steps taken before every decision, `[N]`.
         depths: iterations of every decision, `[N]`.
-        disagreement: of every decision (`rdvla.policy.DISAGREEMENT`), `[N]`, 0 where no plan was left to disagree with.
+        disagreement: of every decision (`rdvla.policy.DISAGREEMENT`), `[N]`, 0 where no plan was left to disagree with;
+            None if it was not recorded (whole chunks were executed, or it was before there was such a signal).
     """
 
     task: str
@@ -39,7 +40,7 @@ class PacedEpisode:
     length: int
     steps: NDArray[np.float64]
     depths: NDArray[np.float64]
-    disagreement: NDArray[np.float64]
+    disagreement: NDArray[np.float64] | None
 
 
 def _mean_of_window(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -48,12 +49,17 @@ def _mean_of_window(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return (sums - before) / np.minimum(np.arange(1, len(sums) + 1), WINDOW)
 
 
+def _disagreement_of(episode: PacedEpisode) -> NDArray[np.float64]:
+    assert episode.disagreement is not None
+    return episode.disagreement
+
+
 SCORES: Mapping[str, Callable[[PacedEpisode], NDArray[np.float64]]] = {
     "steps": lambda episode: episode.steps,
     "depth": lambda episode: episode.depths,
     f"mean depth of {WINDOW}": lambda episode: _mean_of_window(episode.depths),
-    "disagreement": lambda episode: episode.disagreement,
-    f"mean disagreement of {WINDOW}": lambda episode: _mean_of_window(episode.disagreement),
+    "disagreement": _disagreement_of,
+    f"mean disagreement of {WINDOW}": lambda episode: _mean_of_window(_disagreement_of(episode)),
 }
 """What is compared, by name: one number per decision; the first is what `fit_alarm` limits."""
 
@@ -134,9 +140,9 @@ def read_played(folders: Sequence[Path]) -> list[PacedEpisode]:
     ]
 
 
-def _disagreement(record: EpisodeRecord) -> NDArray[np.float64]:
-    known = record.signals.get(DISAGREEMENT, (None,) * len(record.iterations))
-    return np.array([value or 0.0 for value in known])
+def _disagreement(record: EpisodeRecord) -> NDArray[np.float64] | None:
+    known = record.signals.get(DISAGREEMENT)
+    return None if known is None else np.array([value or 0.0 for value in known])
 
 
 def conformal(scores: Sequence[float], alpha: float) -> float:
@@ -167,7 +173,7 @@ def fit_alarm(episodes: Sequence[PacedEpisode], alpha: float) -> Alarm:
 
 
 def measure_scores(episodes: Sequence[PacedEpisode], alphas: Sequence[float], folds: int) -> list[Scored]:
-    """Measure every score that ever changes, on tasks whose successes its limits were not fitted on.
+    """Measure every score that all episodes have, on tasks whose successes its limits were not fitted on.
 
     Args:
         episodes: of at least two tasks.
@@ -183,8 +189,8 @@ def measure_scores(episodes: Sequence[PacedEpisode], alphas: Sequence[float], fo
             f"an alarm is measured on other tasks: it needs 2 tasks and 2 folds, found {len(tasks)}, {folds}."
         )
     part = dict(zip(tasks, folds_of(tasks, folds).tolist(), strict=True))
-    telling = {name: score for name, score in SCORES.items() if np.ptp(np.concatenate(list(map(score, episodes))))}
-    return [_measure(name, score, episodes, part, alphas) for name, score in telling.items()]
+    names = list(SCORES) if all(episode.disagreement is not None for episode in episodes) else list(SCORES)[:-2]
+    return [_measure(name, SCORES[name], episodes, part, alphas) for name in names]
 
 
 def _measure(

@@ -136,7 +136,7 @@ class EpisodeRecord(_Identity):
         iterations: iterations of the recurrent core, per decision.
         executed: actions executed, per decision.
         convergence: the stopping rule's metric at each check, per decision (four significant digits).
-        signals: what else the policy says per decision, by name (`rdvla.types.ActionChunk.signals`; four digits).
+        signals: what else is known per decision, by name (`rdvla.types.ActionChunk.signals`; four digits).
         latency_ms: milliseconds per decision and stage: `observe` (rendering), `decide` (the whole call of the
             policy as seen from the loop) and every stage that the policy reports, named `policy.<stage>`.
         wall_s: duration of the episode, resetting included, in seconds.

@@ -31,7 +31,8 @@ class Executor:
         policy: decides.
         ask: how every decision is wanted; its seed is the episode's.
         delay: control steps from question to answer.
-        decisions: the chunks of this episode, oldest first, with the signal `rdvla.policy.DISAGREEMENT`.
+        decisions: the chunks of this episode, oldest first, with the signal `rdvla.policy.DISAGREEMENT`
+            where a plan was left.
         ledger: what became of their actions; steps are counted within a stage, without those of waiting.
     """
 
@@ -129,7 +130,8 @@ class Executor:
         if before is None or self._step - before.step >= len(before.chunk.actions):
             return chunk
         left = before.chunk.actions[self._step - before.step :]
-        change = float(np.square(chunk.actions[: len(left)] - left).mean())
+        common = min(len(left), len(chunk.actions))
+        change = float(np.square(chunk.actions[:common] - left[:common]).mean())
         return replace(chunk, signals={**chunk.signals, DISAGREEMENT: change})
 
     def _arrive(self) -> None:

@@ -51,7 +51,6 @@ class Insert(PickAndPlace):
     """Brings an object into a region under a roof, through the side that is open."""
 
     _into: Array  # [3], horizontal
-    held_tilt = float(TILT)
 
     @staticmethod
     def suits(scene: LiberoScene, goal: Goal) -> bool:
@@ -79,6 +78,13 @@ class Insert(PickAndPlace):
         self._obstacles = self._scene.obstacle_points(self._object)
         self._into = self._find_entry()
         super()._hold_on()
+
+    def _held(self) -> Grasp:
+        """Return the grasp as it is: a hand that leans looks another way when it is turned by half."""
+        closing, approach = self._scene.gripper_rotation[:, 0], self._scene.gripper_rotation[:, 2]
+        yaw = float(np.arctan2(-closing[0], closing[1]))
+        tilt = float(np.arctan2(approach[0] * np.cos(yaw) + approach[1] * np.sin(yaw), -approach[2]))
+        return Grasp(self._scene.gripper_position, yaw, cost=0.0, label="in hand", tilt=tilt)
 
     def _find_entry(self) -> Array:
         """Return the horizontal direction `[3]`, along one of the region's sides, in which the least is in the way."""

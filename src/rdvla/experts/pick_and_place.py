@@ -2,7 +2,6 @@
 
 from collections import Counter
 from enum import Enum, auto
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,8 +61,6 @@ class PickAndPlace:
     _release: Array
     _offset: Array
     _offset_in_hand: Array
-    held_tilt: ClassVar[float] = 0.0
-    """How the hand leans (see `Grasp`) with an object that it holds already when the skill begins."""
     _turn: float
     _hang: float
 
@@ -163,13 +160,17 @@ class PickAndPlace:
         return low and aligned and self._turn_left(downward_rotation(grasp.yaw, grasp.tilt)) < TURNED
 
     def _hold_on(self) -> None:
-        position, closing = self._scene.gripper_position, self._scene.gripper_rotation[:, 0]
-        yaw = wrap_half_turn(float(np.arctan2(-closing[0], closing[1])))
-        self.grasp = Grasp(position, yaw, cost=0.0, label="in hand", tilt=self.held_tilt)
+        self.grasp = self._held()
         self._obstacles = self._scene.obstacle_points(self._object)
         self._origin = self._scene.position(self._object)
-        self._hold = position
-        self._begin_lift(position)
+        self._hold = self._scene.gripper_position
+        self._begin_lift(self._hold)
+
+    def _held(self) -> Grasp:
+        """Return how the hand holds what it has held before the skill began."""
+        closing = self._scene.gripper_rotation[:, 0]
+        yaw = wrap_half_turn(float(np.arctan2(-closing[0], closing[1])))
+        return Grasp(self._scene.gripper_position, yaw, cost=0.0, label="in hand")
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase

@@ -5,6 +5,7 @@ records depth and signals beside vla-eval's own rows. Scratchpads are seeded as 
 and episode, so both play the same episodes. docs/vla_eval.md has the commands.
 """
 
+import errno
 import sys
 import threading
 from collections.abc import Container, Mapping
@@ -323,14 +324,16 @@ def main() -> None:
     from vla_eval.model_servers.serve import run_server
 
     sys.argv[1:] = ["--host=127.0.0.1", *map(_nested, sys.argv[1:])]
-    reason = ""
     try:
         run_server(RDVLAModelServer)
-    except* RDVLAError as errors:
-        reason = str(errors.exceptions[0])
-    except* OSError as errors:  # within groups of tasks of vla-eval's
-        reason = f"{_first(errors)}; if it is the address, choose another --port or --host."
-    if reason:
+    except (RDVLAError, OSError, BaseExceptionGroup) as error:  # vla-eval serves within groups of tasks
+        first = _first(error)
+        if isinstance(first, RDVLAError):
+            reason = str(first)
+        elif isinstance(first, OSError) and first.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+            reason = f"{first}; choose another --port or --host."
+        else:
+            raise
         print(f"error: {reason}", file=sys.stderr)
         sys.exit(2)
 
