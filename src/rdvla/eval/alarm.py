@@ -58,10 +58,13 @@ SCORES: Mapping[str, Callable[[PacedEpisode], NDArray[np.float64]]] = {
     "steps": lambda episode: episode.steps,
     "depth": lambda episode: episode.depths,
     f"mean depth of {WINDOW}": lambda episode: _mean_of_window(episode.depths),
+}
+"""What is compared, by name: one number per decision; the first is what `fit_alarm` limits."""
+DISAGREEMENT_SCORES: Mapping[str, Callable[[PacedEpisode], NDArray[np.float64]]] = {
     "disagreement": _disagreement_of,
     f"mean disagreement of {WINDOW}": lambda episode: _mean_of_window(_disagreement_of(episode)),
 }
-"""What is compared, by name: one number per decision; the first is what `fit_alarm` limits."""
+"""What is compared as well where every episode has recorded it."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +192,9 @@ def measure_scores(episodes: Sequence[PacedEpisode], alphas: Sequence[float], fo
             f"an alarm is measured on other tasks: it needs 2 tasks and 2 folds, found {len(tasks)}, {folds}."
         )
     part = dict(zip(tasks, folds_of(tasks, folds).tolist(), strict=True))
-    names = list(SCORES) if all(episode.disagreement is not None for episode in episodes) else list(SCORES)[:-2]
-    return [_measure(name, SCORES[name], episodes, part, alphas) for name in names]
+    recorded = all(episode.disagreement is not None for episode in episodes)
+    scores = {**SCORES, **DISAGREEMENT_SCORES} if recorded else SCORES
+    return [_measure(name, score, episodes, part, alphas) for name, score in scores.items()]
 
 
 def _measure(

@@ -71,6 +71,11 @@ def closing_axis(yaw: float) -> Array:
     return np.array([-np.sin(yaw), np.cos(yaw)])
 
 
+def closing_yaw(axis: Array) -> float:
+    """Return the yaw of a hand that closes along `axis` `[2 or 3]`, in (-pi, pi]; the inverse of `closing_axis`."""
+    return float(np.arctan2(-axis[0], axis[1]))
+
+
 def wrap_half_turn(angle: float) -> float:
     """Map an angle to (-pi/2, pi/2]: the gripper looks the same after half a turn."""
     return float(-((-angle + np.pi / 2) % np.pi - np.pi / 2))

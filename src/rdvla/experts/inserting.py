@@ -19,6 +19,7 @@ from rdvla.experts.grasps import (
     KEEP_BONUS,
     Grasp,
     around_parts,
+    closing_yaw,
 )
 from rdvla.experts.hand import count_inside
 from rdvla.experts.pick_and_place import PATIENCE, Phase, PickAndPlace
@@ -81,10 +82,10 @@ class Insert(PickAndPlace):
 
     def _held(self) -> Grasp:
         """Return the grasp as it is: a hand that leans looks another way when it is turned by half."""
-        closing, approach = self._scene.gripper_rotation[:, 0], self._scene.gripper_rotation[:, 2]
-        yaw = float(np.arctan2(-closing[0], closing[1]))
+        closing, _, approach = self._scene.gripper_rotation.T
+        yaw = closing_yaw(closing)
         tilt = float(np.arctan2(approach[0] * np.cos(yaw) + approach[1] * np.sin(yaw), -approach[2]))
-        return Grasp(self._scene.gripper_position, yaw, cost=0.0, label="in hand", tilt=tilt)
+        return replace(super()._held(), yaw=yaw, tilt=tilt)
 
     def _find_entry(self) -> Array:
         """Return the horizontal direction `[3]`, along one of the region's sides, in which the least is in the way."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rdvla.experts.base import NoPlanError
 from rdvla.experts.boxes import Array, corridor_height
 from rdvla.experts.control import CLOSED, OPEN, action_towards, downward_rotation, rotation_vector
-from rdvla.experts.grasps import TIP_BELOW, Grasp, plan_grasps, wrap_half_turn
+from rdvla.experts.grasps import TIP_BELOW, Grasp, closing_yaw, plan_grasps, wrap_half_turn
 from rdvla.experts.placing import Place, find_place
 from rdvla.experts.scene import Goal, LiberoScene
 
@@ -168,8 +168,7 @@ class PickAndPlace:
 
     def _held(self) -> Grasp:
         """Return how the hand holds what it has held before the skill began."""
-        closing = self._scene.gripper_rotation[:, 0]
-        yaw = wrap_half_turn(float(np.arctan2(-closing[0], closing[1])))
+        yaw = wrap_half_turn(closing_yaw(self._scene.gripper_rotation[:, 0]))
         return Grasp(self._scene.gripper_position, yaw, cost=0.0, label="in hand")
 
     def _enter(self, phase: Phase) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 from rdvla.experts.articulated import SLIPPED, MoveJoint, facing
 from rdvla.experts.boxes import Array
 from rdvla.experts.control import CLOSED, downward_rotation
-from rdvla.experts.grasps import FINGER_HALF_DEPTH, TIP_BELOW, wrap_half_turn
+from rdvla.experts.grasps import FINGER_HALF_DEPTH, TIP_BELOW, closing_yaw, wrap_half_turn
 
 GAP = 0.004  # m between the fingers and what they are going to press
 DOOR_OVERLAP = 0.030  # m from a door's upper edge down to the finger tips: the hand stays above the edge
@@ -50,7 +50,7 @@ class PressShut(MoveJoint):
         outside = float(((points[near] - spot) @ way).min()) - FINGER_HALF_DEPTH - GAP
         height = float(points[:, 2].max()) - DOOR_OVERLAP + TIP_BELOW
         position = spot + outside * way
-        yaw = wrap_half_turn(float(np.arctan2(-edge[0], edge[1])))
+        yaw = wrap_half_turn(closing_yaw(edge))
         return np.array([*position[:2], height]), downward_rotation(yaw)
 
     @property
