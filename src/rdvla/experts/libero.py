@@ -34,7 +34,7 @@ SKILLS: Mapping[str, Callable[[LiberoScene, Goal], Skill]] = {
 }
 """Predicate -> the skill that makes it true. `clear` is none of LIBERO's: it makes room before something opens."""
 
-SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10", "libero_90")
+SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10", "libero_90", "libero_object_varied")
 """The suites with experts. Of libero_90 not every task is solved; docs/libero.md has the rates."""
 
 

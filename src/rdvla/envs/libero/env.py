@@ -263,9 +263,12 @@ class LiberoEnv:
         self._env.set_init_state(state)
 
     def _reset_to_sampled(self, seed: int) -> None:
-        self._resets.sampled(int(seed))
+        self._place(int(seed))
         # Keeps the observables in the same phase as a bundled initial state does.
         self._env.set_init_state(self._env.get_sim_state())
+
+    def _place(self, seed: int) -> None:
+        self._resets.sampled(seed)
 
     def _render(self, camera: str, size: int) -> NDArray[np.uint8]:
         sim = self.sim

@@ -63,12 +63,14 @@ class LiberoSuite(Suite):
 
 
 def suites() -> Mapping[str, Suite]:
-    """Return the suites of the installed LIBERO by name.
+    """Return the suites of the installed LIBERO by name, and ours of its scenes.
 
     Raises:
         MissingExtraError: LIBERO is not installed.
     """
-    return {name: LiberoSuite(name) for name in list_suites()}
+    from rdvla.envs.libero.varied import NAME, VariedSuite
+
+    return {**{name: LiberoSuite(name) for name in list_suites()}, NAME: VariedSuite(NAME)}
 
 
 @dataclass(frozen=True)
