@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rdvla.envs import InitState, Seed, find_suite, make_env
-from rdvla.envs.libero.varied import SENTENCES
+from rdvla.envs.libero.varied import SENTENCES, find_places
 from rdvla.errors import ConfigError
 from rdvla.eval.protocol import check_init_states
 from rdvla.experts import make_expert
@@ -45,6 +45,17 @@ def test_places_target_and_words_differ_from_start_to_start(env):
     assert np.ptp([found["butter_1"] for found, *_ in seen], axis=0).min() > 0.1
     assert len({target for _, target, _ in seen}) > 2
     assert len({sentence for *_, sentence in seen}) > 3
+
+
+def test_every_seed_finds_places():
+    usual = np.array([[-0.12, -0.24], [0.05, -0.1], [-0.15, 0.06], [0.1, -0.2], [0.15, 0.03], [-0.2, -0.08]])
+    for seed in range(60):
+        found = find_places(np.random.default_rng(seed), usual)
+        assert (found >= usual.min(axis=0)).all()
+        assert (found <= usual.max(axis=0)).all()
+        assert min(distances(dict(zip("abcdef", found, strict=True)))) >= min(
+            distances(dict(zip("abcdef", usual, strict=True)))
+        )
 
 
 def test_a_start_depends_on_its_seed_alone(env):
