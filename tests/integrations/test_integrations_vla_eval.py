@@ -35,6 +35,7 @@ from vla_eval.specs import (
 
 import checkpoint_fakes as fakes
 from rdvla.checkpoints import save_native
+from rdvla.data.stats import NormStats
 from rdvla.envs import InitState
 from rdvla.errors import CarryError, ConfigError, ObservationError
 from rdvla.eval.protocol import episode_seed
@@ -372,15 +373,32 @@ def test_libero_without_docker(tmp_path):
     assert result["mean_success"] == 1.0
 
 
+def deltas():
+    return np.random.default_rng(0).uniform(-1, 1, (50, 7)).astype(np.float32)
+
+
+def trained_on(gripper, actions):
+    checkpoint = fakes.make(gripper=gripper)
+    statistics = replace(fakes.statistics(), action=NormStats.compute(actions, [True] * 6 + [False]))
+    return replace(checkpoint, statistics={"dataset": statistics})
+
+
+@pytest.mark.parametrize(("benchmark", "gripper"), [("libero", "open_is_negative"), ("calvin", "open_is_positive")])
+def test_actions_that_say_where_to_go_are_not_declared_deltas(tmp_path, benchmark, gripper):
+    poses = deltas() * 0.2
+    poses[:, 3] += np.pi  # the hand points down
+    save_native(tmp_path / "arm", trained_on(gripper, poses))
+    with pytest.raises(ConfigError, match=rf"--benchmark {benchmark}: deltas lie in -1.*delta_rx up to 3.*'other'"):
+        RDVLAModelServer(str(tmp_path / "arm"), benchmark=benchmark)
+    served = RDVLAModelServer(str(tmp_path / "arm"), benchmark="other")
+    assert served.get_action_spec() == {"actions": RAW}
+
+
 def test_a_policy_for_another_robot(tmp_path):
-    save_native(tmp_path / "arm", fakes.make(gripper="open_is_positive"))
-    with pytest.raises(
-        ConfigError, match=r"--benchmark libero: its gripper convention is open_is_negative, not open_is_p"
-    ):
+    save_native(tmp_path / "arm", trained_on("open_is_positive", deltas()))
+    with pytest.raises(ConfigError, match=r"--benchmark libero: the gripper is open_is_negative there, not open_is_p"):
         RDVLAModelServer(str(tmp_path / "arm"))
-    with pytest.raises(
-        ConfigError, match="--benchmark calvin: its gripper convention is open_is_positive, not open_is_n"
-    ):
+    with pytest.raises(ConfigError, match="--benchmark calvin: the gripper is open_is_positive there, not open_is_n"):
         RDVLAModelServer(SHIPPED, benchmark="calvin")
     spoken = RDVLAModelServer(str(tmp_path / "arm"), benchmark="calvin")
     assert spoken.get_action_spec()["gripper"] == GRIPPER_CLOSE_NEG
