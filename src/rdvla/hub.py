@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdvla.errors import CheckpointError, DatasetError, RDVLAError
+from rdvla.errors import CheckpointError, DatasetError, RDVLAError, suggest
 
 SHIPPED = "rdvla_tiny_libero"
 """The policy that comes with the installation."""
@@ -61,7 +61,9 @@ def resolve(
     if Path(source).expanduser().is_file():
         raise kind.error(f"'{source}' is a file; name the {kind.name} directory that it lies in.")
     if not _HUB_ID.fullmatch(name):
-        raise kind.error(f"no {kind.name} directory at '{source}' (a hub id looks like 'owner/name').")
+        shipped = [path.parent.name for path in _shipped().glob("*/config.json")] if kind is CHECKPOINT else []
+        meant = suggest(str(source), shipped) if shipped and re.fullmatch(r"[\w-]+", str(source)) else ""
+        raise kind.error(f"no {kind.name} directory at '{source}' (a hub id looks like 'owner/name').{meant}")
     if at and revision not in (None, at):
         raise kind.error(f"'{source}' names a revision, and so does '{revision}'; keep one.")
     return _download(name, kind, revision or at or None, download or {})

@@ -209,6 +209,10 @@ class TestHub:
         with pytest.raises(CheckpointError, match="no checkpoint directory"):
             load("justaname")
 
+    def test_a_misspelt_shipped_policy(self):
+        with pytest.raises(CheckpointError, match="Did you mean 'rdvla_tiny_libero'"):
+            load("rdvla_tiny_liber")
+
     @pytest.mark.parametrize("name", ["", " "])
     def test_an_empty_variable_is_not_the_present_folder(self, released, monkeypatch, name):
         monkeypatch.chdir(released)

@@ -25,7 +25,7 @@ def test_what_training_takes_a_simulator_takes(robot, gripper, monkeypatch):
         require_fit(policy, ToySuite("toy"))
     else:
         assert f"the gripper is '{robot.gripper}'" in reason
-        with pytest.raises(ConfigError, match=f"its gripper convention is {robot.gripper}"):
+        with pytest.raises(ConfigError, match=f"the gripper is {robot.gripper} there"):
             require_fit(policy, ToySuite("toy"))
 
 

@@ -152,9 +152,9 @@ def test_a_policy_that_fits():
     ("changes", "wrong"),
     [
         ({"cameras": ("primary", "left")}, "there is no camera 'left'"),
-        ({"state_dim": 15}, "the state has 8 numbers, not 15"),
-        ({"action_dim": 6}, "the action has 7 numbers, not 6"),
-        ({"extra": {"gripper": CALVIN.gripper}}, "gripper convention is open_is_negative, not open_is_positive"),
+        ({"state_dim": 15}, "the state has 8 numbers there, not 15"),
+        ({"action_dim": 6}, "the action has 7 numbers there, not 6"),
+        ({"extra": {"gripper": CALVIN.gripper}}, "the gripper is open_is_negative there, not open_is_positive"),
     ],
 )
 def test_a_policy_that_does_not_fit_is_told_both_sides(changes, wrong):

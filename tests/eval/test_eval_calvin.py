@@ -143,7 +143,7 @@ def test_the_gripper_of_a_checkpoint_of_another_robot_is_named(tmp_path):
     suite = find_suite("calvin_d")
     player = EpisodePlayer(EpisodeRecipe(lambda: load_policy(tmp_path), {suite.name: suite}))
     job = plan(EvalConfig(policy="", suites=(suite.name,), init_states=(0,)), {suite.name: suite})[0]
-    with pytest.raises(ConfigError, match="its gripper convention is open_is_positive, not open_is_negative"):
+    with pytest.raises(ConfigError, match="the gripper is open_is_positive there, not open_is_negative"):
         player.play(job)
 
 

@@ -68,7 +68,7 @@ def test_only_the_cameras_of_the_policy_travel() -> None:
         policy.infer(observation())
         assert list(served.seen[-1].images) == ["wrist"]
         seen = observation()
-        with pytest.raises(ObservationError, match="'wrist'"):
+        with pytest.raises(ObservationError, match="no picture of 'wrist', only of primary"):
             policy.infer(Observation({"primary": seen.images["primary"]}, seen.state, seen.instruction))
 
 

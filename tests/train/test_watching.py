@@ -167,8 +167,8 @@ def test_a_gpu_trains(dataset, tmp_path, precision):
         ({"task_ids": [9]}, {}, "has no task 9"),
         ({"episodes": 51}, {}, "evaluation.episodes is 51, but toy task 0"),
         ({}, {"cameras": {"left": "observation.images.image"}}, "there is no camera 'left'.*cameras left"),
-        ({}, {"gripper": "open_is_positive"}, "gripper convention is open_is_negative, not open_is_positive"),
-        ({}, {"state": ["observation.state", "observation.state"]}, "the state has 8 numbers, not 16"),
+        ({}, {"gripper": "open_is_positive"}, "the gripper is open_is_negative there, not open_is_positive"),
+        ({}, {"state": ["observation.state", "observation.state"]}, "the state has 8 numbers there, not 16"),
     ],
 )
 def test_an_evaluation_that_cannot_be_played_is_refused_before_the_first_step(tmp_path, evaluation, data, match):

@@ -32,8 +32,8 @@ def differences(policy: PolicyMetadata, robot: Embodiment, cameras: Container[st
         ("action", policy.action_dim, robot.action_dim),
     ):
         if needed != offered:
-            wrong.append(f"the {name} has {offered} numbers, not {needed}")
+            wrong.append(f"the {name} has {offered} numbers there, not {needed}")
     gripper = policy.extra.get("gripper", robot.gripper)
     if not robot.takes_gripper(gripper):
-        wrong.append(f"its gripper convention is {robot.gripper}, not {gripper}")
+        wrong.append(f"the gripper is {robot.gripper} there, not {gripper}")
     return wrong

@@ -112,7 +112,11 @@ class RemotePolicy(Policy):
         cameras = self.metadata.cameras
         missing = [camera for camera in cameras if camera not in observation.images]
         if missing:
-            raise ObservationError(f"images {missing} are missing; the policy at {self.url} needs {list(cameras)}.")
+            there = ", ".join(observation.images) or "none"
+            raise ObservationError(
+                f"no picture of {', '.join(map(repr, missing))}, only of {there}; the policy at {self.url} needs "
+                f"{', '.join(cameras)}."
+            )
         if not self.metadata.extra.get(ALARM):  # nobody there reads it
             ask = replace(ask, step=None)
         message = to_message(observation)
