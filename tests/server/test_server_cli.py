@@ -204,3 +204,12 @@ def test_no_batch_is_larger_than_the_command_line_says(max_batch: int, checkpoin
         assert max(sizes) == max_batch
         for connection in connections:
             connection.close()
+
+
+@pytest.mark.parametrize("package", ["websockets", "prometheus_client"])
+def test_without_the_extra_the_command_says_what_to_install(package: str) -> None:
+    code = f"import sys; sys.modules['{package}'] = None; from rdvla.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "serve", "--checkpoint", "rdvla_tiny_libero"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {package} is not installed. Install it with: pip install 'rdvla[serve]'\n"

@@ -8,8 +8,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosedOK
+
 from rdvla import __version__
-from rdvla.errors import MissingExtraError, ObservationError, RDVLAError
+from rdvla.errors import ObservationError, RDVLAError
 from rdvla.horizons import Horizon
 from rdvla.policy import PolicyMetadata
 from rdvla.server.batching import Answer, Batcher
@@ -32,12 +35,6 @@ from rdvla.wire.protocol import (
     read_options,
     reply_message,
 )
-
-try:
-    from websockets.asyncio.server import ServerConnection
-    from websockets.exceptions import ConnectionClosedOK
-except ModuleNotFoundError:
-    raise MissingExtraError("websockets", "serve") from None
 
 
 @dataclass(frozen=True)

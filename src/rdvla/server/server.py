@@ -12,9 +12,11 @@ import time
 from dataclasses import replace
 
 import numpy as np
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from rdvla import __version__
-from rdvla.errors import ConfigError, MissingExtraError, RDVLAError, ServeError
+from rdvla.errors import ConfigError, RDVLAError, ServeError
 from rdvla.policy import Ask, Policy, PolicyMetadata
 from rdvla.server.batching import Batcher
 from rdvla.server.config import ServeConfig
@@ -26,12 +28,6 @@ from rdvla.server.router import Router
 from rdvla.stops import StopRule
 from rdvla.types import Observation
 from rdvla.wire.protocol import RequestOptions
-
-try:
-    from websockets.asyncio.server import Server, ServerConnection, serve
-    from websockets.exceptions import ConnectionClosed
-except ModuleNotFoundError:
-    raise MissingExtraError("websockets", "serve") from None
 
 WARM_UP_S = 3600.0
 WARM_UP_SIDE = 256
