@@ -24,6 +24,7 @@ from rdvla.data.lerobot_meta import INFO_PATH, STATS_PATH, TASKS_PATH, Feature
 from rdvla.data.lerobot_tables import IMAGE_TYPE
 from rdvla.data.stats import NormStats, rarely_changing
 from rdvla.data.summary import summarise
+from rdvla.embodiment import LIBERO
 from rdvla.errors import DatasetError
 from rdvla.types import ActionConvention
 
@@ -230,6 +231,12 @@ class TestGrippers:
         (found,) = about_actions(actions, gripper)
         assert found.severity == severity
         assert words in found.what
+
+    def test_a_convention_that_training_would_refuse_is_not_offered(self):
+        actions = np.float32([[0, -1], [0, 1]])
+        (found,) = about_actions(actions, state_names=list(LIBERO.state_names))
+        assert "'open_is_negative'" in found.what
+        assert "open_is_positive" not in found.what
 
     def test_a_gripper_in_another_place_and_actions_beyond_the_range(self):
         actions = np.zeros((4, 7), np.float32)

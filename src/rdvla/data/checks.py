@@ -70,7 +70,8 @@ def check_dataset(root: Path | str, *, decode: bool = True, progress: Progress |
         findings += about_timestamps(rows)
     if not unusable(findings):
         if ACTION_KEY in keys:
-            findings += about_actions(source.columns[ACTION_KEY].astype(np.float32))
+            names = info.features[STATE_KEY].names if STATE_KEY in keys else None
+            findings += about_actions(source.columns[ACTION_KEY].astype(np.float32), state_names=names)
         findings += [finding for key in keys for finding in about_statistics(folder, key, source)]
         videos = about_videos(source, info.cameras)
         broken = {finding.feature for finding in videos if finding.severity == "error"}

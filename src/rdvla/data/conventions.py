@@ -80,17 +80,21 @@ def robots_contradiction(state_names: object, gripper: GripperConvention, settin
     return None
 
 
-def about_actions(actions_ND: NDArray[np.floating], gripper: GripperConvention | None = None) -> list[Finding]:
+def about_actions(
+    actions_ND: NDArray[np.floating], gripper: GripperConvention | None = None, state_names: object = None
+) -> list[Finding]:
     """Say what the last entry of the actions is and is taken for, and what is unusual about the others.
 
     Args:
         actions_ND: all actions of a dataset, finite.
         gripper: how they will be read; None: nobody has said yet.
+        state_names: what the dataset calls the state's entries, which may tell the robot.
     """
     last = actions_ND[:, -1]
     fits = fitting_conventions(last)
     if gripper is None:
-        meanings = "; ".join(f"'{name}' ({MEANING[name]})" for name in fits)
+        possible = [name for name in fits if robots_contradiction(state_names, name) is None]
+        meanings = "; ".join(f"'{name}' ({MEANING[name]})" for name in possible)
         taken = f"data.gripper can be {meanings}."
     else:
         taken = f"it is taken as '{gripper}' ({MEANING[gripper]})."
