@@ -322,7 +322,6 @@ def test_it_plays_libero(pretrained, tmp_path):
         "--env.type=libero",
         "--env.task=libero_object",
         "--env.task_ids=[3]",
-        "--env.init_states=false",
         "--env.observation_height=256",
         "--env.observation_width=256",
         "--eval.n_episodes=1",
