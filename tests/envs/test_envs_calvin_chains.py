@@ -91,7 +91,19 @@ class TestRandomStarts:
                 assert (low <= pose[:3]).all()
                 assert (pose[:3] <= high).all()
             assert (obs[3] > 0) == obs[4] == chain.initial["lightbulb"]
-            assert obs[0] == (0.28 if chain.initial["slider"] == "left" else 0)
+            left = 0.24 if scene.name == "C" else 0.28
+            assert obs[0] == (left if chain.initial["slider"] == "left" else 0)
+
+    def test_leave_the_slider_its_way_and_keep_off_the_ends(self, scene):
+        order = [f"{name.removeprefix('block_')}_block" for name in scene.blocks]
+        for seed in range(50):
+            chain, obs = random_start(np.random.default_rng(seed), scene)
+            poses = dict(zip(order, np.split(obs[6:], 3), strict=True))
+            for block, (x, y, *_) in poses.items():
+                if chain.initial[block] == "table":
+                    assert abs(x) <= 0.32
+                else:
+                    assert y >= 0.09
 
     def test_depend_on_the_seed_alone_and_cover_all_tasks(self, scene):
         drawn = [random_start(np.random.default_rng(seed), scene) for seed in range(120)]

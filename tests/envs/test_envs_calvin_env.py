@@ -112,6 +112,18 @@ class TestEnv:
         with pytest.raises(ConfigError, match="seed = -1"):
             env.reset(Seed(-1))
 
+    @pytest.mark.parametrize("suite", ["calvin_a", "calvin_b", "calvin_c", "calvin_d"])
+    def test_what_is_drawn_stays_where_it_is(self, suite):
+        """No slider beyond its end, no block inside the slider."""
+        with make_env(suite, 0) as env:
+            env.reset(Seed(10000))  # slider left, a block behind it
+            before = env.simulation.scene_obs()
+            for _ in range(8):
+                env.step(WAIT)
+            after = env.simulation.scene_obs()
+        assert before[0] > 0.2
+        assert np.abs(after - before)[[0, 6, 7, 8, 12, 13, 14, 18, 19, 20]].max() < 0.003
+
     def test_stages_are_judged_from_their_own_start(self, env):
         """The chain of the recording would be "led off, then something else"; the second stage starts unsolved."""
         arrays, _ = load_recording("D_lights")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import yaml
 
@@ -87,6 +88,21 @@ class CameraConfig:
 
 
 @dataclass(frozen=True)
+class DoorConfig:
+    """A part of the table that moves freely: the slider or the drawer.
+
+    Attributes:
+        initial: its joint at first.
+        end: its joint when it is open.
+        origin: of its link when the joint is at 0, in the frame of the table.
+    """
+
+    initial: float
+    end: float
+    origin: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class TriggerConfig:
     """A button or a switch of the table.
 
@@ -127,7 +143,7 @@ class SceneConfig:
         table: file of the table, relative to `data/`.
         table_position: of the table, world frame.
         table_orientation: of the table, Euler xyz.
-        doors: joint of the table that moves freely (slider, drawer) -> its initial position.
+        doors: joint -> slider or drawer.
         buttons: joint -> button.
         switches: joint -> switch.
         lights: name -> light.
@@ -143,7 +159,7 @@ class SceneConfig:
     table: str
     table_position: tuple[float, ...]
     table_orientation: tuple[float, ...]
-    doors: Mapping[str, float]
+    doors: Mapping[str, DoorConfig]
     buttons: Mapping[str, TriggerConfig]
     switches: Mapping[str, TriggerConfig]
     lights: Mapping[str, LightConfig]
@@ -234,7 +250,7 @@ def load_scene(name: str, folder: Path | None = None) -> SceneConfig:
     cameras = {name: _read(root / "conf" / "cameras" / "cameras" / f"{name}.yaml") for name in ("static", "gripper")}
     try:
         config = _scene(name, root / "data", scene, robot, cameras)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, ET.ParseError) as error:
         raise ConfigError(
             f"scene {name} in '{root / 'conf'}' is not as expected ({type(error).__name__}: {error}). {_HOW}"
         ) from error
@@ -261,7 +277,7 @@ def _scene(
         table=str(table["file"]),
         table_position=_numbers(table["initial_pos"], 3),
         table_orientation=_numbers(table["initial_orn"], 3),
-        doors={joint: float(entry["initial_state"]) for joint, entry in table["joints"].items()},
+        doors=_doors(table["joints"], data / table["file"], float(scene["global_scaling"])),
         buttons=_triggers(table["buttons"]),
         switches=_triggers(table["switches"]),
         lights={
@@ -293,6 +309,24 @@ def _camera(camera: dict[str, Any]) -> CameraConfig:
     pose = [_numbers(camera[key], 3) for key in ("look_from", "look_at", "up_vector") if key in camera]
     size = (int(camera["height"]), int(camera["width"]))
     return CameraConfig(size, float(camera["fov"]), float(camera["nearval"]), float(camera["farval"]), *pose)
+
+
+def _doors(entries: dict[str, Any], urdf: Path, scaling: float) -> dict[str, DoorConfig]:
+    _require_file(urdf)
+    joints = {joint.attrib["name"]: joint for joint in ET.parse(urdf).iter("joint")}
+
+    def scaled(joint: str, part: str, attribute: str, count: int) -> tuple[float, ...]:
+        (element,) = joints[joint].iter(part)
+        return tuple(scaling * number for number in _numbers(element.attrib[attribute].split(), count))
+
+    return {
+        joint: DoorConfig(
+            initial=float(entry["initial_state"]),
+            end=scaled(joint, "limit", "upper", 1)[0],
+            origin=scaled(joint, "origin", "xyz", 3),
+        )
+        for joint, entry in entries.items()
+    }
 
 
 def _triggers(entries: dict[str, Any]) -> dict[str, TriggerConfig]:

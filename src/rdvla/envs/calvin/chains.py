@@ -40,6 +40,10 @@ _SURFACES_D = {
 }
 _ANY_YAW = (np.pi / 4, np.pi * 3 / 4)
 _CLEARANCE = 0.12
+_DOOR_WIDTH = 0.28  # m, in every scene
+_BEHIND_DOOR = 0.09  # y in m, from where the slider passes in front of any block
+_BESIDE_DOOR = 0.07  # m that a hand needs beside an open slider
+_END = 0.32  # x in m, from where a block that is pushed outwards falls off the table, in every scene
 _TASKS = tuple(RULES)
 
 
@@ -90,16 +94,17 @@ def start_obs(chain: Chain, scene: SceneConfig) -> NDArray[np.float64]:
 def random_start(rng: np.random.Generator, scene: SceneConfig) -> tuple[Chain, NDArray[np.float64]]:
     """Draw a chain, and an observation of `scene` with which it begins (see `start_obs`).
 
-    Blocks lie anywhere on the right surface, in any orientation up to a quarter turn. So no drawn start is that of an
-    evaluation chain, although the tasks may be the same.
+    Blocks lie anywhere on the right surface, in any orientation up to a quarter turn; but none in the slider's way, and
+    none so near the table's end that pushing throws it off. So no drawn start is that of an evaluation chain, although
+    the tasks may be the same.
     """
     situations = initial_situations()
     situation = situations[rng.integers(len(situations))]
     poses: dict[str, list[float]] = {}
     for block in BLOCKS:
-        surface = str(situation[block])
+        low, high = _area(str(situation[block]), scene)
         while True:
-            position = rng.uniform(*scene.surfaces[surface])
+            position = rng.uniform(low, high)
             if all(np.hypot(*(position - other[:3])[:2]) > _CLEARANCE for other in poses.values()):
                 break
         poses[block] = [*position, 0.0, 0.0, rng.uniform(*_ANY_YAW)]
@@ -175,13 +180,30 @@ def _random_tasks(rng: np.random.Generator, situation: Situation) -> tuple[str, 
 def _scene_obs(situation: Situation, poses: Mapping[str, list[float]], scene: SceneConfig) -> NDArray[np.float64]:
     lit = int(situation["lightbulb"])
     joints = [
-        _SLIDER_LEFT if situation["slider"] == "left" else 0.0,
+        _slider_left(scene) if situation["slider"] == "left" else 0.0,
         _DRAWER_OPEN if situation["drawer"] == "open" else 0.0,
         0.0,
         _SWITCH_ON if lit else 0.0,
     ]
     blocks = [poses[f"{name.removeprefix('block_')}_block"] for name in scene.blocks]
     return np.concatenate([joints, [lit, situation["led"]], *blocks])
+
+
+def _slider_left(scene: SceneConfig) -> float:
+    """Return the slider's joint when it is left: as in D, or at its end where it does not go that far."""
+    return min(_SLIDER_LEFT, round(scene.doors["base__slide"].end, 6))
+
+
+def _area(surface: str, scene: SceneConfig) -> NDArray[np.float64]:
+    """Return where blocks may be drawn, `[2, 3]`: the surface without its ends, or what the open slider leaves free."""
+    area = np.array(scene.surfaces[surface])
+    left = scene.table_position[0] + scene.doors["base__slide"].origin[0]
+    right = left + _DOOR_WIDTH - _slider_left(scene)
+    free = {"slider_left": (-np.inf, left - _BESIDE_DOOR), "slider_right": (right + _BESIDE_DOOR, np.inf)}
+    area[:, 0] = area[:, 0].clip(*free.get(surface, (-_END, _END)))
+    if surface in COMPARTMENTS:
+        area[0, 1] = _BEHIND_DOOR
+    return area
 
 
 def _point(place: str, scene: SceneConfig) -> NDArray[np.float64]:

@@ -218,7 +218,7 @@ class Scene:
         facts = [client.getJointInfo(table, index) for index in range(client.getNumJoints(table))]
         joints = {fact[1].decode(): fact[0] for fact in facts}
         links = {fact[12].decode(): fact[0] for fact in facts}
-        self.doors = {name: Joint(client, table, joints[name], initial) for name, initial in config.doors.items()}
+        self.doors = {name: Joint(client, table, joints[name], door.initial) for name, door in config.doors.items()}
         self.lights = {name: Light(client, table, links[light.link], light) for name, light in config.lights.items()}
         self.buttons = [
             Button(client, table, joints[name], button, self.lights[button.light])

@@ -15,6 +15,8 @@ _WIDEST = 0.068  # m between the fingers
 _PLANK_FRONT = 0.0  # beyond, y in m, are the compartments
 _LEANS = (0.0, 0.45, 0.3)  # rad, one attempt after the other
 _LEVEL = 3.0  # what a lean towards one finger costs, in rad of turning
+_CLEAR = 0.018  # m between a finger's middle and another block
+_PRESSING = 500.0  # what a finger inside another block costs, in rad of turning per m: it pushes that into the table
 _FINGERS = 0.075  # m from the middle of the hand to the outside of a finger
 _IN_COMPARTMENT, _BELOW_EDGE = 0.35, 0.4  # tilt in rad: in a compartment, and in the drawer below the table's edge
 _ABOVE = np.array([0.0, 0.0, 0.1])
@@ -95,14 +97,14 @@ def grasp_yaws(table: PlayTable, block: Block, turn: float = 0.0) -> list[float]
 
 
 def _cost(block: Block, others: Sequence[Block], yaw: float) -> float:
-    """Return 10 for every finger that would come down on another block."""
+    """Return 10 for every finger that would come down on another block, and more the further it is inside."""
     across = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
     cost = 0.0
     for side in (-1, 1):
         finger = block.position + side * 0.055 * across
         for other in others:
-            inside = np.abs(other.axes.T @ (finger - other.position)) - other.half
-            cost += 10.0 * bool((inside < 0.018).all())
+            depth = _CLEAR - (np.abs(other.axes.T @ (finger - other.position)) - other.half).max()
+            cost += (10.0 + _PRESSING * depth) * bool(depth > 0)
     return cost
 
 

@@ -31,6 +31,9 @@ _TURNED = 0.08  # rad
 _PATIENCE = 15  # further steps before a move that is blocked ends
 _UPRIGHT = 0.7  # m from the robot's foot, as far as the upright hand reaches
 _LEAN, _MOST = 4.0, 0.6  # rad per m beyond, and at most
+_UNDER_HANDLE = -0.09  # y in m, beyond which the upright hand would meet the slider's handle
+_TO_WALL, _MOST_TO_WALL = 6.0, 0.35  # rad per m beyond, and at most
+_AHEAD = 0.1  # m that the commanded position may be ahead of a hand that is held up
 
 
 class Move(NamedTuple):
@@ -150,20 +153,26 @@ class Hand:
         way = goal - commanded
         distance = float(np.linalg.norm(way))
         if distance > 0:
-            way *= min(speed, distance * _GAIN / _STEP) / distance
+            way *= min(speed * _STEP, distance * _GAIN) / distance
+        ahead = commanded + way - self._table.hand
+        way -= ahead * max(0.0, 1 - _AHEAD / max(float(np.linalg.norm(ahead)), _AHEAD))
+        way /= max(_STEP, float(np.linalg.norm(way)))
         turn = np.clip(self._turn(euler) * _GAIN / _TURN, -1, 1)
         return np.array([*way, *turn, self.gripper], dtype=np.float32)
 
 
 def lean(table: PlayTable, position: Point, yaw: float = HOME_YAW) -> tuple[float, float]:
-    """Return tilt and roll, rad, with which a hand turned by `yaw` reaches far: its fingers point away from the robot.
+    """Return tilt and roll, rad, with which a hand turned by `yaw` gets to a place on the table.
 
-    Both are 0 where the upright hand reaches.
+    Where the upright hand does not reach, its fingers point away from the robot; near the back wall they point to it,
+    so that the hand stays in front of the slider's handle. Elsewhere both are 0.
     """
     distance, direction = table.away(position)
-    angle = np.clip(_LEAN * (distance - _UPRIGHT), 0, _MOST)
+    far = np.clip(_LEAN * (distance - _UPRIGHT), 0, _MOST)
+    x, y = far * np.cos(direction), far * np.sin(direction)
+    y += np.clip(_TO_WALL * (position[1] - _UNDER_HANDLE), 0, _MOST_TO_WALL)
     right = yaw - np.pi / 2
-    return float(angle * np.sin(direction - right)), float(angle * np.cos(direction - right))
+    return float(y * np.cos(right) - x * np.sin(right)), float(x * np.cos(right) + y * np.sin(right))
 
 
 def _wrap(angles: ArrayLike) -> NDArray[np.float64]:
