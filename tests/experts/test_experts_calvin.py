@@ -11,6 +11,8 @@ from rdvla.envs.calvin.tasks import TASKS
 from rdvla.envs.episode import turns
 from rdvla.experts import make_expert
 from rdvla.experts.calvin.expert import SKILLS
+from rdvla.experts.calvin.hand import OPEN, Hand, lean
+from rdvla.experts.calvin.table import PlayTable
 
 pytestmark = needs_calvin
 
@@ -82,6 +84,33 @@ def test_a_block_is_left_alone_before_it_is_to_be_pushed_into_the_drawer(env, se
 def test_a_hand_that_leans_reaches_the_far_end_of_the_table(env):
     chain = ["push_pink_block_right", "turn_on_lightbulb", "push_into_drawer"]
     assert solve(env, Seed(5001), 3) == chain
+
+
+def test_a_finger_comes_down_beside_the_next_block_rather_than_on_it(env):
+    """It would push that into the table, where nothing can be stacked on it."""
+    chain = ["turn_on_lightbulb", "move_slider_left", "push_blue_block_right", "lift_blue_block_table", "stack_block"]
+    assert solve(env, InitState(60), 5) == chain
+
+
+def test_a_hand_near_the_back_wall_leans_towards_it(env):
+    env.reset(InitState(0))
+    table = PlayTable(env)
+    assert lean(table, np.array([0.1, -0.12, 0.46])) == (0, 0)
+    tilt, roll = lean(table, np.array([0.1, -0.04, 0.46]))
+    assert tilt == pytest.approx(0.3, abs=0.01)
+    assert abs(roll) < 0.05
+
+
+def test_a_hand_that_is_held_up_is_not_commanded_far_ahead(env):
+    env.reset(InitState(0))
+    table = PlayTable(env)
+    x, y, _ = table.hand
+    ahead = 0.0
+    for move in Hand(table, OPEN).go([x, y, 0.0]):
+        env.step(move.action)
+        ahead = max(ahead, float(np.linalg.norm(table.commanded[0] - table.hand)))
+    assert table.hand[2] > 0.4  # on the table
+    assert 0.08 < ahead < 0.12
 
 
 def test_a_demonstration_has_a_part_for_every_solved_stage(env):
