@@ -81,6 +81,15 @@ def test_a_block_is_left_alone_before_it_is_to_be_pushed_into_the_drawer(env, se
     assert solve(env, Seed(seed), len(tasks)) == tasks
 
 
+@pytest.mark.parametrize("chain", [47, 96])
+def test_an_unstacked_block_is_on_the_table(env, chain):
+    """In the air, it could neither be lifted from there (chain 47) nor pushed (chain 96) next."""
+    env.reset(InitState(chain))
+    tasks = [stage.name for stage in env.stages]
+    assert tasks[3] == "unstack_block"
+    assert solve(env, InitState(chain), 5) == tasks
+
+
 def test_a_hand_that_leans_reaches_the_far_end_of_the_table(env):
     chain = ["push_pink_block_right", "turn_on_lightbulb", "push_into_drawer"]
     assert solve(env, Seed(5001), 3) == chain

@@ -16,6 +16,8 @@ _FREE = 0.01  # m above the table where a block is turned: it falls, and nothing
 _SLIDE = 0.06  # m that a shoved block may need beyond
 _FINGER = 0.028  # m from a block's side to the closed fingers beside it
 _APART = 0.1  # m between the centres of blocks that are not in each other's way
+_MIDDLE = -0.09  # y in m of the table's middle
+_OVER = 0.012  # m that a block's centre is beyond the edge over which it tips
 _NEAR_EDGE = -0.09  # y in m, from where a block is pushed into the drawer
 _BETWEEN = 0.045  # m from the hand to a block between its fingers
 _BESIDE = 0.08  # m on either side of the slider where it is in the way
@@ -92,11 +94,21 @@ def stack(table: PlayTable, hand: Hand) -> Moves:
 
 
 def unstack(table: PlayTable, hand: Hand, attempt: int) -> Moves:
-    """Take a block off the one it lies on."""
-    top = next((block for block in table.blocks.values() if block.bodies and block.bodies <= table.blocks.keys()), None)
-    if top is None:
+    """Tip a block over the edge of the one it lies on; later attempts lift it.
+
+    Tipped, it leans on the table when that is solved, as the oracle wants it for being pushed or lifted next.
+    """
+    name = table.stacked
+    if name is None:
         return
-    yield from grasp(table, hand, top.name, attempt)
+    top = table.blocks[name]
+    below = next((table.blocks[other] for other in top.bodies if other in table.blocks), None)
+    if attempt == 0 and below is not None:
+        side = np.array([0, 1.0 if top.position[1] < _MIDDLE else -1.0, 0])
+        way = float((below.position - top.position) @ side) + below.reach(side) + _OVER
+        yield from _sweep(table, hand, name, side, way, speed=0.3)
+    else:
+        yield from grasp(table, hand, name, attempt)
     yield from hand.shift([0, 0, 0.08], speed=0.7)
 
 

@@ -94,6 +94,12 @@ class PlayTable:
         began = self._env.stage_start.blocks
         return next((name for name, block in began.items() if block.touching == {ROBOT}), None)
 
+    @property
+    def stacked(self) -> str | None:
+        """Name of the block that lay on others alone when the task began."""
+        began = self._env.stage_start.blocks
+        return next((name for name, block in began.items() if block.touching and block.touching <= began.keys()), None)
+
     def away(self, position: Point) -> tuple[float, float]:
         """Return how far `position` `[3]` is from the robot's foot, m, and in which direction, rad from x to y."""
         x, y = (position - self._simulation.config.robot.base_position)[:2]
