@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
+from patience import PATIENCE_S
 from rdvla.errors import ObservationError
 from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.server.config import ServeConfig
@@ -17,7 +18,17 @@ from rdvla.types import ActionChunk, Observation
 
 CAMERAS = ("primary", "wrist")
 STATE_DIM, ACTION_DIM, CHUNK = 8, 7, 8
-QUICK = ServeConfig(port=0, connections_per_minute=1_000_000, requests_per_second=1e6, max_connections=64)
+QUICK = ServeConfig(
+    port=0,
+    connections_per_minute=1_000_000,
+    requests_per_second=1e6,
+    max_connections=64,
+    deadline_ms=PATIENCE_S * 1000,
+    handshake_timeout_s=PATIENCE_S,
+    read_timeout_s=PATIENCE_S,
+    send_timeout_s=PATIENCE_S,
+    shutdown_grace_s=PATIENCE_S,
+)
 
 
 def metadata(cameras: Sequence[str] = CAMERAS, **extra: Any) -> PolicyMetadata:
@@ -58,7 +69,7 @@ class FakePolicy(Policy):
     def _decide(self) -> None:
         self.is_deciding.set()
         time.sleep(self.delay_s)
-        assert self.gate.wait(60)
+        assert self.gate.wait(PATIENCE_S)
         self.is_deciding.clear()
 
     def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
@@ -100,7 +111,7 @@ class BatchingPolicy(FakePolicy):
 
 def open_socket(url: str, **options: Any) -> ClientConnection:
     """Return an open websocket; websockets 17 wants its `connect` entered."""
-    return connect(url, compression=None, proxy=None, **options).__enter__()
+    return connect(url, compression=None, proxy=None, open_timeout=PATIENCE_S, **options).__enter__()
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:

@@ -27,6 +27,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
+from patience import PATIENCE_S
 from rdvla.policy import Ask
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
@@ -38,7 +39,6 @@ HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-ANSWER_S = 5.0
 WORKERS = 8
 GROWTH_MIB = 24.0
 
@@ -212,7 +212,7 @@ class Attacker:
         kind, data = self.frames.next()
         self.outcome.sent[kind] += 1
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(PATIENCE_S):
                 self.outcome.answers[await self._exchange(kind, data)] += 1
         except TimeoutError:
             self.outcome.answers["silence"] += 1
@@ -293,7 +293,7 @@ def run(frames: int, *, seed: int = 0, max_seconds: float = 1e9) -> Outcome:
             friend.join()
             outcome.server_died = server.poll() is not None
             outcome.executed = bomb.exists()
-            server.communicate("stop\n", timeout=20)
+            server.communicate("stop\n", timeout=PATIENCE_S)
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -326,7 +326,7 @@ def _memory_mib(pid: int) -> float:
 
 def _good_client(port: int, outcome: Outcome, stop: threading.Event) -> None:
     with RemotePolicy(f"ws://127.0.0.1:{port}") as policy:
-        while not stop.is_set():
+        while not (stop.is_set() and outcome.good_answers):
             seen, started = observation(outcome.good_answers % 50), time.monotonic()
             actions = policy.infer(seen, Ask(seed=5)).actions
             outcome.good_worst_ms = max(outcome.good_worst_ms, (time.monotonic() - started) * 1000)

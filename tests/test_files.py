@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from patience import PATIENCE_S
 from rdvla import files
 from rdvla.errors import CheckpointError, ConfigError, StorageError
 
@@ -104,7 +105,7 @@ def test_a_torn_last_line_is_no_line(tmp_path):
 def _own(folder, owned, done):
     with files.owned_folder(folder, busy="busy"):
         owned.set()
-        done.wait(60)
+        done.wait(PATIENCE_S)
 
 
 def test_a_folder_has_one_owner(tmp_path):
@@ -113,13 +114,13 @@ def test_a_folder_has_one_owner(tmp_path):
     other = context.Process(target=_own, args=(tmp_path / "run", owned, done))
     other.start()
     try:
-        assert owned.wait(60)
+        assert owned.wait(PATIENCE_S)
         with pytest.raises(ConfigError, match="busy"), files.owned_folder(tmp_path / "run", busy="busy"):
             pass
         assert (tmp_path / "run").is_dir(), "the one that was refused removed the owner's folder"
     finally:
         done.set()
-        other.join(60)
+        other.join(PATIENCE_S)
     assert not (tmp_path / "run").exists(), "nothing was left in it"
     with files.owned_folder(tmp_path / "run", busy="busy"):
         (tmp_path / "run" / "result").write_text("")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from patience import PATIENCE_S
 from rdvla.cli.main import app
 
 PAGE = Path(__file__).parents[2] / "docs" / "your_robot.md"
@@ -101,7 +102,7 @@ def test_the_page_from_recording_to_serving(workplace):
         exec(ask.replace("ws://127.0.0.1:8000", line.split()[1]), seen)
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(timeout=60)
+        server.wait(timeout=PATIENCE_S)
         server.stdout.close()
     assert seen["chunk"].actions.shape == (25, 14)
     assert seen["chunk"].actions.dtype == np.float32

@@ -259,7 +259,6 @@ def test_a_bare_machine(tmp_path):
         text=True,
         cwd=cwd,
         env=kept,
-        timeout=300,
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert list(cwd.iterdir()) == []

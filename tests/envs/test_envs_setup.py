@@ -28,7 +28,6 @@ def run(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess
         text=True,
         cwd=cwd,
         env=env | environment,
-        timeout=120,
     )
 
 

@@ -6,12 +6,14 @@ given: it steps towards the goal by `iterations` / 4, so that it needs fewer ste
 
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from patience import PATIENCE_S
 from rdvla.embodiment import Embodiment
 from rdvla.envs.base import InitState, Suite, TaskSpec
 from rdvla.errors import SimulatorError
@@ -104,9 +106,7 @@ class CrashingEnv(LineEnv):
             if self.how == "exit":
                 os._exit(9)
             if self.how == "hang":
-                import time
-
-                time.sleep(60)
+                time.sleep(PATIENCE_S)
             raise SimulatorError("the world ended")
         return super().step(action)
 
@@ -116,15 +116,8 @@ class LinePolicy(Policy):
 
     metadata = PolicyMetadata("line policy", ("primary",), 1, 1, 8, {})
 
-    def __init__(self, delay_s=0.0):
-        self.delay_s = delay_s
-
     def infer(self, observation, ask=PLAIN):
         stop = ask.stop
-        if self.delay_s:
-            import time
-
-            time.sleep(self.delay_s)
         fixed = stop is not None and stop.name == "fixed"
         depth = stop.max_depth if fixed else 3 + int(ask.seed % 3)
         convergence = () if fixed else tuple(10.0 ** -(1 + i) for i in range(depth))
@@ -170,8 +163,16 @@ class OracleExpert(LinePolicy):
         return ActionChunk(np.array([[(1.0 - self.env.position) * 10]], dtype=np.float32))
 
 
-def slow_policy():
-    return LinePolicy(delay_s=0.02)
+class HeldPolicy(LinePolicy):
+    """Decides nothing more once there are `count` lines in `log`, until the process that wrote them is gone."""
+
+    def __init__(self, log, count):
+        self.log, self.count, self.writer = log, count, os.getppid()
+
+    def infer(self, observation, ask=PLAIN):
+        while self.log.exists() and self.log.read_bytes().count(b"\n") >= self.count and os.getppid() == self.writer:
+            time.sleep(0.01)
+        return super().infer(observation, ask)
 
 
 def crashing_env(suite, task_id, marks, times, how):

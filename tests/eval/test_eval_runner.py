@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +15,11 @@ from eval_fakes import (
     LinePolicy,
     OracleExpert,
     crashing_env,
-    slow_policy,
     suites,
 )
 
 from chain_fakes import ChainEnv, ChainSuite
+from patience import eventually
 from rdvla.cli.parsing import parse_depths
 from rdvla.envs import InitState
 from rdvla.errors import ConfigError, RecordError, SimulatorError
@@ -116,10 +115,13 @@ def test_expert_is_bound_by_the_worker(tmp_path):
 SCRIPT = """
 import sys
 sys.path[:0] = {folders!r}
+from functools import partial
 from pathlib import Path
-from test_eval_runner import config, run, slow_policy
+from eval_fakes import HeldPolicy
+from test_eval_runner import config, run
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), config(init_states=tuple(range(8))), policy=slow_policy)
+    output = Path(sys.argv[1])
+    run(output, config(init_states=tuple(range(8))), policy=partial(HeldPolicy, output / "episodes.jsonl", 5))
 """
 
 
@@ -128,8 +130,7 @@ def test_kill_9_and_resume(tmp_path):
     script.write_text(SCRIPT.format(folders=[str(path) for path in list(Path(__file__).parents)[:2]]))
     process = subprocess.Popen([sys.executable, str(script), str(output)], start_new_session=True)
     log = output / EPISODES_FILE
-    while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < 5):
-        time.sleep(0.02)
+    eventually(lambda: process.poll() is not None or (log.exists() and log.read_bytes().count(b"\n") >= 5))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     before = log.read_bytes()
@@ -137,12 +138,12 @@ def test_kill_9_and_resume(tmp_path):
     assert 5 <= len(kept) < 32
     log.write_bytes(before + b'{"kind":"epis')  # as if killed in the middle of a line
     settings = config(init_states=tuple(range(8)))
-    records = run(output, settings, policy=slow_policy)
+    records = run(output, settings)
     assert log.read_bytes().startswith(before)
     lines = log.read_bytes().decode().splitlines()
     assert len(lines) == len(records) == 32
     assert len({record.key for record in records}) == 32
-    whole = run(tmp_path / "whole", settings, policy=slow_policy)
+    whole = run(tmp_path / "whole", settings)
     timing = {"wall_s", "latency_ms"}
     assert [r.model_dump(exclude=timing) for r in whole] == [r.model_dump(exclude=timing) for r in records]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from eval_fakes import DOUBT, DoubtingLine, suites
 
+from patience import PATIENCE_S
 from rdvla.errors import ServeError
 from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import read_records, to_line
@@ -17,7 +18,6 @@ from rdvla.policy import PLAIN, PolicyMetadata
 from rdvla.report.page import write_report
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
-from rdvla.server.config import ServeConfig
 from rdvla.types import ActionChunk
 from rdvla.wire.codec import decode, encode
 from rdvla.wire.protocol import chunk_from_reply, reply_message
@@ -84,14 +84,14 @@ def test_malformed_replies_are_refused(wrong):
 
 
 def test_from_the_head_to_client_and_live_page():
-    config = ServeConfig(**{**QUICK.model_dump(), "web": True})
+    config = QUICK.model_copy(update={"web": True})
     with serving(Doubting(), config) as server, RemotePolicy(server.url) as remote:
         viewer = open_socket(server.url + "/live")
-        assert "hello" in json.loads(viewer.recv(timeout=60))
+        assert "hello" in json.loads(viewer.recv(timeout=PATIENCE_S))
         chunk = remote.infer(observation())
         shown = []
         while not shown:
-            shown = json.loads(viewer.recv(timeout=60)).get("decisions", [])
+            shown = json.loads(viewer.recv(timeout=PATIENCE_S)).get("decisions", [])
         viewer.close()
     assert chunk.signals["doubt"] == DOUBT
     assert math.isnan(chunk.signals["odd"])
@@ -113,3 +113,4 @@ def test_from_the_head_to_record_and_report(tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert '<th class="n">doubt</th>' in page
     assert '<td class="n">0.123</td>' in page
+    assert page.count("disagreement: how far a decision is from what the one before still planned") == 1

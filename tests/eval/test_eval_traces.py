@@ -19,9 +19,9 @@ from rdvla.policies.sources import LoadOptions, choose_policy
 from rdvla.report.page import write_report
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
-from rdvla.server.config import ServeConfig
 from rdvla.stops import StopRule, rules
 from rdvla.types import ActionChunk
+from serve_fakes import QUICK
 
 STOPS = (StopRule.fixed(3), StopRule("action_mse", threshold=1e-3, max_depth=12))
 DEPTH = 12
@@ -73,7 +73,7 @@ def test_the_table_says_what_every_rule_would_have_seen(runs):
 
 def test_a_remote_policy_sends_its_traces(runs, checkpoint, tmp_path):
     _, _, factory = choose_policy(checkpoint, None, LoadOptions())
-    with serving(factory(), ServeConfig(port=0)) as server:
+    with serving(factory(), QUICK) as server:
         records = play(partial(RemotePolicy, server.url), tmp_path, DEPTH, STOPS[1:])
     local = read_records(runs / "traced")[1]
     here, there = (read_trace(path) for path in (runs / "traced" / local.trace, tmp_path / records[0].trace))

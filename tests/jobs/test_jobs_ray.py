@@ -35,7 +35,7 @@ pytestmark = [
 ]
 RAY = str(Path(sysconfig.get_path("scripts")) / "ray")
 HERE = str(Path(__file__).parent)
-FAST = {"RAY_health_check_period_ms": "500", "RAY_health_check_timeout_ms": "500", "RAY_USAGE_STATS_ENABLED": "0"}
+FAST = {"RAY_health_check_period_ms": "500", "RAY_USAGE_STATS_ENABLED": "0"}
 MEMORY = "--object-store-memory=80000000"
 
 

@@ -15,14 +15,15 @@ from rdvla.client import ActionGuard, ActionLimits, ControlLoop, RemotePolicy, S
 from rdvla.types import Observation
 
 GOAL = 1.0
+PATIENCE_S = 600.0
 
 
 def main() -> None:
     limits = ActionLimits(low=np.full(2, -0.2), high=np.full(2, 0.2))
-    with RemotePolicy(sys.argv[1], deadline_s=60.0) as policy:
+    with RemotePolicy(sys.argv[1], deadline_s=PATIENCE_S, connect_timeout_s=PATIENCE_S) as policy:
         decider = ThreadedDecider(policy)
         guard = ActionGuard(limits, stop_action=np.zeros(2))
-        loop = ControlLoop(decider, Synchronous(5), guard, deadline_s=60.0)
+        loop = ControlLoop(decider, Synchronous(5), guard, deadline_s=PATIENCE_S)
         loop.reset(seed=3)
         commands, position = [], 0.0
         while position < GOAL and len(commands) < 100:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from patience import PATIENCE_S
 from rdvla.errors import ConfigError
 from rdvla.execution import Background, Strategy, Synchronous, TemporalEnsembling
 from rdvla.policy import decision_seed
@@ -229,8 +230,8 @@ def test_decisions_are_seeded_by_episode_and_number() -> None:
 
 
 def test_the_threaded_decider_runs_a_real_policy() -> None:
-    decider = ThreadedDecider(FakePolicy(delay_s=0.02))
-    loop = ControlLoop(decider, Synchronous(CHUNK), ActionGuard(WIDE, stop_action=STOP), deadline_s=5.0)
+    decider = ThreadedDecider(FakePolicy())
+    loop = ControlLoop(decider, Synchronous(CHUNK), ActionGuard(WIDE, stop_action=STOP), deadline_s=PATIENCE_S)
     loop.reset(seed=1)
     seen = observation(4)
     commands = np.stack([loop.act(lambda: seen) for _ in range(CHUNK)])

@@ -16,8 +16,8 @@ from rdvla.errors import MissingExtraError
 from rdvla.execution import Executor, Synchronous
 from rdvla.policy import PLAIN, Ask, Policy, PolicyMetadata
 from rdvla.server.background import serving
-from rdvla.server.config import ServeConfig
 from rdvla.types import ActionChunk, Observation
+from serve_fakes import QUICK
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "packages" / "rdvla-client"
@@ -99,7 +99,7 @@ def robot_python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 @pytest.mark.slow
 def test_the_installed_client_drives_an_episode(robot_python: Path, tmp_path: Path) -> None:
     """The commands are bit for bit those of a simulator that executes the same policy's chunks."""
-    with serving(Approach(), ServeConfig(port=0)) as server:
+    with serving(Approach(), QUICK) as server:
         command = [str(robot_python), str(HERE / "robot_episode.py"), server.url]
         done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,12 +1,13 @@
 """Debian's Chromium, headless, through Playwright."""
 
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+
+from patience import PATIENCE_S, eventually
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -25,7 +26,7 @@ def browser_page(width: int = 1280, height: int = 860, *, tolerated: str | None 
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(PATIENCE_S * 1000)
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(f"script error: {error}"))
         page.on("console", lambda message: message.type == "error" and faults.append(f"console: {message.text}"))
@@ -38,12 +39,9 @@ def browser_page(width: int = 1280, height: int = 860, *, tolerated: str | None 
         assert not faults, faults
 
 
-def until(page: "Page", condition: str, timeout_s: float = 60.0) -> None:
+def until(page: "Page", condition: str) -> None:
     """Wait until a JavaScript expression is true; Playwright's own waiting takes eval, which the page forbids."""
-    deadline = time.monotonic() + timeout_s
-    while not page.evaluate(condition):
-        assert time.monotonic() < deadline, f"never true: {condition}"
-        page.wait_for_timeout(50)
+    eventually(lambda: bool(page.evaluate(condition)), condition)
 
 
 def _is_local(url: str) -> bool:

@@ -1,5 +1,7 @@
 """`rdvla serve` and `rdvla play` as commands: what they refuse, and a real process that stops at a signal."""
 
+import logging
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from patience import PATIENCE_S, eventually
 from rdvla import __version__
 from rdvla.cli.options import StopOptions
 from rdvla.cli.play import play_command
@@ -85,7 +88,8 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
             play_command("toy", **options)
 
 
-def test_the_expert_is_played(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_expert_is_played(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "rdvla.robot.loop")  # what the command changes is undone afterwards
     play_command("toy", policy="expert", port=0, init_states="0,1", episodes=1, rate=1000.0)
     told = capsys.readouterr().out
     assert "live page: http://127.0.0.1:" in told
@@ -113,10 +117,16 @@ def test_one_core_is_left_to_everything_else(monkeypatch: pytest.MonkeyPatch) ->
 
 SERVE = """
 import sys
+import time
 import types
-sys.path.insert(0, {folder!r})
+from pathlib import Path
+sys.path.insert(0, {tests!r})
 from serve_fakes import BatchingPolicy
-policy = BatchingPolicy(delay_s=0.3)
+class Held(BatchingPolicy):
+    def _decide(self):
+        while Path({hold!r}).exists():
+            time.sleep(0.01)
+policy = Held()
 sys.modules["rdvla.policies.network"] = types.SimpleNamespace(load_policy=lambda *args, **options: policy)
 import typer
 from rdvla.cli.serve import serve_command
@@ -133,9 +143,12 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def served(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `rdvla serve` with a fake policy in a process of its own; yield it and the address it is ready at."""
-    code = SERVE.format(folder=str(Path(__file__).parents[1]))
+def served(*arguments: object, hold: Path = Path("never")) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `rdvla serve` with a fake policy in a process of its own; yield it and the address it is ready at.
+
+    The policy decides nothing while there is a file `hold`.
+    """
+    code = SERVE.format(tests=str(Path(__file__).parents[1]), hold=str(hold))
     command = [sys.executable, "-c", code, *map(str, arguments), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -153,13 +166,13 @@ def test_a_served_process_becomes_ready_and_stops_at_a_signal(sent: signal.Signa
     with served("--checkpoint", checkpoint, "--web") as (process, url):
         assert url.startswith("ws://127.0.0.1:")
         address = url.replace("ws", "http", 1)
-        with urllib.request.urlopen(address + "/healthz", timeout=60) as answer:
+        with urllib.request.urlopen(address + "/healthz", timeout=PATIENCE_S) as answer:
             assert answer.read() == b"OK\n"
         assert process.stdout is not None
         assert process.stdout.readline() == f"live page: {address}\n"
         assert process.stdout.readline() == "stops at: own rule, unless a request says\n"
         process.send_signal(sent)
-        rest, errors = process.communicate(timeout=120)
+        rest, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, errors
         assert rest == ""
 
@@ -191,14 +204,23 @@ def test_certificate_and_key_of_the_command_line_are_used(checkpoint: Path, tmp_
 
 
 @pytest.mark.parametrize("max_batch", [1, 2])
-def test_no_batch_is_larger_than_the_command_line_says(max_batch: int, checkpoint: Path) -> None:
-    """Four requests wait while the first is decided."""
-    with served("--checkpoint", checkpoint, "--max-batch", max_batch) as (_, url):
+def test_no_batch_is_larger_than_the_command_line_says(max_batch: int, checkpoint: Path, tmp_path: Path) -> None:
+    """At least three requests wait while the first one or two are decided."""
+    hold = tmp_path / "hold"
+
+    def waiting() -> float:
+        with urllib.request.urlopen(url.replace("ws", "http", 1) + "/metrics", timeout=PATIENCE_S) as answer:
+            return float(re.search(r"^rdvla_queue_length (\S+)$", answer.read().decode(), re.MULTILINE)[1])  # type: ignore[index]
+
+    with served("--checkpoint", checkpoint, "--max-batch", max_batch, hold=hold) as (_, url):
         connections = [open_socket(url) for _ in range(5)]
+        hold.touch()
         for connection in connections:
-            connection.recv(timeout=60)
+            connection.recv(timeout=PATIENCE_S)
             connection.send(encode(to_message(observation())))
-        replies = [connection.recv(timeout=60) for connection in connections]
+        eventually(lambda: waiting() >= 3)
+        hold.unlink()
+        replies = [connection.recv(timeout=PATIENCE_S) for connection in connections]
         sizes = [decode(reply)["server_timing"]["batch_size"] for reply in replies if isinstance(reply, bytes)]
         assert len(sizes) == 5
         assert max(sizes) == max_batch

@@ -1,8 +1,8 @@
 """The server over real sockets on loopback: protocol, errors, batching, deadlines, shutdown."""
 
+import asyncio
 import json
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
+from patience import PATIENCE_S, eventually
 from rdvla import __version__
 from rdvla.errors import ServeError
 from rdvla.server.background import serving
@@ -31,7 +32,7 @@ def server() -> Iterator[PolicyServer]:
 def get(server: PolicyServer, path: str) -> tuple[int, str]:
     url = server.url.replace("ws", "http", 1) + path
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -53,20 +54,17 @@ def occupy(server: PolicyServer, policy: FakePolicy) -> ClientConnection:
     policy.is_deciding.clear()
     connection, _ = open_client(server)
     connection.send(encode(to_message(observation())))
-    assert policy.is_deciding.wait(30)
+    assert policy.is_deciding.wait(PATIENCE_S)
     return connection
 
 
 def wait_for(server: PolicyServer, name: str, value: float) -> None:
-    deadline = time.monotonic() + 30
-    while metric(server, name) != value:
-        assert time.monotonic() < deadline, f"{name} is {metric(server, name)}, never {value}"
-        time.sleep(0.01)
+    eventually(lambda: metric(server, name) == value, f"{name} = {value}")
 
 
 def ask(connection: ClientConnection, message: dict[str, Any]) -> dict[str, Any]:
     connection.send(encode(message))
-    reply = connection.recv(timeout=10)
+    reply = connection.recv(timeout=PATIENCE_S)
     assert isinstance(reply, bytes), reply
     return decode(reply)
 
@@ -149,12 +147,12 @@ def test_a_bad_request_is_explained_and_closed_with_1011(
 ) -> None:
     connection, _ = open_client(server)
     connection.send(encode(to_message(observation()) | change))
-    text = connection.recv(timeout=5)
+    text = connection.recv(timeout=PATIENCE_S)
     assert isinstance(text, str)
     assert text.startswith("bad_request: ")
     assert match in text
     with pytest.raises(ConnectionClosed) as closed:
-        connection.recv(timeout=5)
+        connection.recv(timeout=PATIENCE_S)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1011
     assert metric(server, 'rdvla_errors_total{code="bad_request"}') == 1
@@ -163,7 +161,7 @@ def test_a_bad_request_is_explained_and_closed_with_1011(
 def test_text_is_refused(server: PolicyServer) -> None:
     connection, _ = open_client(server)
     connection.send("hello")
-    assert "not a msgpack message" in connection.recv(timeout=5)
+    assert "not a msgpack message" in connection.recv(timeout=PATIENCE_S)
 
 
 def test_a_message_beyond_the_limit_closes_the_connection() -> None:
@@ -171,7 +169,7 @@ def test_a_message_beyond_the_limit_closes_the_connection() -> None:
         connection, _ = open_client(server)
         connection.send(b"\0" * 20_000)
         with pytest.raises(ConnectionClosed) as closed:
-            connection.recv(timeout=5)
+            connection.recv(timeout=PATIENCE_S)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1009
         other, _ = open_client(server)
@@ -185,7 +183,7 @@ def test_a_failing_policy_tells_the_client_nothing_but_that(caplog: pytest.LogCa
     with serving(policy, QUICK) as server:
         connection, _ = open_client(server)
         connection.send(encode(to_message(observation(instruction="fail"))))
-        text = connection.recv(timeout=5)
+        text = connection.recv(timeout=PATIENCE_S)
         assert text == "internal: the policy failed; the server's log says why."
         assert "secret path" in caplog.text
         again, _ = open_client(server)
@@ -200,7 +198,7 @@ def test_health_metrics_and_the_other_paths(server: PolicyServer) -> None:
     assert get(server, "/nothing")[0] == 404
     assert get(server, "/")[0] == 426
     assert metric(server, 'rdvla_requests_total{layout="native"}') == 1
-    assert metric(server, "rdvla_request_seconds_count") == 1
+    wait_for(server, "rdvla_request_seconds_count", 1)  # counted once the reply is on its way
     assert metric(server, "rdvla_recurrences_count") == 2  # with the warm-up
     assert metric(server, "rdvla_ready") == 1
     assert metric(server, "rdvla_connections") == 1
@@ -208,49 +206,29 @@ def test_health_metrics_and_the_other_paths(server: PolicyServer) -> None:
 
 
 def test_not_ready_before_the_warm_up_and_requests_wait_for_it() -> None:
-    policy = FakePolicy(delay_s=0.5)
-    config = QUICK.model_copy(update={"port": free_port()})
-    health: list[int] = []
-    thread = threading.Thread(target=_run_server, args=(policy, config, health))
-    thread.start()
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            connection = open_socket(f"ws://127.0.0.1:{config.port}")
-            break
-        except OSError:
-            time.sleep(0.01)
-    health.append(_status(config.port))
-    connection.recv()
-    ask(connection, to_message(observation()))
-    health.append(_status(config.port))
-    connection.close()
-    thread.join()
-    assert health[0] == 503
-    assert health[1] == 200
+    policy = FakePolicy()
+    policy.gate.clear()
 
+    def talk(server: PolicyServer) -> tuple[int, int]:
+        assert policy.is_deciding.wait(PATIENCE_S)
+        connection, _ = open_client(server)
+        connection.send(encode(to_message(observation())))
+        before = get(server, "/healthz")[0]
+        policy.gate.set()
+        assert isinstance(connection.recv(timeout=PATIENCE_S), bytes)
+        connection.close()
+        wait_for(server, "rdvla_ready", 1)
+        return before, get(server, "/healthz")[0]
 
-def _run_server(policy: FakePolicy, config: Any, health: list[int]) -> None:
-    with serving(policy, config):
-        while len(health) < 2:
-            time.sleep(0.01)
+    async def scenario() -> tuple[int, int]:
+        server = PolicyServer(policy, QUICK)
+        starting = asyncio.create_task(server.start())
+        health = await asyncio.to_thread(talk, server)
+        await starting
+        await server.stop()
+        return health
 
-
-def _status(port: int) -> int:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    assert asyncio.run(scenario()) == (503, 200)
 
 
 def test_a_policy_that_fails_its_warm_up_stops_the_server() -> None:
@@ -287,7 +265,7 @@ def test_slow_inference_blocks_neither_health_nor_other_connections() -> None:
         other, _ = open_client(server)
         other.close()
         policy.gate.set()
-        assert isinstance(connection.recv(timeout=10), bytes)
+        assert isinstance(connection.recv(timeout=PATIENCE_S), bytes)
         connection.close()
 
 
@@ -301,7 +279,7 @@ def test_requests_that_arrive_together_are_batched_and_not_mixed_up() -> None:
         wait_for(server, "rdvla_queue_length", 8)
         policy.gate.set()
         for index, connection in enumerate(connections):
-            reply = connection.recv(timeout=10)
+            reply = connection.recv(timeout=PATIENCE_S)
             assert isinstance(reply, bytes)
             expected = expected_actions(observation(index), 3 + index % 2, index)
             np.testing.assert_array_equal(decode(reply)["actions"], expected)
@@ -325,7 +303,7 @@ def test_a_bad_request_in_a_batch_spoils_no_other() -> None:
         wait_for(server, "rdvla_queue_length", 4)
         policy.gate.set()
         for word, connection in zip(words, connections, strict=True):
-            reply = connection.recv(timeout=10)
+            reply = connection.recv(timeout=PATIENCE_S)
             assert isinstance(reply, bytes)
             expected = expected_actions(observation(instruction=word), 12, None)
             np.testing.assert_array_equal(decode(reply)["actions"], expected)
@@ -342,10 +320,10 @@ def test_a_full_queue_is_busy_and_the_connection_stays() -> None:
         second.send(encode(to_message(observation())))
         wait_for(server, "rdvla_queue_length", 1)
         third.send(encode(to_message(observation())))
-        assert "busy: 1 requests are waiting" in third.recv(timeout=10)
+        assert "busy: 1 requests are waiting" in third.recv(timeout=PATIENCE_S)
         policy.gate.set()
         for connection in (first, second):
-            assert isinstance(connection.recv(timeout=10), bytes)
+            assert isinstance(connection.recv(timeout=PATIENCE_S), bytes)
         ask(third, to_message(observation()))
         assert metric(server, 'rdvla_errors_total{code="busy"}') == 1
         for connection in (first, second, third):
@@ -358,7 +336,7 @@ def test_a_late_answer_is_not_sent_and_the_connection_stays() -> None:
         connection, _ = open_client(server)
         policy.gate.clear()
         connection.send(encode(to_message(observation(1)) | {"deadline_ms": 100}))
-        text = connection.recv(timeout=10)
+        text = connection.recv(timeout=PATIENCE_S)
         assert isinstance(text, str)
         assert text.startswith("deadline: ")
         policy.gate.set()
@@ -374,14 +352,14 @@ def test_expired_and_abandoned_requests_never_reach_the_policy() -> None:
         second, third = open_client(server)[0], open_client(server)[0]
         second.send(encode(to_message(observation(2)) | {"deadline_ms": 100}))
         third.send(encode(to_message(observation(3))))
-        text = second.recv(timeout=10)
+        text = second.recv(timeout=PATIENCE_S)
         assert isinstance(text, str)
         assert text.startswith("deadline: ")
         wait_for(server, "rdvla_queue_length", 2)
         third.close()
         wait_for(server, "rdvla_abandoned_total", 1)
         policy.gate.set()
-        assert isinstance(first.recv(timeout=10), bytes)
+        assert isinstance(first.recv(timeout=PATIENCE_S), bytes)
         ask(second, to_message(observation(4)))
         states = [seen.state.tolist() for seen in policy.seen[1:]]
         assert states == [observation(number).state.tolist() for number in (7, 4)]
@@ -390,16 +368,24 @@ def test_expired_and_abandoned_requests_never_reach_the_policy() -> None:
 
 
 def test_shutdown_answers_what_was_accepted() -> None:
-    policy = FakePolicy(delay_s=0.4)
+    policy = FakePolicy()
+
+    def decide_once_it_stops(server: PolicyServer) -> None:
+        eventually(lambda: b"rdvla_ready 0.0" in server.metrics.text())
+        policy.gate.set()
+
     with serving(policy, QUICK) as server:
-        connections = [open_client(server)[0] for _ in range(3)]
-        for connection in connections:
+        connections = [occupy(server, policy), *(open_client(server)[0] for _ in range(2))]
+        for connection in connections[1:]:
             connection.send(encode(to_message(observation())))
-        time.sleep(0.2)
+        wait_for(server, "rdvla_queue_length", 2)
+        stopping = threading.Thread(target=decide_once_it_stops, args=(server,))
+        stopping.start()
+    stopping.join()
     for connection in connections:
-        assert isinstance(connection.recv(timeout=5), bytes)
+        assert isinstance(connection.recv(timeout=PATIENCE_S), bytes)
         with pytest.raises(ConnectionClosed) as closed:
-            connection.recv(timeout=5)
+            connection.recv(timeout=PATIENCE_S)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1001
 

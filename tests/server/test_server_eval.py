@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from patience import PATIENCE_S, kept_port
 from rdvla import __version__
 from rdvla.cli.eval import eval_command
 from rdvla.envs import Env, InitState
@@ -17,6 +18,7 @@ from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import EpisodeRecord, read_records
 from rdvla.eval.runner import Resources, evaluate
 from rdvla.policies.sources import connect
+from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.stops import StopRule
 from serve_fakes import QUICK, FakePolicy
@@ -81,17 +83,18 @@ def play(policy_factory, output: Path, *, workers: int) -> tuple[list[tuple], li
 def test_another_policy_behind_the_address_is_refused_when_an_evaluation_is_continued(tmp_path: Path) -> None:
     """One table of two policies is worse than none."""
     arguments = {"suite": "toy", "task_ids": "0", "episodes": 1, "output": tmp_path / "out"}
-    with serving(FakePolicy(), QUICK) as server:
-        url, config = server.url, QUICK.model_copy(update={"port": server.port})
-        eval_command(**arguments, policy=url)
-        (record,) = read_records(tmp_path / "out")
-        served = f"fake, own rule, rdvla {__version__}"
-        assert record.versions["checkpoint"] == served
-    with serving(FakePolicy(), config):
-        eval_command(**arguments, policy=url)  # the same again: nothing to do
-    for other in ({"checkpoint": "0123456789abcdef"}, {"default_stop": StopRule.fixed(3)}):
-        with serving(FakePolicy(), config, **other), pytest.raises(ConfigError, match="policy_digest was 'fake"):
+    with kept_port() as port:
+        url, config = f"ws://127.0.0.1:{port}", QUICK.model_copy(update={"port": port})
+        with serving(FakePolicy(), config):
             eval_command(**arguments, policy=url)
+            (record,) = read_records(tmp_path / "out")
+            served = f"fake, own rule, rdvla {__version__}"
+            assert record.versions["checkpoint"] == served
+        with serving(FakePolicy(), config):
+            eval_command(**arguments, policy=url)  # the same again: nothing to do
+        for other in ({"checkpoint": "0123456789abcdef"}, {"default_stop": StopRule.fixed(3)}):
+            with serving(FakePolicy(), config, **other), pytest.raises(ConfigError, match="policy_digest was 'fake"):
+                eval_command(**arguments, policy=url)
     assert read_records(tmp_path / "out") == [record]
 
 
@@ -104,7 +107,8 @@ def test_a_worker_that_finds_another_policy_does_not_play(tmp_path: Path) -> Non
 def test_the_same_episodes_and_actions_as_the_local_policy(tmp_path: Path) -> None:
     local, local_actions = play(FakePolicy, tmp_path / "local", workers=1)
     with serving(FakePolicy(), QUICK) as server:
-        remote, remote_actions = play(partial(connect, server.url), tmp_path / "remote", workers=2)
+        there = partial(RemotePolicy, server.url, deadline_s=PATIENCE_S, connect_timeout_s=PATIENCE_S)
+        remote, remote_actions = play(there, tmp_path / "remote", workers=2)
     assert len(local) == len(local_actions) == 8
     assert len({actions for _, _, actions in local_actions}) == 8  # every rule and state acts differently
     assert remote == local

@@ -16,13 +16,12 @@ from rdvla.execution import Executor, Synchronous
 from rdvla.policy import Ask, Policy, decision_seed
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
-from rdvla.server.config import ServeConfig
 from rdvla.server.live import LiveFeed
 from rdvla.server.play import LiveLoop
 from rdvla.stops import StopRule
+from serve_fakes import QUICK
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints" / "rdvla_tiny_libero"
-CONFIG = ServeConfig(port=0)
 DEPTH = 8
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
@@ -64,7 +63,7 @@ def test_a_whole_episode_with_the_stock_client_is_the_local_one(policy: Policy, 
         executor = Executor(policy, Synchronous(5), Ask(StopRule.fixed(DEPTH)))
         executor.reset(seed=5)
         local, solved = drive(env, lambda step: executor.act(env.observe))
-    with libero() as env, serving(policy, CONFIG) as server, stock_client(openpi_python, server.url) as client:
+    with libero() as env, serving(policy, QUICK) as server, stock_client(openpi_python, server.url) as client:
         seen = [env.observe()]
 
         def act(step: int) -> np.ndarray:
@@ -88,7 +87,7 @@ def test_eight_clients_at_once_get_their_own_answers(policy: Policy) -> None:
     alone = [policy.infer(each, Ask(stop, index)).actions for index, each in enumerate(seen)]
     answers: dict[int, np.ndarray] = {}
     sizes: list[float] = []
-    with serving(policy, CONFIG) as server:
+    with serving(policy, QUICK) as server:
 
         def ask(index: int) -> None:
             with RemotePolicy(server.url) as remote:
@@ -110,7 +109,7 @@ def test_eight_clients_at_once_get_their_own_answers(policy: Policy) -> None:
 
 def test_watching_the_simulator_in_a_browser(policy: Policy, tmp_path: Path) -> None:
     feed, over = LiveFeed(simulator=True), threading.Event()
-    config = ServeConfig(port=0, web=True)
+    config = QUICK.model_copy(update={"web": True})
     with serving(policy, config, live=feed) as server, browser_page(1440, 900) as page:
 
         def play() -> None:

@@ -11,6 +11,7 @@ import pytest
 from browser import browser_page, until
 
 from chain_fakes import ChainEnv, Pusher
+from patience import PATIENCE_S
 from rdvla.embodiment import LIBERO
 from rdvla.envs import InitState, Start, TaskSpec
 from rdvla.execution import Executor, Synchronous
@@ -222,14 +223,14 @@ def test_the_whole_thing_with_a_server_and_a_viewer() -> None:
     env, feed = CountingEnv(), LiveFeed(simulator=True)
     with serving(FakePolicy(), WEB, live=feed) as server, RemotePolicy(server.url) as remote:
         viewer = open_socket(server.url + "/live")
-        hello = json.loads(viewer.recv(timeout=5))
+        hello = json.loads(viewer.recv(timeout=PATIENCE_S))
         assert hello["hello"]["simulator"] is True
         made = LiveLoop(env, Executor(remote, Synchronous(5)), feed, starts=[InitState(1)], rate_hz=1000, clock=None)
         thread = threading.Thread(target=made.run, args=(1,))
         thread.start()
         decisions, scene = [], {}
         while scene.get("status") != "solved":
-            news = json.loads(viewer.recv(timeout=10))
+            news = json.loads(viewer.recv(timeout=PATIENCE_S))
             decisions += news.get("decisions", [])
             scene = news.get("scene", scene)
         thread.join()

@@ -1,17 +1,22 @@
 """What SECURITY.md promises, over real sockets on loopback."""
 
+import contextlib
 import dataclasses
 import socket
 import ssl
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
+from patience import PATIENCE_S, eventually
 from rdvla.errors import ConfigError, ServeError
 from rdvla.policy import Ask
 from rdvla.robot.client import RemotePolicy
+from rdvla.server import conversation, gate
 from rdvla.server.background import serving
 from rdvla.server.config import ServeConfig, read_api_key
 from rdvla.server.gate import TokenBucket
@@ -64,7 +69,7 @@ def test_the_key_comes_from_the_environment_or_a_file(monkeypatch: pytest.Monkey
 def http(server: PolicyServer, path: str = "/", **headers: str) -> str:
     """Return the status line's code for a GET with these headers."""
     lines = [f"GET {path} HTTP/1.1", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
         return connection.recv(100).decode().split()[1]
 
@@ -131,7 +136,7 @@ def test_compression_is_never_negotiated() -> None:
     with serving(FakePolicy(), QUICK) as server:
         from websockets.sync.client import connect
 
-        with connect(server.url, compression="deflate", proxy=None) as connection:
+        with connect(server.url, compression="deflate", proxy=None, open_timeout=PATIENCE_S) as connection:
             assert connection.protocol.extensions == []
 
 
@@ -142,32 +147,49 @@ def test_too_many_connections_are_refused() -> None:
             open_socket(server.url)
         assert refused.value.response.status_code == 503
         first.close()
-        time.sleep(0.1)
-        open_socket(server.url).close()
+        eventually(partial(is_admitted, server))
         second.close()
 
 
-def test_silent_sockets_are_dropped_before_they_add_up() -> None:
-    config = QUICK.model_copy(update={"max_connections": 2, "handshake_timeout_s": 0.3})
-    with serving(FakePolicy(), config) as server:
-        silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(30)]
-        time.sleep(0.1)
-        dropped = 0
-        for connection in silent:
-            connection.setblocking(False)
-            try:
-                dropped += connection.recv(1) == b""
-            except BlockingIOError:
-                continue
-            except ConnectionResetError:
-                dropped += 1
-        assert dropped >= 30 - 8
-        time.sleep(0.5)
+def is_admitted(server: PolicyServer) -> bool:
+    try:
         open_socket(server.url).close()
+    except (InvalidHandshake, OSError, EOFError):
+        return False
+    return True
+
+
+def silent_sockets(server: PolicyServer, count: int) -> list[socket.socket]:
+    """Return connections on which nothing is ever sent."""
+    return [socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) for _ in range(count)]
+
+
+def test_silent_sockets_are_dropped_before_they_add_up() -> None:
+    with serving(FakePolicy(), QUICK.model_copy(update={"max_connections": 2})) as server:
+        silent = silent_sockets(server, 30)
+        refused = f'rdvla_refused_connections_total{{reason="too_many_sockets"}} {30 - 8:.1f}'.encode()
+        eventually(lambda: refused in server.metrics.text())
         for connection in silent:
             connection.close()
 
 
+def test_silent_sockets_are_dropped_after_a_while() -> None:
+    config = QUICK.model_copy(update={"max_connections": 2, "handshake_timeout_s": 0.3})
+    with serving(FakePolicy(), config) as server:
+        for connection in silent_sockets(server, 8):
+            with connection, contextlib.suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+        eventually(partial(is_admitted, server))
+
+
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop the clock by which rates are limited: nothing becomes allowed again."""
+    for room in (gate, conversation):
+        monkeypatch.setattr(room, "TokenBucket", partial(TokenBucket, clock=lambda: 0.0))
+
+
+@pytest.mark.usefixtures("frozen")
 def test_new_connections_are_rate_limited() -> None:
     with serving(FakePolicy(), QUICK.model_copy(update={"connections_per_minute": 8})) as server:
         for _ in range(2):
@@ -177,6 +199,7 @@ def test_new_connections_are_rate_limited() -> None:
         assert refused.value.response.status_code == 429
 
 
+@pytest.mark.usefixtures("frozen")
 def test_requests_are_rate_limited_and_the_connection_stays() -> None:
     with serving(FakePolicy(), QUICK.model_copy(update={"requests_per_second": 8.0})) as server:
         connection = open_socket(server.url)
@@ -185,10 +208,10 @@ def test_requests_are_rate_limited_and_the_connection_stays() -> None:
         started = time.monotonic()
         for _ in range(6):
             connection.send(encode(to_message(observation(side=8))))
-            answers.append(connection.recv(timeout=5))
-        assert [isinstance(answer, bytes) for answer in answers[:2]] == [True, True]
-        assert any(isinstance(answer, str) and answer.startswith("rate_limit: ") for answer in answers)
-        assert time.monotonic() - started > 2 / 8 - 0.01  # each refusal waits until the next request is due
+            answers.append(connection.recv(timeout=PATIENCE_S))
+        assert [isinstance(answer, bytes) for answer in answers] == [True] * 2 + [False] * 4
+        assert all(answer.startswith("rate_limit: ") for answer in answers[2:])
+        assert time.monotonic() - started > 4 / 8 - 0.01  # each refusal waits until the next request is due
         connection.close()
 
 
@@ -202,20 +225,28 @@ def test_a_token_bucket_refills_with_time() -> None:
     assert [bucket.take() for _ in range(4)] == [0, 0, 0, 0.5]
 
 
-def test_a_client_that_does_not_read_is_dropped() -> None:
+@contextlib.contextmanager
+def not_read(send_timeout_s: float) -> Iterator[PolicyServer]:
+    """Serve a client that does not read its greeting."""
     policy = FakePolicy()
     greeting = {f"padding {index}": "x" * 900_000 for index in range(8)}  # more than the sockets' buffers hold
     policy.metadata = dataclasses.replace(policy.metadata, extra=greeting)
-    with serving(policy, QUICK.model_copy(update={"send_timeout_s": 0.3})) as server, socket.socket() as deaf:
+    config = QUICK.model_copy(update={"send_timeout_s": send_timeout_s})
+    with serving(policy, config) as server, socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(("127.0.0.1", server.port))
         deaf.sendall(HANDSHAKE)
-        with RemotePolicy(server.url) as friend:
-            friend.infer(observation())
-        deadline = time.monotonic() + 10
-        while b'code="slow_client"} 1.0' not in server.metrics.text() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert b'rdvla_errors_total{code="slow_client"} 1.0' in server.metrics.text()
+        yield server
+
+
+def test_a_client_that_does_not_read_is_dropped() -> None:
+    with not_read(send_timeout_s=0.3) as server:
+        eventually(lambda: b'rdvla_errors_total{code="slow_client"} 1.0' in server.metrics.text())
+
+
+def test_a_client_that_does_not_read_holds_up_no_other() -> None:
+    with not_read(send_timeout_s=PATIENCE_S) as server, RemotePolicy(server.url) as friend:
+        friend.infer(observation())
 
 
 def test_a_client_that_trickles_its_message_is_dropped() -> None:
@@ -225,7 +256,7 @@ def test_a_client_that_trickles_its_message_is_dropped() -> None:
         connection.recv()
 
         def trickle():  # type: ignore[no-untyped-def]
-            for _ in range(20):
+            for _ in range(int(PATIENCE_S / 0.3)):
                 yield b"\x81"
                 time.sleep(0.3)
 
@@ -238,12 +269,12 @@ def test_an_idle_client_is_dropped() -> None:
         connection = open_socket(server.url)
         connection.recv()
         with pytest.raises(ConnectionClosed):
-            connection.recv(timeout=5)
+            connection.recv(timeout=PATIENCE_S)
 
 
 def test_fuzzing_for_a_few_seconds() -> None:
     """`python tests/serve_fuzz.py --frames 100000` does the same for longer."""
-    outcome = run(1500, seed=7, max_seconds=60)
+    outcome = run(1500, seed=7, max_seconds=PATIENCE_S)
     assert sum(outcome.sent.values()) >= 1500
     assert outcome.faults() == []
 

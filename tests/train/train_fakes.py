@@ -3,12 +3,12 @@
 import multiprocessing
 import os
 import resource
-import socket
-import time
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
 
+from patience import PATIENCE_S, kept_port
 from rdvla.data.lerobot_meta import Feature
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 from rdvla.errors import RDVLAError
@@ -155,12 +155,14 @@ class Crew:
     def __init__(self, folder, values, *, count=1, largest_file=None):
         folder.mkdir(parents=True, exist_ok=True)
         self.errors = [folder / f"error{rank}.txt" for rank in range(count)]
+        self.meeting = ExitStack()
+        environments = self.meeting.enter_context(_environments(count))
         self.members = [
             PROCESSES.Process(
                 target=_member,
                 args=(environment, values, error, None if rank else largest_file),
             )
-            for rank, (environment, error) in enumerate(zip(_environments(count), self.errors, strict=True))
+            for rank, (environment, error) in enumerate(zip(environments, self.errors, strict=True))
         ]
         for error in self.errors:
             error.unlink(missing_ok=True)
@@ -171,40 +173,39 @@ class Crew:
     def running(self):
         return any(member.is_alive() for member in self.members)
 
-    def wait(self, timeout_s=900):
+    def wait(self):
         """Wait until all have ended by themselves; return their exit codes."""
-        deadline = time.monotonic() + timeout_s
-        for member in self.members:
-            member.join(max(0.0, deadline - time.monotonic()))
-        try:
-            assert not self.running, "a process hangs"
-        finally:
-            for member in self.members:
-                member.kill()
-        return [member.exitcode for member in self.members]
+        with self.meeting:
+            return _ended(self.members)
 
 
+def _ended(members):
+    """Wait until all have ended by themselves; return their exit codes."""
+    try:
+        for member in members:
+            member.join(PATIENCE_S)
+        return [member.exitcode for member in members]  # None of one that hangs
+    finally:
+        for member in members:
+            member.kill()
+
+
+@contextmanager
 def _environments(count):
-    """Return what a launcher says to each of `count` processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common["XDG_CACHE_HOME"] = os.environ["XDG_CACHE_HOME"]
-    return [{"RANK": str(rank)} | common for rank in range(count)]
+    """Yield what a launcher says to each of `count` processes, which can meet meanwhile."""
+    with kept_port() as port:
+        common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        common["XDG_CACHE_HOME"] = os.environ["XDG_CACHE_HOME"]
+        yield [{"RANK": str(rank)} | common for rank in range(count)]
 
 
 def in_processes(count, check):
     """Run `check()` in processes that have met each other; an error in one of them is one here."""
-    members = [PROCESSES.Process(target=_meet, args=(environment, check)) for environment in _environments(count)]
-    for member in members:
-        member.start()
-    for member in members:
-        member.join(timeout=120)
-    codes = [member.exitcode for member in members]
-    for member in members:
-        member.kill()
-    assert codes == [0] * count
+    with _environments(count) as environments:
+        members = [PROCESSES.Process(target=_meet, args=(environment, check)) for environment in environments]
+        for member in members:
+            member.start()
+        assert _ended(members) == [0] * count
 
 
 def _meet(environment, check):

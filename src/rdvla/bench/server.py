@@ -80,7 +80,7 @@ def running(checkpoint: str, *options: str) -> Iterator[Server]:
         server.process.communicate(timeout=30)
 
 
-def noise(metadata: PolicyMetadata, seed: int = 0) -> Observation:
+def noise(metadata: PolicyMetadata, seed: int) -> Observation:
     """Return an observation of noise."""
     rng = np.random.default_rng(seed)
     images = {camera: rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for camera in metadata.cameras}
@@ -96,7 +96,7 @@ def soak(checkpoint: str, minutes: float, rate: float, stop: StopRule) -> dict[s
             policy.infer(seen[index % 16], Ask(stop, index))
         begin = time.perf_counter()
         number = 0
-        while (now := time.perf_counter()) - begin < minutes * 60:
+        while (now := time.perf_counter()) - begin < minutes * 60 or number < 2:  # two make a quantile
             try:
                 policy.infer(seen[number % 16], Ask(stop, number))
             except RDVLAError as error:  # counted and reported
@@ -213,6 +213,8 @@ class Restarter:
 
     def strike(self) -> None:
         """Do so in a few milliseconds, when the request is under way."""
+        for thread in self._threads:
+            thread.join()
         self._threads.append(threading.Timer(0.01, self._restart))
         self._threads[-1].start()
 
