@@ -10,7 +10,7 @@ from lerobot.optim.schedulers import CosineDecayWithWarmupSchedulerConfig
 
 from rdvla.data.lerobot_meta import camera_key
 from rdvla.errors import ConfigError
-from rdvla.horizons import make_horizon
+from rdvla.horizons import DEFAULT_HORIZON, make_horizon
 from rdvla.model.freeze import PRECISIONS
 from rdvla.policy import Ask, WarmStart
 from rdvla.stops import DEFAULT_MAX_DEPTH, choose_rule
@@ -61,7 +61,7 @@ class RDVLAConfig(PreTrainedConfig):
     gripper: str = "none"
     vocab_size: int = 512
     chunk_size: int = 8
-    n_action_steps: int = 5
+    n_action_steps: int = int(DEFAULT_HORIZON)
     horizon: str | None = None
     depth: int | None = None
     stop: str | None = None
