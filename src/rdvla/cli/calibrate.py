@@ -14,7 +14,6 @@ from rdvla.eval.alarm import Scored, fit_alarm, measure_scores, read_played
 from rdvla.eval.calibration import Calibrated, Got, Quantity, Target, calibrate
 from rdvla.eval.deferring import Deferred, fit_deferred
 from rdvla.eval.paired import Interval
-from rdvla.eval.records import read_episodes
 from rdvla.eval.replay import agreement, read_decisions
 from rdvla.files import write_json
 from rdvla.stops import rules
@@ -86,8 +85,9 @@ def calibrate_command(
         if len(bases) != 1:
             raise ConfigError("--write stores one rule; name it with --stop.")
         description_of(write)  # before traces are read for minutes
-        _say_if_another(write, runs)
     decisions = read_decisions(runs)
+    if write is not None:
+        _say_if_another(write, decisions.checkpoint)
     if max_depth is None:
         bases = [replace(rule, max_depth=min(rule.max_depth, decisions.depth)) for rule in bases]
     found = calibrate(bases, decisions, target, folds)
@@ -122,14 +122,14 @@ def calibrate_command(
         print(f"\n{write} stops at {rule} by default now")
 
 
-def _say_if_another(checkpoint: Path, runs: list[Path]) -> None:
+def _say_if_another(checkpoint: Path, played: str) -> None:
     """Tell the user if the episodes were not played by the checkpoint as it is now."""
     from rdvla.policies.sources import fingerprint
 
-    played, found = {record.checkpoint for _, record in read_episodes(runs)}, fingerprint(checkpoint)
-    if played - {found, ""}:
+    found = fingerprint(checkpoint)
+    if played not in (found, ""):
         print(
-            f"'{checkpoint}' has the fingerprint {found}, the episodes are of {', '.join(played)}: right if "
+            f"'{checkpoint}' has the fingerprint {found}, the episodes are of {played}: right if "
             "nothing but its default rule or its alarm has changed since.",
             file=sys.stderr,
         )
@@ -140,8 +140,9 @@ def _calibrate_alarm(runs: list[Path], alpha: float, folds: int, json: Path | No
         from rdvla.checkpoints.calibrated import description_of, store_alarm
 
         description_of(write)
-        _say_if_another(write, runs)
     episodes = read_played(runs)
+    if write is not None:
+        _say_if_another(write, episodes[0].checkpoint)
     alarm, scored = fit_alarm(episodes, alpha), measure_scores(episodes, sorted({0.05, 0.1, alpha}), folds)
     failures = sum(not episode.success for episode in episodes)
     print(f"{len(episodes):,} episodes of {len({e.task for e in episodes})} tasks, {failures} failures\n")

@@ -33,6 +33,7 @@ class PacedEpisode:
         depths: iterations of every decision, `[N]`.
         disagreement: of every decision (`rdvla.policy.DISAGREEMENT`), `[N]`, 0 where no plan was left to disagree with;
             None if it was not recorded (whole chunks were executed, or it was before there was such a signal).
+        checkpoint: fingerprint of the policy's; empty if it has none.
     """
 
     task: str
@@ -41,6 +42,7 @@ class PacedEpisode:
     steps: NDArray[np.float64]
     depths: NDArray[np.float64]
     disagreement: NDArray[np.float64] | None
+    checkpoint: str = ""
 
 
 def _mean_of_window(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -138,6 +140,7 @@ def read_played(folders: Sequence[Path]) -> list[PacedEpisode]:
             steps=np.cumsum([0, *record.executed[:-1]]).astype(float),
             depths=np.array(record.iterations, dtype=float),
             disagreement=_disagreement(record),
+            checkpoint=record.checkpoint,
         )
         for record in records
     ]

@@ -50,6 +50,7 @@ class Decisions:
         rules: the rule that was played, of every decision; None left it to the policy or had a time budget.
         costs: what the stages took; None where the records do not say (a GPU, a server, a rule that was left to the
             policy and counts no decodings).
+        checkpoint: fingerprint of the policy's; empty if it has none.
     """
 
     episodes: int
@@ -59,6 +60,7 @@ class Decisions:
     executed: NDArray[np.int64]
     rules: Sequence[StopRule | None]
     costs: StageCosts | None
+    checkpoint: str = ""
 
     @property
     def depth(self) -> int:
@@ -192,6 +194,7 @@ def read_decisions(folders: Sequence[Path]) -> Decisions:
         executed=executed_NR.argmax(axis=1) + 1,
         rules=[record.stop if record.budget_ms is None else None for record in per_decision],
         costs=_costs(records),
+        checkpoint=records[0].checkpoint,
     )
 
 
