@@ -149,20 +149,22 @@ class LiveFeed:
         if len(self._viewers) >= MAX_VIEWERS:
             await connection.close(1013, "too many viewers")
             return
-        await connection.send(json.dumps({"hello": self._hello(metadata), "controls": self.controls.model_dump()}))
         viewer = _Viewer()
         for decision in self._history:
             viewer.tell(decision, scene=True, images=bool(self._images))
-        self._viewers.add(viewer)
-        sender = asyncio.ensure_future(self._send_to(connection, viewer))
+        self._viewers.add(viewer)  # counted before anybody else is let in
         try:
-            async for text in connection:
-                await self._control(connection, text)
+            await connection.send(json.dumps({"hello": self._hello(metadata), "controls": self.controls.model_dump()}))
+            sender = asyncio.ensure_future(self._send_to(connection, viewer))
+            try:
+                async for text in connection:
+                    await self._control(connection, text)
+            finally:
+                sender.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
+                    await sender
         finally:
             self._viewers.discard(viewer)
-            sender.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
-                await sender
 
     def _hello(self, metadata: PolicyMetadata) -> dict[str, Any]:
         return {
