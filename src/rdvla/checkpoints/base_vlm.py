@@ -1,6 +1,5 @@
 """The base VLM from which the published training starts: a Prismatic `.pt` file with nested dictionaries."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -49,20 +48,19 @@ def read_base_vlm(path: Path) -> dict[str, Tensor]:
     return tied(tensors, source=str(file))
 
 
-def init_from_base(model: RDVLA, path: Path, *, towers: Mapping[str, Tensor] | None = None) -> None:
+def init_from_base(model: RDVLA, path: Path) -> None:
     """Copy a base VLM's weights into `model`; latent tokens, head and state projector keep their initialisation.
 
     Args:
         model: the network to initialise, of the base's sizes, any dtype.
-        path: the base VLM.
-        towers: tower weights by published names, for a base that does not contain them.
+        path: the base VLM, with its vision towers.
 
     Raises:
         CheckpointError: a tensor is missing, unknown or of another shape.
     """
-    tensors = read_base_vlm(path) | dict(towers or {})
+    tensors = read_base_vlm(path)
     if not any(name.startswith("vision_backbone.") for name in tensors):
-        raise CheckpointError(f"'{path}' has no vision towers; pass their pretrained weights as well.")
+        raise CheckpointError(f"'{path}' has no vision towers; name a base that was saved with them.")
     own = names.stored_state(model)
     published = names.part(names.to_published(own), names.VLM)
     expected = {name: tensor.shape for name, tensor in published.items() if name != _QUERIES}
