@@ -22,9 +22,9 @@ class Horizon(Protocol):
 
 
 class Fixed:
-    """Always execute `n` actions (the released default is 5 of 8)."""
+    """Always execute `n` actions."""
 
-    def __init__(self, n: int = 5) -> None:
+    def __init__(self, n: int) -> None:
         """Execute `n` >= 1 actions per decision."""
         if n < 1:
             raise ConfigError(f"the fixed horizon must execute at least 1 action, found {n}.")

@@ -57,19 +57,19 @@ def frozen(network: Network, forms: Iterable[Form]) -> dict[Form, Network]:
     return ready
 
 
-def random_head(config: HeadConfig, seed: int = 0) -> RecurrentHead:
+def random_head(config: HeadConfig) -> RecurrentHead:
     """Return a head whose gates are open and whose actions are of order one, so that errors would show."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         head = RecurrentHead(config)
         _open(head)
     return head.requires_grad_(requires_grad=False).eval()
 
 
-def random_network(config: RDVLAConfig, seed: int = 0) -> RDVLA:
+def random_network(config: RDVLAConfig) -> RDVLA:
     """Return a network with random weights (released sizes: 5 GB, some ten seconds)."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         network = RDVLA(config)
         _open(network.head)
     return network.requires_grad_(requires_grad=False).eval()
@@ -84,9 +84,9 @@ def _open(head: RecurrentHead) -> None:
             nn.init.normal_(parameter, std=head.config.hidden_dim**-0.5)
 
 
-def random_inputs(config: RDVLAConfig, batch: int, seed: int = 0, *, device: torch.device = CPU) -> Inputs:
+def random_inputs(config: RDVLAConfig, batch: int, *, device: torch.device) -> Inputs:
     """Return `batch` random inputs with prompts of one length."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     side, vocabulary = config.backbone.image_size, config.backbone.vocab_size
     images = torch.randint(256, (batch, len(config.cameras), side, side, 3), generator=generator, dtype=torch.uint8)
     ids = torch.randint(3, vocabulary, (batch, PROMPT_LENGTH), generator=generator)
@@ -96,9 +96,9 @@ def random_inputs(config: RDVLAConfig, batch: int, seed: int = 0, *, device: tor
     )
 
 
-def random_hidden(config: RDVLAConfig, batch: int, seed: int = 0, *, device: torch.device = CPU) -> Hidden:
+def random_hidden(config: RDVLAConfig, batch: int, *, device: torch.device = CPU) -> Hidden:
     """Return random hidden states for the head of `config`, as many as its cameras and latent tokens make."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
 
     def draw(tokens: int) -> Tensor:
         return torch.randn(batch, tokens, config.head.hidden_dim, generator=generator).to(device)
@@ -123,9 +123,9 @@ def first(hidden: Hidden) -> Hidden:
     return Hidden(tasks, latents, hidden.state[:1])
 
 
-def scratchpads(head: RecurrentHead, batch: int, seed: int = 0) -> Tensor:
+def scratchpads(head: RecurrentHead, batch: int) -> Tensor:
     """Return initial scratchpads `[B, K, D]`."""
-    return head.init_latents(batch, torch.Generator().manual_seed(seed))
+    return head.init_latents(batch, torch.Generator().manual_seed(0))
 
 
 def start_head(form: Form, head: RecurrentHead, contexts: Mapping[int, Context]) -> Start:

@@ -39,10 +39,10 @@ def check_layout(document: Mapping[str, Any], case: str) -> list[Check]:
     return checks
 
 
-def check_initialisation(document: Mapping[str, Any], case: str, *, config: HeadConfig | None = None) -> list[Check]:
+def check_initialisation(document: Mapping[str, Any], case: str) -> list[Check]:
     """Compare deviation and bounds of a freshly drawn head with `real_init_statistics.json`."""
     torch.manual_seed(0)
-    head = RecurrentHead(config or HeadConfig())
+    head = RecurrentHead(HeadConfig())
     drawn = names.part(
         names.to_published({f"head.{name}": value for name, value in head.state_dict().items()}), names.HEAD
     )

@@ -11,6 +11,8 @@ from rdvla.errors import ConfigError
 
 Z_95 = 1.959963984540054
 """Two-sided 95 % point of the standard normal distribution."""
+RESAMPLES = 10_000
+"""How often things are drawn again for an interval."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,12 @@ class Rate:
         }
 
 
-def wilson(successes: int, n: int, z: float = Z_95) -> Rate:
-    """Return the Wilson score interval of `successes` out of `n` (the whole of [0, 1] for n = 0).
+def wilson(successes: int, n: int) -> Rate:
+    """Return the 95 % Wilson score interval of `successes` out of `n` (the whole of [0, 1] for n = 0).
 
     Args:
         successes: 0..`n`.
         n: number of independent trials.
-        z: normal quantile; the default gives 95 %.
 
     Raises:
         ConfigError: not 0 <= successes <= n.
@@ -59,7 +60,7 @@ def wilson(successes: int, n: int, z: float = Z_95) -> Rate:
         raise ConfigError(f"successes must lie in 0..n, found {successes} of {n}.")
     if n == 0:
         return Rate(0, 0, 0.0, 1.0)
-    p = successes / n
+    p, z = successes / n, Z_95
     scale = 1 / (1 + z * z / n)
     centre = (p + z * z / (2 * n)) * scale
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) * scale
@@ -100,15 +101,14 @@ def average(rates: Sequence[Rate]) -> Mean:
     return Mean(value, value - below, value + above, sum(rate.n for rate in rates))
 
 
-def bootstrap_mean(counts: Sequence[int], resamples: int = 10_000) -> Mean:
+def bootstrap_mean(counts: Sequence[int]) -> Mean:
     """Return the mean of whole numbers with its 95 % percentile bootstrap interval, the same at every call.
 
     Args:
         counts: at least one, each at least 0.
-        resamples: how often they are drawn again.
     """
     values, frequencies = np.unique(counts, return_counts=True)
     rng = np.random.default_rng(0)
-    drawn = rng.multinomial(len(counts), frequencies / len(counts), size=resamples) @ values / len(counts)
+    drawn = rng.multinomial(len(counts), frequencies / len(counts), size=RESAMPLES) @ values / len(counts)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Mean(float(np.mean(counts)), float(low), float(high), len(counts))

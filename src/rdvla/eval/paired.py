@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError
-from rdvla.eval.intervals import Z_95
+from rdvla.eval.intervals import RESAMPLES, Z_95
 
-RESAMPLES = 10_000
 Z_POWER = 0.8416212335729143
 """Standard normal quantile of a power of 80 %."""
 
@@ -157,14 +156,13 @@ def mcnemar(wins: int, losses: int) -> float:
     return min(1.0, 2 * tail)
 
 
-def tango(wins: int, losses: int, n: int, z: float = Z_95) -> tuple[float, float]:
-    """Return the score interval of the difference of two paired rates (Tango 1998), in -1..1.
+def tango(wins: int, losses: int, n: int) -> tuple[float, float]:
+    """Return the 95 % score interval of the difference of two paired rates (Tango 1998), in -1..1.
 
     Args:
         wins: pairs that only the first solved.
         losses: pairs that only the second solved.
         n: all pairs, at least 1.
-        z: normal quantile; the default gives 95 %.
     """
 
     def score(difference: float) -> float:
@@ -179,7 +177,7 @@ def tango(wins: int, losses: int, n: int, z: float = Z_95) -> tuple[float, float
         return distance / math.sqrt(variance)
 
     observed = (wins - losses) / n
-    return _crossing(score, z, -1.0, observed), _crossing(score, -z, observed, 1.0)
+    return _crossing(score, Z_95, -1.0, observed), _crossing(score, -Z_95, observed, 1.0)
 
 
 def _crossing(score: Callable[[float], float], value: float, low: float, high: float) -> float:

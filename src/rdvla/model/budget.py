@@ -63,7 +63,7 @@ class Timer:
         self.spent[stage] += now - self._lap
         self._lap = now
 
-    def allows_another(self, decodings: int = 1) -> bool:
+    def allows_another(self, decodings: int) -> bool:
         """Return whether one more iteration, and so many decodings after it, would end within the budget."""
         iteration = self.costs.iteration or 0.0
         decode = iteration if self.costs.decode is None else self.costs.decode  # the Coda is no deeper than the core
