@@ -30,15 +30,13 @@ from rdvla.model.recorded import fuse, record
 from rdvla.model.recurrent import Context, RecurrentHead
 from rdvla.model.trace import trace
 from rdvla.reference.network import PublishedNetwork, published_head
-from rdvla.stops import StopRule
+from rdvla.stops import DEFAULT_STOP, StopRule
 
 PLAIN = tuple(Form(precision) for precision in PRECISIONS)
 LOADED = (Form("float32"), Form("int8"))
 """Where more than the head at batch 1 is measured; each is one more copy of the weights."""
 COMPILED = (Form("float32", compiled=True), Form("bfloat16", compiled=True))
 DEEPEST = 32
-USUAL = StopRule.fixed(12)
-"""The depth of the released evaluation."""
 PUBLISHED_RULE = StopRule("action_mse", threshold=0.0, max_depth=DEEPEST)
 LATENT_RULE = StopRule("latent", threshold=0.0, max_depth=DEEPEST)
 ADAPTIVE_RULE = StopRule("action_mse", threshold=0.0, max_depth=7)
@@ -127,10 +125,10 @@ def decision_cases(title: str, network: RDVLA, forms: Sequence[Form] = LOADED) -
     )
     decision = Case(
         section=f"decision, {title}",
-        name=f"whole decision, r = {USUAL.max_depth}",
+        name=f"whole decision, r = {DEFAULT_STOP.max_depth}",
         unit="ms",
-        runs={PUBLISHED: Variant(lambda: published.decide(inputs, latents, USUAL))}
-        | _decisions(starts, latents, USUAL),
+        runs={PUBLISHED: Variant(lambda: published.decide(inputs, latents, DEFAULT_STOP))}
+        | _decisions(starts, latents, DEFAULT_STOP),
         phases=(encoding, *phases),
     )
     return [encode, decision]
@@ -145,7 +143,7 @@ def _together(contexts: Mapping[int, Context], layers: Sequence[int]) -> Tensor:
 def decision_phases(network: RDVLA, inputs: Inputs, latents_BKD: Tensor) -> tuple[Work, ...]:
     """Return the work of encoding and of the head at its usual depth."""
     encoding = Work.of(lambda: network.encode(inputs))
-    return (encoding, *head_phases(network.head, network.encode(inputs), latents_BKD, USUAL.max_depth, 1))
+    return (encoding, *head_phases(network.head, network.encode(inputs), latents_BKD, DEFAULT_STOP.max_depth, 1))
 
 
 def head_batches(
@@ -162,9 +160,9 @@ def head_batches(
             section=f"batches, {title}",
             name=f"batch {size}",
             unit="decisions/s",
-            runs={PUBLISHED: Variant(lambda: published.decide(one, latents[:1], USUAL))}
-            | _decisions(starts, latents[:size], USUAL),
-            phases=head_phases(head, contexts, latents[:size], USUAL.max_depth, 1),
+            runs={PUBLISHED: Variant(lambda: published.decide(one, latents[:1], DEFAULT_STOP))}
+            | _decisions(starts, latents[:size], DEFAULT_STOP),
+            phases=head_phases(head, contexts, latents[:size], DEFAULT_STOP.max_depth, 1),
         )
 
     return [case(size) for size in sizes]
@@ -186,8 +184,8 @@ def decision_batches(title: str, network: RDVLA, sizes: Sequence[int], forms: Se
             section=f"batches, {title}",
             name=f"batch {size}",
             unit="decisions/s",
-            runs={PUBLISHED: Variant(lambda: published.decide(take(1), latents[:1], USUAL))}
-            | _decisions(starts, latents[:size], USUAL),
+            runs={PUBLISHED: Variant(lambda: published.decide(take(1), latents[:1], DEFAULT_STOP))}
+            | _decisions(starts, latents[:size], DEFAULT_STOP),
             phases=decision_phases(network, take(size), latents[:size]),
         )
 

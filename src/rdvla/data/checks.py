@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rdvla.data.conventions import about_actions
+from rdvla.data.episodes import Progress
 from rdvla.data.findings import (
     Finding,
     Severity,
@@ -35,8 +36,6 @@ TRAINED_ON = (STATE_KEY, ACTION_KEY)
 """Features that training takes unless it is told others."""
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-
-Progress = Callable[[int, int], None]
 
 
 def check_dataset(root: Path | str, *, decode: bool = True, progress: Progress | None = None) -> list[Finding]:

@@ -1,10 +1,11 @@
 """Turns datasets of other formats into a LeRobotDataset v3.0."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from rdvla.data.episodes import Progress
 from rdvla.data.lerobot_meta import DatasetInfo, Feature
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 
@@ -49,7 +50,7 @@ def convert(
     output: Path,
     *,
     storage: Storage = "image",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> DatasetInfo:
     """Write `source` as a LeRobotDataset v3.0; it appears at `output` whole, or not at all.
 

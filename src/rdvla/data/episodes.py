@@ -3,7 +3,7 @@
 Shapes: B samples, T = chunk_size, A = action size, S = state size, H, W = image size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, suggest
+
+Progress = Callable[[int, int], None]
+"""Called with (episodes done, episodes) now and then, by what goes through a dataset."""
 
 Timestamps = Literal["stored", "frame_index"]
 """Which video frame belongs to a row: `stored` goes by its timestamp, `frame_index` by its number."""

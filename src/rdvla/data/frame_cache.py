@@ -20,11 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rdvla.data.episodes import Progress
 from rdvla.errors import DatasetError
 from rdvla.files import user_cache, writing
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total) episodes while a cache is built."""
 
 _MANIFEST = "manifest.json"
 _CHECKED_FRAMES = 200

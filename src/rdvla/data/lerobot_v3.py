@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data.conventions import about_actions, contradiction, robots_contradiction
-from rdvla.data.episodes import ChunkBatch, Sampling, Timestamps, chunk_starts, chunk_windows
+from rdvla.data.episodes import ChunkBatch, Progress, Sampling, Timestamps, chunk_starts, chunk_windows
 from rdvla.data.findings import Finding, about_jumps, first_error
 from rdvla.data.frame_cache import (
     KEEP_SIZE,
@@ -22,7 +22,6 @@ from rdvla.data.frame_cache import (
     FrameTransform,
     JoinedFrames,
     MappedFrames,
-    Progress,
     cache_key,
     join_frames,
     open_cache,

@@ -27,8 +27,8 @@ def count_inside(position: Array, rotation: Array, points: Array, *, opened: boo
         position: the grip site `[3]`.
         rotation: the grip site's frame `[3, 3]`: closing direction, depth, approach.
         points: obstacles, world frame, metres.
-        margin: m around palm and wrist that counts as inside.
         opened: whether the fingers are open; else they hold something, and what is between them does not count.
+        margin: m around palm and wrist that counts as inside.
     """
     local = (points - position) @ rotation
     closing, depth, behind = np.abs(local[:, 0]), np.abs(local[:, 1]), -local[:, 2]

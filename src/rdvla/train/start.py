@@ -1,6 +1,5 @@
 """What a run starts from: the split dataset, and the policy at step 0."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +12,7 @@ from rdvla.checkpoints.base_vlm import copy_vlm, init_from_base
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.load import is_checkpoint
 from rdvla.checkpoints.tokenizer_files import read_tokenizer
+from rdvla.data.episodes import Progress
 from rdvla.data.frame_cache import FrameTransform
 from rdvla.data.images import ImagePath
 from rdvla.data.lerobot_v3 import LeRobotDataset
@@ -26,8 +26,6 @@ from rdvla.train.lora import add_adapters
 from rdvla.train.precision import cast, checkpoint_activations
 from rdvla.train.presets import changed, preset_network
 from rdvla.types import ActionConvention
-
-Decoding = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Origin:
         return changed(base, config.model.changes)
 
 
-def open_split(config: TrainConfig, origin: Origin, decoding: Decoding | None) -> Split:
+def open_split(config: TrainConfig, origin: Origin, decoding: Progress | None) -> Split:
     """Open the dataset and hold out episodes, evenly spread.
 
     Raises:
