@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_recordings import DATA, PRIMARY, STATE, change, episode, errors, open_dataset, record
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from rdvla.data.lerobot_meta import INFO_PATH, TASKS_PATH
@@ -142,7 +142,7 @@ def stored(root, key):
     return np.array(pq.read_table(root / DATA)[key].to_pylist(), np.float32)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60)
 @given(data=st.data())
 def test_read_right_or_refused_and_nobody_is_surprised_later(good, tmp_path_factory, data):
     storage = data.draw(st.sampled_from(["image", "video"]), "storage")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_recordings import DATA, PRIMARY, STATE, WRIST, change, episode, errors, open_dataset, record
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
@@ -206,7 +206,6 @@ class TestGrippers:
     def test_what_the_values_allow(self, values, fits):
         assert len(fitting_conventions(np.float32(values))) == fits
 
-    @settings(deadline=None, derandomize=True)
     @given(arrays.arrays(np.float32, st.integers(1, 30), elements=st.floats(-2, 2, width=32)))
     def test_none_always_fits_and_a_contradiction_says_what_does(self, values):
         assert contradiction(values, "none") is None
@@ -263,7 +262,6 @@ class TestStatistics:
         assert rarely_changing(values).tolist() == [True, False]
         np.testing.assert_allclose(stats.unnormalise(stats.normalise(values))[:, 0], values[:, 0], atol=1e-6)
 
-    @settings(deadline=None, derandomize=True)
     @given(
         arrays.arrays(np.float32, st.tuples(st.integers(1, 60), st.integers(1, 3)), elements=st.floats(-5, 5, width=32))
     )
@@ -366,7 +364,7 @@ class TestCommand:
         assert not (tmp_path / "out").exists()
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_values_are_read_right_or_refused(tmp_path_factory, data):
     """Random lengths and values, finite or not: what is opened equals what was recorded, the rest names its place."""
