@@ -2,7 +2,6 @@
 
 import subprocess
 import threading
-import time
 from collections.abc import MutableSequence, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,14 +50,13 @@ def expected_actions(seen: Observation, depth: int, seed: int | None) -> np.ndar
 
 
 class FakePolicy(Policy):
-    """Answers at once, after `delay_s`, or when `gate` is set; one observation at a time."""
+    """Answers at once, or when `gate` is set; one observation at a time."""
 
     default_depth = 12
     metadata = metadata()
 
-    def __init__(self, delay_s: float = 0.0, *, cameras: Sequence[str] = CAMERAS) -> None:
+    def __init__(self, *, cameras: Sequence[str] = CAMERAS) -> None:
         self.metadata = metadata(cameras)
-        self.delay_s = delay_s
         self.seen: MutableSequence[Observation] = []
         self.threads: set[int] = set()
         self.failure: Exception | None = None
@@ -68,7 +66,6 @@ class FakePolicy(Policy):
 
     def _decide(self) -> None:
         self.is_deciding.set()
-        time.sleep(self.delay_s)
         assert self.gate.wait(PATIENCE_S)
         self.is_deciding.clear()
 
@@ -91,22 +88,17 @@ class FakePolicy(Policy):
 
 
 class BatchingPolicy(FakePolicy):
-    """Answers several observations in the time of one, and remembers how many at once."""
+    """Answers several observations at once, and remembers how many."""
 
-    def __init__(self, delay_s: float = 0.0) -> None:
-        super().__init__(delay_s)
+    def __init__(self) -> None:
+        super().__init__()
         self.batches: MutableSequence[int] = []
 
     def infer_batch(self, observations: Sequence[Observation], asks: Sequence[Ask]) -> list[ActionChunk]:
         self.batches.append(len(observations))
         if any(seen.instruction == "bad" for seen in observations):
             raise ObservationError("one of the observations is bad.")
-        self._decide()
-        delay_s, self.delay_s = self.delay_s, 0.0
-        try:
-            return [self.infer(seen, ask) for seen, ask in zip(observations, asks, strict=True)]
-        finally:
-            self.delay_s = delay_s
+        return [self.infer(seen, ask) for seen, ask in zip(observations, asks, strict=True)]
 
 
 def open_socket(url: str, **options: Any) -> ClientConnection:

@@ -131,7 +131,7 @@ def test_only_so_many_viewers() -> None:
 
 @pytest.mark.slow
 def test_watching_and_steering_in_a_browser(tmp_path: Path) -> None:
-    policy = FakePolicy(delay_s=0.01)
+    policy = FakePolicy()
     rule = StopRule("action_l2", max_depth=9)
     with serving(policy, WEB) as server, browser_page() as page, asking(server, rule):
         page.goto(address(server))
