@@ -148,6 +148,8 @@ def test_convert_refuses(tmp_path, flag, message):
 
 def test_dataset_convert_reads_a_split(monkeypatch, tmp_path):
     reach(monkeypatch, "rdvla.data.rlds.RldsDataset.open")
+    for name in ("dataset_info.json", "features.json"):
+        (tmp_path / name).touch()
     _, options = run("dataset", "convert", tmp_path, tmp_path / "out", "--split", "validation")
     assert options["split"] == "validation"
 

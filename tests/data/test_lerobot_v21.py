@@ -65,6 +65,13 @@ def test_every_number_and_image_comes_over(tmp_path, dtype):
     assert set(new.instructions) == {"pick up the cup"}
 
 
+def test_a_folder_that_holds_something_else_is_told_what_there_is(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    result = convert(tmp_path, tmp_path / "new")
+    assert isinstance(result.exception, DatasetError)
+    assert all(kind in str(result.exception) for kind in ("LeRobotDataset v2.1", "RLDS", "CALVIN", "LIBERO"))
+
+
 def test_from_the_hub(tmp_path, monkeypatch):
     root, asked = write_v21(tmp_path / "old", "image"), []
     monkeypatch.setattr("rdvla.hub._download", lambda *about: asked.append(about) or root)

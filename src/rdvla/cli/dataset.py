@@ -149,10 +149,10 @@ def _open_source(root: Path, name: str, split: str, fps: float | None, camera_si
         return demonstrations if camera_size is None else _regeneration(demonstrations, camera_size)
     if camera_size is not None:
         raise ConfigError("--regenerate repeats LIBERO's HDF5 demonstrations; the source has no *_demo.hdf5 files.")
-    from rdvla.data.calvin_npz import CalvinRecordings, sentence_file
+    from rdvla.data.calvin_npz import SENTENCES, CalvinRecordings, sentence_file
     from rdvla.data.lerobot_meta import INFO_PATH, VERSION, DatasetInfo
     from rdvla.data.lerobot_v21 import LeRobotV21, is_v21
-    from rdvla.data.rlds import RldsDataset
+    from rdvla.data.rlds import RldsDataset, version_folder
 
     if is_v21(root):
         return replace(LeRobotV21.open(root), name=name)
@@ -162,6 +162,11 @@ def _open_source(root: Path, name: str, split: str, fps: float | None, camera_si
     sentences = sentence_file(root, split)
     if sentences is not None:
         return CalvinRecordings.open(sentences)
+    if version_folder(root) is None:
+        raise DatasetError(
+            f"'{root}' holds none of what can be converted: a LeRobotDataset v2.1 ({INFO_PATH}), RLDS "
+            f"(dataset_info.json beside features.json), CALVIN ({SENTENCES}) or LIBERO's demonstrations (*_demo.hdf5)."
+        )
     return RldsDataset.open(root, split=split, fps=fps)
 
 
