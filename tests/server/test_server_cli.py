@@ -78,6 +78,7 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
         ({"policy": "expert", "horizon": "5"}, "decides at every step"),
         ({"show_every": -1}, "show-every"),
         ({"init_states": "a"}, "init-states"),
+        ({"init_states": "0", "seeds": "3"}, "drop --init-states or --seeds"),
         ({"init_states": "49-50"}, "names 50, but toy task 0"),
         ({"task_id": 6}, "has no task 6"),
         ({"rate": 0.0}, "--rate"),
@@ -88,9 +89,12 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
             play_command("toy", **options)
 
 
-def test_the_expert_is_played(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("starts", [{"init_states": "0,1"}, {"seeds": "5000"}])
+def test_the_expert_is_played(
+    starts: dict[str, str], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING, "rdvla.robot.loop")  # what the command changes is undone afterwards
-    play_command("toy", policy="expert", port=0, init_states="0,1", episodes=1, rate=1000.0)
+    play_command("toy", policy="expert", port=0, **starts, episodes=1, rate=1000.0)
     told = capsys.readouterr().out
     assert "live page: http://127.0.0.1:" in told
     assert "1 of 1 episodes solved" in told

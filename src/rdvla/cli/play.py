@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdvla.cli.options import START_HELP, SimulatorOptions, StopOptions, parse_warm_starts, with_options
-from rdvla.cli.parsing import parse_indices
+from rdvla.cli.parsing import choose_starts
 from rdvla.cli.serve import THREADS_HELP, limit_threads
 from rdvla.errors import ConfigError
 from rdvla.policies.sources import EXPERT, LoadOptions, choose_policy
@@ -26,8 +26,14 @@ def play_command(
     policy: Annotated[str | None, typer.Option(help="Instead of a checkpoint: expert, or ws://host:port.")] = None,
     port: Annotated[int, typer.Option(help="Port of the page, 0 for a free one.")] = 8000,
     init_states: Annotated[
-        str, typer.Option("--init-states", "--chains", help="Bundled initial states or chains, over and over, e.g. 3.")
-    ] = "0-9",
+        str | None,
+        typer.Option(
+            "--init-states", "--chains", help="Bundled initial states or chains, over and over, e.g. 3 [default: 0-9]."
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Instead: placements that the environment samples, e.g. 5000-5019.")
+    ] = None,
     protocol: Annotated[
         str, typer.Option(help="The suite's rules, where it has several [default: its usual ones].")
     ] = "",
@@ -49,7 +55,7 @@ def play_command(
 ) -> None:
     """Play a task again and again and show it live at http://127.0.0.1:PORT."""
     simulator.apply()
-    from rdvla.envs import InitState, find_suite
+    from rdvla.envs import InitState, Seed, find_suite
     from rdvla.envs.fit import require_fit
     from rdvla.eval.protocol import check_init_states
     from rdvla.eval.rollout import EnvBound
@@ -72,9 +78,11 @@ def play_command(
     rule, (warm_start, *others) = stopping.rule(), parse_warm_starts(start)
     if others:
         raise ConfigError(f"--start {start}: one is needed here.")
-    states = parse_indices(init_states, field="init-states")
+    named = choose_starts(None, init_states, seeds)
+    states = named.get("init_states", ())
+    starts = [*map(InitState, states), *map(Seed, named.get("seeds", ()))]
     found = find_suite(suite, protocol)
-    check_init_states(found, [task_id], states, f"init-states names {max(states)}")
+    check_init_states(found, [task_id], states, f"init-states names {max(states, default=0)}")
     if policy == EXPERT and (rule, warm_start, horizon) != (None, "noise", None):
         raise ConfigError(
             "the expert does not iterate and decides at every step; drop --depth, --stop, --start and --horizon."
@@ -96,7 +104,7 @@ def play_command(
     try:
         if isinstance(decider, EnvBound):
             decider.bind(env)
-            env.reset(InitState(states[0]))  # the server asks for a decision before it is ready
+            env.reset(starts[0])  # the server asks for a decision before it is ready
             decider.reset()
         with serving(decider, settings, live=feed) as server, RemotePolicy(server.url) as remote:
             print(f"{env.task.instruction}\nlive page: {server.url.replace('ws', 'http', 1)}", flush=True)
@@ -108,7 +116,7 @@ def play_command(
                     Ask(rule, warm_start=warm_start),
                 ),
                 feed,
-                starts=[InitState(state) for state in states],
+                starts=starts,
                 rate_hz=rate or env.embodiment.control_hz,
                 show_every=show_every,
             )
