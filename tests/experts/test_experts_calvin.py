@@ -18,9 +18,13 @@ pytestmark = needs_calvin
 
 
 @pytest.fixture
-def env(monkeypatch):
+def calvin_files(monkeypatch):
     monkeypatch.setenv("RDVLA_CALVIN_DATA", str(ASSETS))
     monkeypatch.setenv("RDVLA_CALVIN_RENDERER", "tiny")
+
+
+@pytest.fixture
+def env(calvin_files):
     with find_suite("calvin_d").make_env(0) as made:
         yield made
 
@@ -79,6 +83,19 @@ def test_first_tasks_of_a_chain(env, chain, tasks):
 def test_a_block_is_left_alone_before_it_is_to_be_pushed_into_the_drawer(env, seed, tasks):
     """Otherwise that cannot be solved: at its start, nothing but the table may touch the block."""
     assert solve(env, Seed(seed), len(tasks)) == tasks
+
+
+@pytest.mark.parametrize(
+    ("seed", "tasks"),
+    [
+        (20167, ["push_red_block_right", "push_into_drawer"]),
+        (30267, ["move_slider_right", "push_into_drawer"]),
+    ],
+)
+def test_a_long_block_is_pushed_into_the_drawer(calvin_files, seed, tasks):
+    """A leaning one pressed it into the table, where it stuck; and one that was not grasped was tipped by dragging."""
+    with find_suite("calvin_c").make_env(0) as env:
+        assert solve(env, Seed(seed), len(tasks)) == tasks
 
 
 @pytest.mark.parametrize("chain", [47, 96])

@@ -7,7 +7,7 @@ import numpy as np
 from rdvla.envs.calvin.info import ROBOT, TABLE
 from rdvla.experts.calvin.furniture import move_slider
 from rdvla.experts.calvin.grasping import EDGE, grasp, put_down, way_out
-from rdvla.experts.calvin.hand import CLOSED, FRONT, TRAVEL, Hand, Move, Moves, lean
+from rdvla.experts.calvin.hand import CLOSED, FRONT, TRAVEL, UNDER_HANDLE, Hand, Move, Moves, lean
 from rdvla.experts.calvin.table import Block, PlayTable, Point
 
 _TURN = np.radians(78)
@@ -18,8 +18,8 @@ _FINGER = 0.028  # m from a block's side to the closed fingers beside it
 _APART = 0.1  # m between the centres of blocks that are not in each other's way
 _MIDDLE = -0.09  # y in m of the table's middle
 _OVER = 0.012  # m that a block's centre is beyond the edge over which it tips
-_NEAR_EDGE = -0.09  # y in m, from where a block is pushed into the drawer
 _BETWEEN = 0.045  # m from the hand to a block between its fingers
+_TAKEN = 0.022  # m from the hand to a block that it has taken
 _BESIDE = 0.08  # m on either side of the slider where it is in the way
 _AT_END = 0.03  # m that a slider at its end lacks to it
 _HANDLE, _HAND = 0.06, 0.06  # m taken by the drawer's handle and by the hand
@@ -64,11 +64,14 @@ def push_into_drawer(table: PlayTable, hand: Hand, attempt: int) -> Moves:
     if not blocks:
         return
     block = min(blocks, key=lambda block: abs(block.position[0] - np.clip(block.position[0], left, right)))
-    x, y = np.clip(block.position[0], left, right), min(block.position[1], _NEAR_EDGE)
+    x, y = np.clip(block.position[0], left, right), min(block.position[1], UNDER_HANDLE)
     if np.hypot(x - block.position[0], y - block.position[1]) > 0.03:
+        # To where the hand is upright behind it: leaning, it would press the block into the table, where that sticks.
+        y = min(y, max(UNDER_HANDLE - block.reach(np.array([0, 1.0, 0])) - _FINGER, EDGE + _OVER))
         yield from grasp(table, hand, block.name, attempt)
         block = table.blocks[block.name]
-        yield from hand.shift([x - block.position[0], y - block.position[1], 0], speed=0.4)
+        if np.linalg.norm(block.position - table.hand) < _TAKEN:
+            yield from hand.shift([x - block.position[0], y - block.position[1], 0], speed=0.4)
         yield from hand.open()
         yield from hand.shift([0, 0, 0.08])
         block = table.blocks[block.name]

@@ -20,6 +20,8 @@ TRAVEL = 0.58
 """Height at which nothing on the table is in the way, m."""
 FRONT = -0.13
 """In front of what sticks out of the table's back wall, y in m."""
+UNDER_HANDLE = -0.09
+"""Beyond, y in m, the upright hand would meet the slider's handle."""
 
 _BACK = -0.06  # beyond, y in m, the table's back wall is near
 _NEAR = 0.03  # m; no detour for less
@@ -31,7 +33,6 @@ _TURNED = 0.08  # rad
 _PATIENCE = 15  # further steps before a move that is blocked ends
 _UPRIGHT = 0.7  # m from the robot's foot, as far as the upright hand reaches
 _LEAN, _MOST = 4.0, 0.6  # rad per m beyond, and at most
-_UNDER_HANDLE = -0.09  # y in m, beyond which the upright hand would meet the slider's handle
 _TO_WALL, _MOST_TO_WALL = 6.0, 0.35  # rad per m beyond, and at most
 _AHEAD = 0.1  # m that the commanded position may be ahead of a hand that is held up
 
@@ -170,7 +171,7 @@ def lean(table: PlayTable, position: Point, yaw: float = HOME_YAW) -> tuple[floa
     distance, direction = table.away(position)
     far = np.clip(_LEAN * (distance - _UPRIGHT), 0, _MOST)
     x, y = far * np.cos(direction), far * np.sin(direction)
-    y += np.clip(_TO_WALL * (position[1] - _UNDER_HANDLE), 0, _MOST_TO_WALL)
+    y += np.clip(_TO_WALL * (position[1] - UNDER_HANDLE), 0, _MOST_TO_WALL)
     right = yaw - np.pi / 2
     return float(y * np.cos(right) - x * np.sin(right)), float(x * np.cos(right) + y * np.sin(right))
 
