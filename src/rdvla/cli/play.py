@@ -55,7 +55,7 @@ def play_command(
 ) -> None:
     """Play a task again and again and show it live at http://127.0.0.1:PORT."""
     simulator.apply()
-    from rdvla.envs import InitState, Seed, find_suite
+    from rdvla.envs import InitState, Seed, Start, find_suite
     from rdvla.envs.fit import require_fit
     from rdvla.eval.protocol import check_init_states
     from rdvla.eval.rollout import EnvBound
@@ -80,7 +80,7 @@ def play_command(
         raise ConfigError(f"--start {start}: one is needed here.")
     named = choose_starts(None, init_states, seeds)
     states = named.get("init_states", ())
-    starts = [*map(InitState, states), *map(Seed, named.get("seeds", ()))]
+    starts: list[Start] = [*map(InitState, states), *map(Seed, named.get("seeds", ()))]
     found = find_suite(suite, protocol)
     check_init_states(found, [task_id], states, f"init-states names {max(states, default=0)}")
     if policy == EXPERT and (rule, warm_start, horizon) != (None, "noise", None):
