@@ -140,7 +140,7 @@ class LiberoEnv:
         The images are uint8 `[camera_size, camera_size, 3]`, rotated by 180 degrees (the robot at the top).
         """
         images = {camera: self.frame(camera) for camera in CAMERAS}
-        return Observation(images=images, state=self.state(), instruction=self.task.instruction)
+        return Observation(images=images, state=self.state(), instruction=self.stages[0].instruction)
 
     def frame(self, camera: str = "primary", size: int | None = None) -> NDArray[np.uint8]:
         """Render one camera, e.g. for a video.

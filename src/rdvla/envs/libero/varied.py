@@ -6,7 +6,6 @@ This suite is ours; demonstrations of it are against that habit. It has no bundl
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from rdvla.envs.base import InitState, Stage, Start, Suite, TaskSpec
 from rdvla.envs.libero.env import LiberoEnv
 from rdvla.envs.libero.suites import list_tasks
 from rdvla.errors import ConfigError, SimulatorError
-from rdvla.types import Observation
 
 BASE = "libero_object"
 NAME = f"{BASE}_varied"
@@ -88,10 +86,6 @@ class VariedEnv(LiberoEnv):
             raise ConfigError(f"{NAME} has no bundled initial states; start from a seed (--seeds).")
         super().reset(start)
 
-    def observe(self) -> Observation:
-        """Render both cameras; the instruction is in the words of the running episode."""
-        return replace(super().observe(), instruction=self._sentence)
-
     def _place(self, seed: int) -> None:
         super()._place(seed)
         rng = np.random.default_rng(seed)
@@ -117,9 +111,9 @@ def find_places(rng: np.random.Generator, usual: NDArray[np.float64]) -> NDArray
     spacing = min(_distances(usual))
     low, high = usual.min(axis=0), usual.max(axis=0)
     for _ in range(_MAX_TRIES):
-        places: Any = rng.uniform(low, high, size=usual.shape)
+        places = rng.uniform(low, high, size=usual.shape)
         if min(_distances(places)) >= spacing:
-            return np.asarray(places)
+            return places
     raise SimulatorError(f"no places for {len(usual)} things {spacing:.3f} m apart in {_MAX_TRIES} tries.")
 
 
