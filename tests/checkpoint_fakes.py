@@ -63,8 +63,9 @@ def released_config(vocab_size, **changes):
 def statistics(action_dim=7, state_dim=8):
     generator = np.random.default_rng(0)
     mask = [True] * (action_dim - 1) + [False]
+    actions = np.clip(generator.normal(size=(50, action_dim)), -1, 1).astype(np.float32)
     return DatasetStatistics(
-        NormStats.compute(generator.normal(size=(50, action_dim)).astype(np.float32), mask),
+        NormStats.compute(actions, mask),
         NormStats.compute(generator.normal(size=(50, state_dim)).astype(np.float32)),
         num_transitions=50,
         num_trajectories=2,

@@ -44,3 +44,16 @@ def test_a_robot_told_where_to_go_stays_there_and_must_have_been_told():
         robot.stand_still(None)
     deltas = replace(LIBERO, action_names=("delta_x", "delta_y"), gripper="none")
     assert deltas.stand_still(None).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("robot", [LIBERO, CALVIN])
+def test_actions_that_say_where_to_go_do_not_fit_a_robot_that_takes_deltas(robot, monkeypatch):
+    monkeypatch.setattr(ToySuite, "embodiment", robot)
+
+    def policy(reach):
+        extra = {"gripper": robot.gripper, "action_reach": reach}
+        return PolicyMetadata("p", tuple(robot.cameras), robot.state_dim, robot.action_dim, 1, extra)
+
+    require_fit(policy([1.0, 0.94, 1.0, 0.3, 0.2, 1.0000001, 2.0]), ToySuite("toy"))  # a gripper may be anything
+    with pytest.raises(ConfigError, match=r"deltas lie in -1\.\.1 there.*delta_rx up to 3\.1: they seem to say where"):
+        require_fit(policy([0.6, 0.2, 0.9, 3.1, 0.2, 0.1, 1.0]), ToySuite("toy"))

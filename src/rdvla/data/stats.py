@@ -54,6 +54,11 @@ class NormStats:
         """Number of dimensions D."""
         return len(self.mask)
 
+    @property
+    def reach(self) -> NDArray[np.float64]:
+        """Largest size of a value, leaving out the outermost percent: float64 `[D]`."""
+        return np.maximum(np.abs(self.q01), np.abs(self.q99))
+
     @classmethod
     def compute(cls, values_ND: NDArray[np.float32], mask: Sequence[bool] | None = None) -> Self:
         """Compute the statistics of the rows of `values_ND` `[N, D]` (float32, finite).

@@ -193,28 +193,11 @@ class RDVLAModelServer(PredictModelServer):  # type: ignore[misc]  # vla-eval sh
         robot = self._dialect.robot
         if robot is None:
             return
-        wrong = differences(self._policy.metadata, robot, cameras) or self._positions(robot)
-        if wrong:
+        if wrong := differences(self._policy.metadata, robot, cameras):
             raise ConfigError(
                 f"the policy does not fit --benchmark {benchmark}: {'; '.join(wrong)}. Choose another, 'other' where "
                 "none fits, or name a camera: --cameras.NAME=THEIRS."
             )
-
-    def _positions(self, robot: Embodiment) -> list[str]:
-        """Return what shows that the actions were not this robot's deltas; empty if nothing does.
-
-        A checkpoint says nothing of it, its statistics do: deltas lie in -1..1, and where to go does not, as a hand
-        pointing down is turned by pi.
-        """
-        trained = self._policy.io.statistics.action
-        reach = np.maximum(np.abs(trained.q01), np.abs(trained.q99))
-        beyond = [
-            f"{name} up to {most:.3g}"
-            for name, most in zip(robot.action_names, reach, strict=True)
-            if name.startswith("delta_") and most > 1.0
-        ]
-        told = f"deltas lie in -1..1 there, the policy's actions have {', '.join(beyond)}: they seem to say where to go"
-        return [told] if beyond else []
 
     def get_action_spec(self) -> dict[str, DimSpec]:
         """Say what the actions are: end-effector deltas with the policy's own gripper sign, else raw numbers."""

@@ -125,6 +125,7 @@ class RDVLAPolicy(Policy):
             extra={
                 "step": checkpoint.step,
                 "gripper": self.io.convention.gripper,
+                "action_reach": self.io.statistics.action.reach.tolist(),
                 "images": asdict(self.io.image_path),
                 "default_stop": str(self.default_stop),
                 "alarm": None if self.alarm is None else asdict(self.alarm),

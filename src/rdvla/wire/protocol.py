@@ -185,9 +185,10 @@ def _milliseconds(message: Mapping[str, Any], key: str) -> float | None:
 def metadata_message(metadata: PolicyMetadata, *, server_version: str) -> dict[str, Any]:
     """Return the first message of a connection: what the policy needs and returns, as plain values.
 
-    `extra` is the policy's own; a network says there, for one, its `gripper` convention and under `images` the size
-    it works at (images of any size are accepted). The server adds `fingerprint`, which tells whether two answers came
-    from the same checkpoint, default rule and version.
+    `extra` is the policy's own; a network says there, for one, its `gripper` convention, under `action_reach` how large
+    each number of its actions was in training, and under `images` the size it works at (images of any size are
+    accepted). The server adds `fingerprint`, which tells whether two answers came from the same checkpoint, default rule
+    and version.
     """
     return {
         "name": metadata.name,
