@@ -86,6 +86,7 @@ def _record(folder, job, number, skill, *, broken):
         "suite": job.task.suite, "task": job.task.name, "task_id": job.task.task_id,
         "instruction": job.task.instruction, "init_state": job.start.index, "seed": job.run_seed,
         "episode_seed": job.seed, "rule": job.rule.label, "stop": stop, "horizon": job.rule.horizon,
+        "warm_start": job.rule.warm_start,
         "depth": stop.max_depth if stop is not None and fixed else None, "attempts": 1,
         "versions": {"rdvla": "0.1.0", "mujoco": "3.3.2", "torch": "2.13.0"},
     }  # fmt: skip

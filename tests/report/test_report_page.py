@@ -11,7 +11,8 @@ import pytest
 from rdvla.errors import ConfigError, RecordError, StorageError
 from rdvla.eval.paired import mcnemar
 from rdvla.eval.records import EPISODES_FILE
-from rdvla.report.findings import pair
+from rdvla.report.figures import success_against_depth
+from rdvla.report.findings import best_fixed, pair
 from rdvla.report.load import group_runs, load_runs
 from rdvla.report.page import render, write_report
 from rdvla.report.svg import Scale, decades, nice_ticks, spread
@@ -145,6 +146,33 @@ def test_success_stands_at_its_typical_time(tmp_path):
         rate = rule.summary.rate
         tip = re.escape(f"({rate.successes} of {rate.n}, 95 % interval") + r".*" + f", {np.median(times):.1f} ms"
         assert re.search(tip, drawn.replace("\u00a0", " "))
+
+
+def test_depths_that_start_or_execute_otherwise_are_curves_of_their_own(tmp_path):
+    ways = {"warm_starts": ("noise", "half"), "horizons": ("4", "8")}
+    run = write_run(tmp_path / "run", stops=DEPTHS[:3], n_tasks=2, episodes=4, **ways)
+    (series,) = group_runs(load_runs([run]))
+    assert len(series.ladders) == 4
+    for rules in series.ladders:
+        assert [rule.depth for rule in rules] == [1, 2, 4]
+        assert len({(rule.ask.warm_start, rule.records[0].horizon) for rule in rules}) == 1
+    drawn = success_against_depth([series], 1000)
+    assert len(re.findall(r'<path[^>]*class="line (other )?c0"', drawn)) == 4
+    for name in ("fixed depth, half start, 8 actions", "fixed depth, 4 actions"):
+        assert f">{name}</text>" in drawn.replace("\u00a0", " ")
+    assert best_fixed(series) in series.ladder
+
+
+def test_names_too_long_for_either_side_stay_in_the_figure(tmp_path):
+    stops = (StopRule.fixed(16), ADAPTIVE, replace(ADAPTIVE, defer=0.1))
+    run = write_run(tmp_path / "run", stops=stops, n_tasks=2, episodes=4, warm_starts=("noise", "half"))
+    drawn = success_against_depth(group_runs(load_runs([run])), 900)
+    names = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="(\w+)" class="label a\d">([^<]*)<', drawn)
+    assert len(names) == 4
+    for at, anchor, name in names:
+        first = float(at) - (7.3 * len(name) if anchor == "end" else 0)
+        assert 0 <= first <= first + 7.3 * len(name) <= 901
+    assert len(set(re.findall(r'class="label (a\d)"', drawn))) == 4
 
 
 def test_markup_in_the_data_is_shown_not_run(tmp_path):

@@ -134,7 +134,7 @@ def test_rules_that_were_executed_differently_are_not_paired(results, tmp_path):
     adaptive = write_run(tmp_path / "adaptive", stops=(ADAPTIVE,), suites=("libero_goal",), horizons=("5",))
     found, _ = results("suites", fixed, adaptive)
     assert found["comparisons"] == []
-    words = "depth 12 from the same starts, executed as 5, to compare action_l2 < 0.001, 5 with"
+    words = "depth 12 from the same starts, executed as 5, to compare action_l2 < 0.001, 5 actions with"
     assert words in found["missing"]
 
 

@@ -21,18 +21,19 @@ def test_strategies_against_the_fixed_depth(results, tmp_path):
     found, page = results("strategies", run, more)
     fixed, adaptive, binary = found["tables"][0]["rows"]
     assert [row[""] for row in (fixed, adaptive, binary)] == [
-        "depth 12, 5",
-        "action_l2 < 0.001, 5",
+        "depth 12, 5 actions",
+        "action_l2 < 0.001, 5 actions",
         "action_l2 < 0.001, binary_paper",
     ]
     assert adaptive["success"]["successes"] == 20
-    assert (binary["against depth 12, 5, points"]["losses"], binary["against depth 12, 5, points"]["n"]) == (16, 20)
+    against = binary["against depth 12, 5 actions, points"]
+    assert (against["losses"], against["n"]) == (16, 20)
     played = [record for record in load_runs([more])[0].records if record.horizon == "5"]
     iterations, decisions = sum(sum(r.iterations) for r in played), sum(len(r.iterations) for r in played)
     assert adaptive["iterations per decision"]["value"] == pytest.approx(iterations / decisions)
     assert adaptive["decisions per episode"]["value"] == pytest.approx(decisions / 20)
     base = sum(sum(record.iterations) for record in load_runs([run])[0].records)
-    saved = adaptive["iterations per episode, % against depth 12, 5"]["value"]
+    saved = adaptive["iterations per episode, % against depth 12, 5 actions"]["value"]
     assert saved == pytest.approx(iterations / base - 1)
     assert "No strategy is shown to be as good" in found["sentences"][0]  # 20 episodes do not show it
     assert "up to 34 %" in page

@@ -18,6 +18,7 @@ RULE = ("rule", "horizon", "strategy", "delay")
 """What tells apart the ways a policy was driven."""
 
 K = TypeVar("K")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,11 @@ def latencies(played: Sequence[EpisodeRecord]) -> dict[str, tuple[float, float]]
     return percentiles
 
 
-def group_by(records: Iterable[AnyRecord], key: Callable[[AnyRecord], K]) -> dict[K, list[AnyRecord]]:
-    """Return the records by `key`, groups and members in order of appearance."""
-    groups: dict[K, list[AnyRecord]] = {}
-    for record in records:
-        groups.setdefault(key(record), []).append(record)
+def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Return the items by `key`, groups and members in order of appearance."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return groups
 
 

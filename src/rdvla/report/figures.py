@@ -16,6 +16,12 @@ from rdvla.report.svg import Drawing, Point, Scale, axis_x, axis_y, decades, nic
 NARROW = 480
 """Below this width labels move above their marks and ticks get fewer."""
 
+_LEFT = 52
+"""Pixels beside a figure for what is written at its vertical axis."""
+
+_LETTER = 7.3
+"""Pixels that a letter of a label takes."""
+
 POSITION_BINS = 15
 MIN_DECISIONS = 10
 """A point of a curve is drawn only if it stands for at least this many decisions (or a tenth of them, if fewer)."""
@@ -30,28 +36,29 @@ class _Label:
 
 def success_against_depth(series: Sequence[Series], width: int) -> str:
     """Draw success rates with intervals over depth; adaptive rules stand at their mean iterations."""
-    right = 24 if width < NARROW else 170
+    several = len(series) > 1
+    names = [_ladder_name(one, rules, several=several) for one in series for rules in one.ladders]
+    right = 24 if width < NARROW else max(170, 20 + round(_LETTER * max(map(len, names), default=0)))
     height = 300 if width < NARROW else 400
     drawing = Drawing(width, height, "Success rate against the number of thinking steps")
     depths = sorted({rule.depth for s in series for rule in s.fixed if rule.depth})
     means = [rule.summary.mean_iterations or 1.0 for s in series for rule in s.adaptive]
     positions = [float(depth) for depth in depths] + means
-    x = Scale((min(1.0, *positions), max(2.0, *positions)), (52, width - right), log=True)
+    x = Scale((min(1.0, *positions), max(2.0, *positions)), (_LEFT, width - right), log=True)
     y = Scale((0.0, 1.0), (height - 52, 34))
     axis_y(drawing, y, [(v / 100, f"{v} %") for v in (0, 25, 50, 75, 100)], (44, width - right + 8), "episodes solved")
     marked = depths if len(depths) > 1 else [2**k for k in range(10) if x.domain[0] <= 2**k <= x.domain[1]]
     ticks = [(float(depth), str(depth)) for depth in marked]
     axis_x(drawing, x, _thin(ticks, x), height - 52, "thinking steps per decision")
-    several = len(series) > 1
     labels: list[_Label] = []
     for number, one in enumerate(series):
-        labels += _depth_curve(drawing, one, x, y, f"c{number % 6}", several=several)
+        labels += _depth_curves(drawing, one, x, y, f"c{number % 6}", several=several)
     if width >= NARROW:
         _labels_right(drawing, labels, width - right + 16, (30, height - 56))
     marks = [(one, number, rule) for number, one in enumerate(series) for rule in one.adaptive]
     adaptive = [
         _adaptive_mark(
-            drawing, rule, x, y, f"c{number % 6}" if several else f"a{index % 3}", index, one if several else None
+            drawing, rule, x, y, f"c{number % 6}" if several else f"a{index % 4}", index, one if several else None
         )
         for index, (one, number, rule) in enumerate(marks)
     ]
@@ -61,10 +68,18 @@ def success_against_depth(series: Sequence[Series], width: int) -> str:
     return str(drawing) + _legend(labels + adaptive)
 
 
+def _depth_curves(drawing: Drawing, series: Series, x: Scale, y: Scale, css: str, *, several: bool) -> list[_Label]:
+    """Draw the longest ladder with everything known about it, others as thin lines."""
+    labels: list[_Label] = []
+    for rules in series.ladders[1:]:
+        points = [_success(drawing, series, rule, x, y, css) for rule in rules]
+        drawing.path(points, f"line other {css}")
+        labels.append(_Label(points[-1], _ladder_name(series, rules, several=several), css))
+    return labels + _depth_curve(drawing, series, x, y, css, several=several) if series.ladder else labels
+
+
 def _depth_curve(drawing: Drawing, series: Series, x: Scale, y: Scale, css: str, *, several: bool) -> list[_Label]:
-    rules = series.fixed
-    if not rules:
-        return []
+    rules = series.ladder
     labels = []
     suites = group_by((r for rule in rules for r in rule.records), lambda record: record.suite)
     if not several and len(suites) > 1:
@@ -75,19 +90,32 @@ def _depth_curve(drawing: Drawing, series: Series, x: Scale, y: Scale, css: str,
     xs = [x(float(rule.depth or 1)) for rule in rules]
     rates = [rule.summary.rate for rule in rules]
     drawing.band(xs, [y(rate.low) for rate in rates], [y(rate.high) for rate in rates], f"band {css}")
-    drawing.path([(px, y(rate.value)) for px, rate in zip(xs, rates, strict=True)], f"line {css}")
+    points = [_success(drawing, series, rule, x, y, css) for rule in rules]
+    drawing.path(points, f"line {css}")
     written = -math.inf
     for px, rate, rule in zip(xs, rates, rules, strict=True):
-        drawing.line((px, y(rate.low)), (px, y(rate.high)), f"whisker {css}")
-        drawing.dot((px, y(rate.value)), 4.5, f"mark {css}", f"{series.label}, {rule.name}: {full(rate)}")
         if not several and px - written >= 46:
             written = px
             last = rule is rules[-1] and len(rules) > 1
             place = y(rate.value) + (-12 if rate.value < 0.12 else 20)
             drawing.text((px - 8 if last else px + 8, place), percent(rate), "value", "end" if last else "start")
-    name = series.label if several else ("fixed depth, all suites" if len(suites) > 1 else "fixed depth")
-    labels.append(_Label((xs[-1], y(rates[-1].value)), name, css))
+    name = _ladder_name(series, rules, several=several)
+    labels.append(_Label(points[-1], name if several or len(suites) == 1 else f"{name}, all suites", css))
     return labels
+
+
+def _success(drawing: Drawing, series: Series, rule: RuleGroup, x: Scale, y: Scale, css: str) -> Point:
+    """Draw a fixed depth's success with its interval, and return where."""
+    at, rate = x(float(rule.depth or 1)), rule.summary.rate
+    drawing.line((at, y(rate.low)), (at, y(rate.high)), f"whisker {css}")
+    drawing.dot((at, y(rate.value)), 4.5, f"mark {css}", f"{series.label}, {rule.name}: {full(rate)}")
+    return at, y(rate.value)
+
+
+def _ladder_name(series: Series, rules: Sequence[RuleGroup], *, several: bool) -> str:
+    """Return how a ladder is called: as the name of its rules goes on after their depth."""
+    further = rules[0].name.removeprefix(f"depth {rules[0].depth}") if len(series.ladders) > 1 else ""
+    return (series.label if several else "fixed depth") + further
 
 
 def _suite_points(rules: Sequence[RuleGroup], suite: str, x: Scale, y: Scale) -> list[Point]:
@@ -114,14 +142,13 @@ def _adaptive_mark(
 
 
 def _labels_on_stems(drawing: Drawing, labels: Sequence[_Label]) -> None:
+    """Write each to the right of its stem, else to the left, else up to the figure's end, across the stems."""
     for label in labels:
-        left = label.at[0] > drawing.width * 0.6
-        drawing.text(
-            (label.at[0] + (-9 if left else 9), label.at[1]),
-            label.text,
-            f"label {label.css}",
-            "end" if left else "start",
-        )
+        (x, y), room = label.at, 9 + _LETTER * len(label.text)
+        if x + room <= drawing.width:
+            drawing.text((x + 9, y), label.text, f"label {label.css}")
+        else:
+            drawing.text((x - 9 if x >= room + _LEFT else drawing.width, y), label.text, f"label {label.css}", "end")
 
 
 def _labels_right(drawing: Drawing, labels: Sequence[_Label], x: float, limits: tuple[float, float]) -> None:
@@ -166,7 +193,7 @@ def iterations_per_task(rules: Sequence[RuleGroup], width: int) -> str:
         drawing.text((width, y + 4), f"{rate.successes}/{rate.n}", "tick", "end")
         for index, rule in enumerate(rules):
             mine = [r for r in rule.played if (r.suite, r.task_id) == task]
-            _range_mark(drawing, mine, x, y + (index - (len(rules) - 1) / 2) * 6, f"a{index % 3}")
+            _range_mark(drawing, mine, x, y + (index - (len(rules) - 1) / 2) * 6, f"a{index % 4}")
     axis_x(drawing, x, ticks, height - 46, "iterations per decision")
     return str(drawing) + _rule_legend(rules)
 
@@ -214,9 +241,9 @@ def iterations_over_episode(rules: Sequence[RuleGroup], width: int) -> str:
     axis_x(drawing, x, [(0, "start"), (0.5, "half-way"), (1, "end")], height - 52, "position in the episode")
     for index, curve in enumerate(curves):
         xs = [x(position) for position, *_ in curve]
-        drawing.band(xs, [y(low) for _, _, low, _ in curve], [y(high) for *_, high in curve], f"band a{index % 3}")
+        drawing.band(xs, [y(low) for _, _, low, _ in curve], [y(high) for *_, high in curve], f"band a{index % 4}")
     for index, curve in enumerate(curves):
-        drawing.path([(x(position), y(mean)) for position, mean, _, _ in curve], f"line a{index % 3}")
+        drawing.path([(x(position), y(mean)) for position, mean, _, _ in curve], f"line a{index % 4}")
     return str(drawing) + _rule_legend(rules)
 
 
@@ -250,7 +277,7 @@ def histogram(rules: Sequence[RuleGroup], width: int) -> str:
         for count, part in share.items():
             left = x(count) - slot * len(rules) / 2 + slot * index
             tip = f"{rule.name}: {part:.1%} of decisions took {count} iterations"
-            drawing.rect(left, y(part), slot, y(0) - y(part), f"bar a{index % 3}", tip)
+            drawing.rect(left, y(part), slot, y(0) - y(part), f"bar a{index % 4}", tip)
     return str(drawing) + _rule_legend(rules)
 
 
@@ -358,13 +385,13 @@ def latency(rules: Sequence[RuleGroup], width: int) -> str:
 
 def room(rules: Sequence[RuleGroup], width: int) -> int:
     """Return the pixels that the names of rules need beside a figure: half of it at most."""
-    return min(max(210, 36 + round(7.3 * max(len(rule.name) for rule in rules))), width // 2)
+    return min(max(210, 36 + round(_LETTER * max(len(rule.name) for rule in rules))), width // 2)
 
 
 def _rule_legend(rules: Sequence[RuleGroup]) -> str:
     if len(rules) < 2:
         return ""
-    return _legend([_Label((0, 0), rule.name, f"a{index % 3}") for index, rule in enumerate(rules)])
+    return _legend([_Label((0, 0), rule.name, f"a{index % 4}") for index, rule in enumerate(rules)])
 
 
 def _thin(ticks: Sequence[tuple[float, str]], scale: Scale) -> list[tuple[float, str]]:

@@ -46,8 +46,8 @@ def pair(first: RuleGroup, second: RuleGroup) -> Pairing:
 
 
 def best_fixed(series: Series) -> RuleGroup | None:
-    """Return the fixed depth with the highest success rate, the shallowest of equals."""
-    return max(series.fixed, key=lambda rule: rule.summary.rate.value, default=None)
+    """Return the fixed depth of the longest ladder with the highest success rate, the shallowest of equals."""
+    return max(series.ladder, key=lambda rule: rule.summary.rate.value, default=None)
 
 
 def best_adaptive(series: Series) -> RuleGroup | None:
@@ -70,8 +70,8 @@ def headline(series: Sequence[Series]) -> str:
             f"{percent(adaptive.summary.rate)} when the policy decides how long to think, "
             f"{adaptive.summary.mean_iterations or 0:.1f} steps on average"
         )
-    if fixed and len(first.fixed) > 1:
-        low = first.fixed[0]
+    if fixed and len(first.ladder) > 1:
+        low = first.ladder[0]
         return (
             f"{prefix}{percent(low.summary.rate)} of episodes solved at depth\u00a0{low.depth}, "
             f"{percent(fixed.summary.rate)} at depth\u00a0{fixed.depth}"
@@ -90,11 +90,11 @@ def about_depth(series: Series) -> list[str]:
     """Return what depth does to success."""
     best = best_fixed(series)
     sentences = []
-    if best is not None and len(series.fixed) > 1:
-        shallow = series.fixed[0]
+    if best is not None and len(series.ladder) > 1:
+        shallow = series.ladder[0]
         if best is shallow:
             sentences.append(
-                f"No depth beats depth {shallow.depth}, the shallowest one evaluated ({full(shallow.summary.rate)})."
+                f"No depth beats depth {shallow.depth}, the shallowest one evaluated: {full(shallow.summary.rate)}."
             )
         else:
             sentences.append(
@@ -117,7 +117,7 @@ def about_depth(series: Series) -> list[str]:
 
 
 def _saturation(series: Series, best: RuleGroup) -> str:
-    enough = next(rule for rule in series.fixed if rule is best or not pair(rule, best).differs)
+    enough = next(rule for rule in series.ladder if rule is best or not pair(rule, best).differs)
     if enough is best:
         return f"Every shallower depth is measurably worse than depth {best.depth}."
     rate = full(enough.summary.rate)

@@ -1,5 +1,6 @@
 """Reads the folders of evaluations and sorts their episodes by policy."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,6 +117,17 @@ class Series:
         return [rule for rule in self.rules if rule.depth is not None and rule.summary.rate.n]
 
     @property
+    def ladders(self) -> list[list[RuleGroup]]:
+        """Return the fixed rules that differ in nothing but depth together, shallowest first; most depths first."""
+        ladders = group_by(self.fixed, lambda rule: (rule.way, rule.ask.manner))
+        return sorted(ladders.values(), key=len, reverse=True)
+
+    @property
+    def ladder(self) -> list[RuleGroup]:
+        """Return the longest of these, the first of equals; none without a fixed rule."""
+        return next(iter(self.ladders), [])
+
+    @property
     def adaptive(self) -> list[RuleGroup]:
         """Return the adaptive rules with played episodes."""
         return [rule for rule in self.rules if rule.adaptive and rule.summary.rate.n]
@@ -217,5 +229,6 @@ def _rules(records: Sequence[AnyRecord], folders: Mapping[int, Path]) -> tuple[R
 def _name(label: str, ask: Ask) -> str:
     if ask.stop is None:
         return label.replace(" / ", ", ")
-    parts = (ask.stop.condition, ask.manner, label.partition(" / ")[2])
+    further = re.sub(r"^(\d+)(?=$|, )", r"\1 actions", label.partition(" / ")[2])
+    parts = (ask.stop.condition, ask.manner, further)
     return ", ".join(part for part in parts if part)

@@ -187,8 +187,8 @@ def metadata_message(metadata: PolicyMetadata, *, server_version: str) -> dict[s
 
     `extra` is the policy's own; a network says there, for one, its `gripper` convention, under `action_reach` how large
     each number of its actions was in training, and under `images` the size it works at (images of any size are
-    accepted). The server adds `fingerprint`, which tells whether two answers came from the same checkpoint, default rule
-    and version.
+    accepted). The server adds `fingerprint`, which tells whether two answers came from the same checkpoint, default
+    rule and version.
     """
     return {
         "name": metadata.name,
