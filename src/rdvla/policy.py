@@ -6,6 +6,7 @@ remote server all look like this, so evaluation, serving and the control loop kn
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -119,8 +120,9 @@ class Ask:
             raise ConfigError(f"unknown warm start '{name}'.{suggest(name, WARM_STARTS)}")
         if self.carry is not None and self.warm_start == "noise":
             raise ConfigError("a carry is of no use to a start from noise; drop it, or say warm_start='half' or 'end'.")
-        if self.step is not None and self.step < 0:
-            raise ConfigError(f"step must be at least 0, found {self.step!r}.")
+        counted = self.step is None or (isinstance(self.step, Integral) and not isinstance(self.step, bool))
+        if not counted or (self.step is not None and self.step < 0):
+            raise ConfigError(f"step must be a whole number of at least 0, found {self.step!r}.")
 
     @property
     def manner(self) -> str:

@@ -1,4 +1,4 @@
-"""Tables in plain text."""
+"""Tables and numbers in plain text."""
 
 from collections.abc import Sequence
 
@@ -21,3 +21,8 @@ def align(rows: Sequence[Sequence[str]]) -> str:
 def number(value: float) -> str:
     """Return three significant digits."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return `1 episode`, `2 episodes`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

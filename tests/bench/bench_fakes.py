@@ -42,7 +42,7 @@ LAPTOP_KIND = RDVLAConfig(
 def save_checkpoint(directory):
     torch.manual_seed(0)
     values = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
-    action = NormStats.compute(values[:, :7], [True] * 6 + [False])
+    action = NormStats.compute(values[:, :7].clip(-1, 1), [True] * 6 + [False])
     statistics = DatasetStatistics(action, NormStats.compute(values), num_transitions=50, num_trajectories=2)
     tokenizer = train_tokenizer(["put the milk in the basket"])
     language = LANGUAGE.model_copy(update={"vocab_size": tokenizer.get_vocab_size()})

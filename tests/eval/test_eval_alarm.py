@@ -10,7 +10,7 @@ import pytest
 
 import checkpoint_fakes
 import report_fakes
-from rdvla.cli.calibrate import calibrate_command
+from rdvla.cli.calibrate import calibrate_command, format_scores
 from rdvla.errors import ConfigError
 from rdvla.eval.alarm import PacedEpisode, auroc, conformal, fit_alarm, measure_scores, read_played
 from rdvla.eval.records import EPISODES_FILE, EpisodeRecord, read_records, to_line
@@ -109,8 +109,24 @@ def test_episodes_of_two_policies_give_no_alarm(run, tmp_path):
 
 def test_episodes_under_two_rules_give_no_alarm(tmp_path):
     both = report_fakes.write_run(tmp_path / "both", stops=(StopRule("action_mse"), StopRule.fixed(12)), n_tasks=1)
-    with pytest.raises(ConfigError, match=r"played in 2 ways \(action_mse.*; fixed\(12\).*give runs of one rule"):
+    with pytest.raises(ConfigError, match=r"played in 2 ways \(action_mse.*; fixed\(12\).*name a rule with --rule"):
         read_played([both])
+    assert len(read_played([both], "fixed(12)")) == len(read_played([both], str(StopRule("action_mse")))) == 5
+    with pytest.raises(
+        ConfigError, match=r"no episode was played under the rule 'fixed\(1\)'. Did you mean 'fixed\(12"
+    ):
+        read_played([both], "fixed(1)")
+
+
+def test_a_limit_that_other_tasks_are_too_few_for_is_not_measured():
+    few = [*[episode for episode in EPISODES if episode.success][:5], EPISODES[-1]]
+    few = [replace(episode, task=f"toy {number % 2}") for number, episode in enumerate(few)]
+    steps, *_ = measure_scores(few, (0.05, 0.5), folds=2)
+    unknown, known = steps.detections
+    assert (unknown.found, unknown.false, unknown.lead) == (None, None, None)
+    assert known.found is not None
+    assert "too few successes" in format_scores([steps])
+    assert "0/" not in format_scores([steps]).splitlines()[4]
 
 
 def test_records_that_do_not_say_when_a_decision_was_made_are_refused(run):
@@ -130,8 +146,12 @@ def test_a_policy_says_how_near_its_alarm_is():
     assert (late.signals["alarm"], early.signals["alarm"]) == (1.5, 0.25)
     assert "alarm" not in unknown.signals
     assert policy.metadata.extra["alarm"] == {"steps": 20, "alpha": 0.1, "episodes": 50}
-    with pytest.raises(ConfigError, match="step must be at least 0"):
+    with pytest.raises(ConfigError, match="step must be a whole number of at least 0"):
         Ask(step=-1)
+    for wrong in (1.5, float("nan"), True):
+        with pytest.raises(ConfigError, match="step must be a whole number"):
+            Ask(step=wrong)
+    assert Ask(step=np.int64(3)).step == 3
 
 
 def test_the_report_says_what_it_was_worth(run, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rdvla.checkpoints.calibrated import store_default_stop
-from rdvla.cli.calibrate import calibrate_command
+from rdvla.cli.calibrate import calibrate_command, format_table
 from rdvla.cli.main import app
 from rdvla.envs import find_suite
 from rdvla.errors import CheckpointError, ConfigError
@@ -40,7 +40,7 @@ STOPS = (
 
 def options(**given):
     usual = {"depth": None, "ms": None, "change": None, "stop": None, "delta": None, "min_depth": None}
-    usual |= {"max_depth": None, "defer": False, "same": None, "folds": 5, "json": None, "write": None}
+    usual |= {"max_depth": None, "defer": False, "same": None, "rule": None, "folds": 5, "json": None, "write": None}
     return usual | given
 
 
@@ -71,6 +71,7 @@ def decisions():
     return Decisions(
         episodes=4,
         tasks=[f"toy {number // 100}" for number in range(400)],
+        numbers=[number // 100 for number in range(400)],
         metrics=dict.fromkeys(rules(), falling / 100),
         to_full=to_full.astype(np.float32),
         executed=np.full(400, DEPTH),
@@ -242,8 +243,12 @@ def test_traces_that_do_not_belong_together_are_refused(copy):
     with pytest.raises(ConfigError, match="named twice"):
         read_decisions([copy, copy.parent / "run"])
     edit(copy, lambda record: record | {"warm_start": "half"} if record["stop"]["name"] == "cosine" else record)
-    with pytest.raises(ConfigError, match="different starts"):
+    with pytest.raises(ConfigError, match=r"different starts \(--start\): half, noise; name"):
         read_decisions([copy])
+    edit(copy, lambda record: record | {"warm_start": "noise", "horizon": "4" if record["task_id"] else "8"})
+    with pytest.raises(ConfigError, match=r"ways to execute chunks \(--horizon, --strategy\): 4, 8"):
+        read_decisions([copy])
+    edit(copy, lambda record: record | {"horizon": "8"})
     edit(copy, lambda r: r | {"versions": r["versions"] | {"checkpoint": "a" if r["task_id"] else "b"}})
     with pytest.raises(ConfigError, match=r"different checkpoints \(a, b\)"):
         read_decisions([copy])
@@ -285,3 +290,22 @@ def test_wishes_that_contradict_each_other_are_refused(played, tmp_path):
     with pytest.raises(ConfigError, match="folds must be at least 2"):
         calibrate_command(run, **options(depth=4.0, folds=1))
     assert "calibrate" in {command.name for command in app.registered_commands}
+
+
+@pytest.mark.parametrize(("quantity", "value"), [("depth", 40), ("change", 100), ("ms", 1e6)])
+def test_a_wish_that_asks_nothing_is_refused(decisions, quantity, value):
+    with pytest.raises(ConfigError, match=r"every threshold of 'action_mse' keeps to .* so nothing is asked of it"):
+        fit(StopRule("action_mse", max_depth=DEPTH), decisions, Target(quantity, value))
+
+
+def test_of_one_task_intervals_are_of_its_episodes(decisions):
+    one = replace(decisions, tasks=["toy 0"] * len(decisions.tasks))
+    (found,) = calibrate([StopRule("action_mse", 1e-3, max_depth=DEPTH)], one, Target("depth", 5), 5)
+    assert found.held_out is None
+    assert found.fitted.iterations.low < found.fitted.iterations.value < found.fitted.iterations.high
+    assert "of one task, so measured where it was fitted" in format_table([found], Target("depth", 5))
+
+
+def test_a_threshold_beside_a_wish_is_refused(played):
+    with pytest.raises(ConfigError, match="a threshold is what is looked for"):
+        calibrate_command([played / "run"], **options(depth=4.0, stop="action_mse:1e-3"))

@@ -106,6 +106,9 @@ def test_a_delay_that_outlasts_every_chunk_is_refused(tmp_path, monkeypatch):
         (["--stop", "action_l2", "--delta", "small"], "delta 'small'"),
         (["--stop", "action_l2", "--delta", "nan"], "finite"),
         (["--stop", "action_l2,latent", "--delta", "1e-3"], "one --stop rule"),
+        (["--stop", "action_l2:1e-3", "--delta", "1e-3"], "one --stop rule"),
+        (["--stop", "action_l2:small"], "stop 'small'"),
+        (["--stop", "latent", "--defer", "0.1"], "nothing to defer"),
         (["--stop", "action_l2", "--min-depth", "9", "--max-depth", "8"], "greater than max_depth"),
         (["--stop", "action_l2", "--check-every", "0"], "check_every"),
         (["--horizon", "linear"], "linear_decay"),
@@ -252,3 +255,14 @@ def test_fingerprint_follows_what_the_policy_is_made_of(tmp_path):
     assert fingerprint(tmp_path) == first
     (tmp_path / "config.json").write_text("{ }")
     assert fingerprint(tmp_path) != first
+
+
+def test_rules_with_thresholds_of_their_own():
+    rules = StopOptions(stop="action_mse:1e-4,latent:0.03,cosine", defer="no,0.1", max_depth=16).adaptive()
+    assert [str(rule) for rule in rules] == [
+        "action_mse(0.0001, max 16)",
+        "action_mse(0.0001, max 16, defer 0.1)",
+        "latent(0.03, max 16)",
+        "cosine(0.999, max 16)",
+        "cosine(0.999, max 16, defer 0.1)",
+    ]

@@ -7,7 +7,7 @@ import pytest
 
 from rdvla.errors import ConfigError
 from rdvla.eval.intervals import Z_95
-from rdvla.eval.paired import Pair, Side, compare, mcnemar, tango
+from rdvla.eval.paired import Pair, Side, Tasks, compare, mcnemar, tango
 
 
 def pairs_of(wins, losses, both, neither=0, *, tasks=10, totals=({"decisions": 1.0}, {"decisions": 1.0})):
@@ -136,3 +136,19 @@ def test_nothing_to_compare_is_said():
         compare([])
     with pytest.raises(ConfigError, match="margin"):
         compare(pairs_of(1, 1, 1), margin=5)
+
+
+def test_of_one_task_episodes_are_resampled():
+    """Chains are one task: an interval without width would call every difference certain."""
+    values = [1.0] * 30 + [0.0] * 10
+    single = Tasks(["calvin_d 0"] * 40)
+    assert single.count == 1
+    among = Tasks([str(number) for number in range(40)]).mean(values)
+    assert single.mean(values) == among
+    assert among.low < 0.65 < 0.85 < among.high
+    together = Tasks(["a"] * 40, episodes=[number // 10 for number in range(40)]).mean(values)  # four long episodes
+    assert (together.low, together.high) == (0.25, 1.0)
+    assert Tasks(["a", "b"] * 20, episodes=range(40)).count == 2
+    found = compare(pairs_of(6, 1, 30, 3, tasks=1))
+    assert found.tasks == 1
+    assert found.by_task.low < found.by_task.value < found.by_task.high

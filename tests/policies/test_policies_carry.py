@@ -150,6 +150,26 @@ def test_a_damaged_carry_is_refused(policy, carry, damage):
         policy.infer(see(1), Ask(SIX, 2, warm_start="half", carry=change(carry)))
 
 
+@pytest.mark.parametrize("part", ["prelude", "core", "coda"])
+def test_a_carry_of_a_head_that_differs_anywhere_is_refused(carry, part):
+    checkpoint = checkpoint_fakes.make()
+    with torch.no_grad():
+        next(iter(getattr(checkpoint.model.head, part).parameters())).view(-1)[0] += 1e-3
+    with pytest.raises(CarryError, match="other weights"):
+        RDVLAPolicy(checkpoint, name="tuned").infer(see(1), Ask(SIX, 2, warm_start="half", carry=carry))
+
+
+@pytest.mark.parametrize("wrong", ["text", memoryview(b"1"), 3])
+def test_a_carry_that_is_no_bytes_is_refused(policy, wrong):
+    with pytest.raises(CarryError, match="a carry is bytes, found"):
+        policy.infer(see(1), Ask(SIX, 2, warm_start="half", carry=wrong))
+
+
+def test_a_trace_shallower_than_the_rule_is_refused_before_it_decides(policy):
+    with pytest.raises(ConfigError, match=r"trace_depth is 8, but fixed\(12\) may take 12 iterations"):
+        policy.infer(see(0), Ask(trace_depth=8))
+
+
 def test_a_carry_of_other_weights_is_refused(carry):
     with pytest.raises(CarryError, match="other weights"):
         build(seed=1).infer(see(1), Ask(SIX, 2, warm_start="half", carry=carry))

@@ -98,3 +98,23 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
     for option in (("--json", tmp_path / "x.json"), ("--margin", "0.1")):
         with pytest.raises(ConfigError, match="--json and --margin belong to a comparison"):
             call(adaptive, *option, "--output", tmp_path / "page.html")
+
+
+def test_pairs_that_one_evaluation_each_played_in_turns(tmp_path):
+    both = [
+        write_run(tmp_path / name, stops=(DEPTHS[4], ADAPTIVE), n_tasks=2, episodes=3, seed=seed)
+        for name, seed in (("first", 7), ("second", 8))
+    ]
+    (found,) = compare_runs(load_runs(both), load_runs(both), baseline="fixed(12)")
+    assert (found.comparison.n, found.in_turns) == (12, True)
+    (apart,) = compare_runs(load_runs(both[:1]), load_runs([write_run(tmp_path / "later", stops=(DEPTHS[4],))]))[1:]
+    assert apart.in_turns is False
+
+
+def test_chains_and_other_single_tasks_have_intervals_of_episodes(tmp_path):
+    run = write_run(tmp_path / "run", stops=(DEPTHS[0], ADAPTIVE), n_tasks=1, episodes=20)
+    text = call(run, "--baseline", "fixed(1)", "--output", tmp_path / "page.html")
+    assert "20 episodes of 1 task: " in text
+    assert "; resampling episodes " in text
+    (found,) = compare_runs(load_runs([run]), load_runs([run]), baseline="fixed(1)")
+    assert found.comparison.ratios["decisions per episode"].low < found.comparison.ratios["decisions per episode"].high

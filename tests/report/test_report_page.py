@@ -225,3 +225,12 @@ def test_scales_ticks_and_labels():
     assert min(b - a for a, b in itertools.pairwise(moved)) >= 5
     assert moved[-1] == 100
     assert not any(map(math.isnan, moved))
+
+
+def test_rules_that_no_figure_has_room_for_are_named(tmp_path):
+    stops = [StopRule("action_l2", threshold) for threshold in (1e-1, 1e-2, 1e-3, 1e-4)]
+    run = write_run(tmp_path / "run", stops=tuple(stops), n_tasks=1, episodes=2)
+    text = check(render(load_runs([run]))).text
+    assert "Not drawn here: action_l2 < 0.0001." in text
+    for stop in stops:
+        assert f"{stop.condition}: " in text

@@ -217,7 +217,7 @@ def test_depth_by_suite_and_of_the_hardest_tasks(results, tmp_path):
     assert [rows[4][name]["successes"] for name in names] == [4, 4, 8, 3]
     assert len(found["sentences"]) == 2
     assert len(found["comparisons"]) == 6
-    assert "- hardest, depth 8 against depth 4: 10 episodes of 1 tasks: 7 won by the first alone" in page
+    assert "- hardest, depth 8 against depth 4: 10 episodes of 1 task: 7 won by the first alone" in page
     for name in ("libero_10", "all episodes"):
         with pytest.raises(ConfigError, match=f"a column is called '{name}' already"):
             results("depth", run, f"{name}={hard}")

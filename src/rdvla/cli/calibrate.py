@@ -17,7 +17,7 @@ from rdvla.eval.paired import Interval
 from rdvla.eval.replay import agreement, read_decisions
 from rdvla.files import write_json
 from rdvla.stops import rules
-from rdvla.tables import align
+from rdvla.tables import align, count
 
 SAME = 0.998
 """What `--same` is where nobody says."""
@@ -52,6 +52,10 @@ def calibrate_command(
             "(needs no traces).",
         ),
     ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(help="Of --alarm: the rule whose episodes count, if there are several, as records name it."),
+    ] = None,
     folds: Annotated[int, typer.Option(help="Parts of the tasks, each measured with what the others gave.")] = 5,
     json: Annotated[Path | None, typer.Option(help="Also write every number to this file.")] = None,
     write: Annotated[
@@ -67,8 +71,10 @@ def calibrate_command(
     if alarm is not None:
         if any(wish is not None for wish in (depth, ms, change, stop, delta, min_depth, max_depth, same)) or defer:
             raise ConfigError("--alarm is calibrated by itself; drop the wishes for a stopping rule.")
-        _calibrate_alarm(runs, alarm, folds, json, write)
+        _calibrate_alarm(runs, alarm, rule, folds, json, write)
         return
+    if rule is not None:
+        raise ConfigError(f"--rule '{rule}' belongs to --alarm; the rules to calibrate are named with --stop.")
     if same is not None and not defer:
         raise ConfigError(f"--same {same:g} belongs to --defer; add it, or drop --same.")
     target = _target({"depth": depth, "ms": ms, "change": change}, delta)
@@ -78,6 +84,8 @@ def calibrate_command(
         min_depth=min_depth,
         max_depth=max_depth,
     )
+    if target is not None and ":" in (stop or ""):
+        raise ConfigError(f"a threshold is what is looked for; drop it from --stop '{stop}', or the wish.")
     bases = asked.adaptive()
     if write is not None:
         from rdvla.checkpoints.calibrated import description_of, store_default_stop
@@ -97,7 +105,9 @@ def calibrate_command(
     if defer and not deferred:
         raise ConfigError("only rules on actions ask the Coda again and again; give one with --defer, e.g. action_mse.")
     equal, of = agreement(decisions)
-    print(f"{decisions.episodes:,} episodes of {len(set(decisions.tasks))} tasks, {len(decisions.tasks):,} decisions")
+    tasks = len(set(decisions.tasks))
+    of_these = f"{count(decisions.episodes, 'episode')} of {count(tasks, 'task')}"
+    print(f"{of_these}, {count(len(decisions.tasks), 'decision')}")
     print(f"the replay of what was played stops where the policy did in {equal:,} of {of:,}\n")
     print(format_table(found, target))
     if deferred:
@@ -135,17 +145,20 @@ def _say_if_another(checkpoint: Path, played: str) -> None:
         )
 
 
-def _calibrate_alarm(runs: list[Path], alpha: float, folds: int, json: Path | None, write: Path | None) -> None:
+def _calibrate_alarm(
+    runs: list[Path], alpha: float, rule: str | None, folds: int, json: Path | None, write: Path | None
+) -> None:
     if write is not None:
         from rdvla.checkpoints.calibrated import description_of, store_alarm
 
         description_of(write)
-    episodes = read_played(runs)
+    episodes = read_played(runs, rule)
     if write is not None:
         _say_if_another(write, episodes[0].checkpoint)
     alarm, scored = fit_alarm(episodes, alpha), measure_scores(episodes, sorted({0.05, 0.1, alpha}), folds)
     failures = sum(not episode.success for episode in episodes)
-    print(f"{len(episodes):,} episodes of {len({e.task for e in episodes})} tasks, {failures} failures\n")
+    tasks = len({e.task for e in episodes})
+    print(f"{count(len(episodes), 'episode')} of {count(tasks, 'task')}, {count(failures, 'failure')}\n")
     print(format_scores(scored))
     print(f"\nraised after {alarm.steps} steps: fitted on {alarm.episodes} successful episodes for alpha {alpha:g}")
     if json is not None:
@@ -155,9 +168,15 @@ def _calibrate_alarm(runs: list[Path], alpha: float, folds: int, json: Path | No
         (measured,) = [each for each in scored[0].detections if each.alpha == alpha]
         sentence = (
             f"After {alarm.steps} control steps: at most {alpha:.0%} of successful episodes should take longer "
-            f"({alarm.episodes} were played). On tasks that it was not fitted on, {measured.found} of "
-            f"{measured.failures} failures and {measured.false} of {measured.successes} successes raised it."
+            f"({alarm.episodes} were played). On tasks that it was not fitted on, "
         )
+        if measured.found is None:
+            sentence += "it was not measured: there were too few successes."
+        else:
+            sentence += (
+                f"{measured.found} of {measured.failures} failures and {measured.false} of {measured.successes} "
+                "successes raised it."
+            )
         store_alarm(write, alarm, sentence)
         print(f"\n{write} raises an alarm after {alarm.steps} steps now")
 
@@ -170,14 +189,16 @@ def format_scores(scored: Sequence[Scored]) -> str:
             each.name,
             "-" if each.auroc is None else f"{each.auroc:.2f}",
             f"{at.alpha:g}",
-            f"{at.found}/{at.failures}",
-            f"{at.false}/{at.successes}",
+            "-" if at.found is None else f"{at.found}/{at.failures}",
+            "-" if at.false is None else f"{at.false}/{at.successes}",
             "-" if at.lead is None else f"{at.lead:.0f}",
         ]
         for each in scored
         for at in each.detections
     ]
-    return f"measured on tasks not fitted on\n\n{align([head, *rows])}"
+    unknown = any(at.found is None for each in scored for at in each.detections)
+    why = "\n\n-: other tasks have too few successes for a limit at this alpha" if unknown else ""
+    return f"measured on tasks not fitted on\n\n{align([head, *rows])}{why}"
 
 
 def _target(wishes: dict[Quantity, float | None], delta: float | None) -> Target | None:
@@ -191,7 +212,8 @@ def format_table(found: Sequence[Calibrated], target: Target | None) -> str:
     """Return a table of rules with what they do, on held-out tasks where there are any."""
     held_out = any(each.held_out is not None for each in found)
     title = "replayed as they are" if target is None else f"wanted: at most {target} on average"
-    title += "; measured on tasks not fitted on" if held_out else ""
+    if target is not None:
+        title += "; measured on tasks not fitted on" if held_out else "; of one task, so measured where it was fitted"
     head = ["rule", "threshold", "iterations", "95 % interval", "decodings", "ms", "change", "95 % interval", "p95"]
     rows = [[each.rule.name, f"{each.rule.threshold:g}", *_cells(each.held_out or each.fitted)] for each in found]
     return f"{title}\n\n{align([head, *rows])}"
@@ -246,7 +268,7 @@ def _card(chosen: Calibrated, target: Target | None) -> str:
 
 
 def _card_deferred(each: Deferred) -> str:
-    where = "on tasks it was not fitted on" if each.gates else "on the traced tasks"
+    where = "on tasks the gate was not fitted on" if each.gates else "on the traced tasks"
     return (
         f"The Coda is not asked before the scratchpad changes by less than {each.rule.defer:g}: {each.same.value:.2%} "
         f"of decisions stop at the same iteration, with {each.decodings.value:.2f} instead of {each.plain.value:.2f} "

@@ -11,7 +11,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -65,7 +65,9 @@ class StopOptions:
 
     depth: Annotated[str | None, "Iterations of every decision, e.g. 12 (to compare: 1,2,4,8)."] = None
     stop: Annotated[
-        str | None, f"Adaptive stopping: {', '.join(spec.name for spec in BUILT_IN)}, or an installed package's."
+        str | None,
+        f"Adaptive stopping: {', '.join(spec.name for spec in BUILT_IN)}, or an installed package's (to compare: "
+        "action_mse:1e-4,latent:0.03, with thresholds).",
     ] = None
     delta: Annotated[str | None, "Threshold of --stop, e.g. 1e-3 (to compare: 1e-2,1e-3)."] = None
     min_depth: Annotated[int | None, "Of --stop: never stop earlier [default: 1]."] = None
@@ -107,17 +109,22 @@ class StopOptions:
         if self.stop is None:
             choose_rule(None, None, say=_flag, threshold=self.delta, defer=self.defer, **limits)
             return []
-        names = parse_names(self.stop, field="stop")
-        if self.delta is not None and len(names) > 1:
-            raise ConfigError("--delta means something else for every rule; give one --stop rule with it.")
+        named = [part.partition(":") for part in parse_names(self.stop, field="stop")]
+        if self.delta is not None and (len(named) > 1 or named[0][1]):
+            raise ConfigError(
+                "--delta means something else for every rule; give it with one --stop rule without a threshold of its "
+                "own, or say --stop action_mse:1e-4,latent:0.03."
+            )
         thresholds = [None] if self.delta is None else [_number(part, "delta") for part in self.delta.split(",")]
-        gates = [None] if self.defer is None else [_gate(part) for part in parse_names(self.defer, field="defer")]
-        return [
-            StopRule.adaptive(name, threshold=threshold, defer=gate, **limits)
+        asked = [
+            StopRule.adaptive(name, threshold=_number(own, "stop") if colon else threshold, **limits)
             for threshold in thresholds
-            for name in names
-            for gate in gates
+            for name, colon, own in named
         ]
+        gates = [None] if self.defer is None else [_gate(part) for part in parse_names(self.defer, field="defer")]
+        # beside rules on actions, one on the scratchpad is played as it is; alone with --defer it is an error
+        whole = [None] if any(rule.reads_actions for rule in asked) else gates
+        return [replace(rule, defer=gate) for rule in asked for gate in (gates if rule.reads_actions else whole)]
 
 
 def _flag(field: str) -> str:

@@ -36,8 +36,8 @@ def report_command(
     saved, with intervals. What differs beside the rule is named.
     """
     if any(is_training(run) for run in runs):
-        if len(runs) > 1 or against is not None or baseline is not None:
-            raise ConfigError("a training run has a page of its own; name its folder alone.")
+        if len(runs) > 1 or any(option is not None for option in (against, baseline, margin, json)):
+            raise ConfigError("a training run has a page of its own, without comparisons; name its folder alone.")
         write_training_report(runs[0], output)
     else:
         comparisons = _compare(runs, against, baseline, margin)

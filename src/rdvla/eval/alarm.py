@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, suggest
 from rdvla.eval.calibration import folds_of
 from rdvla.eval.records import EpisodeRecord, read_episodes
 from rdvla.policy import DISAGREEMENT, Alarm
@@ -75,17 +75,17 @@ class Detection:
 
     Attributes:
         alpha: share of successes that were to raise the alarm at most.
-        found: failures that raise it.
+        found: failures that raise it; None where tasks had too few successes beside theirs for a limit.
         failures: how many there are.
-        false: successes that raise it.
+        false: successes that raise it; None likewise.
         successes: how many there are.
         lead: control steps between alarm and end of the failures found, on average; None without any.
     """
 
     alpha: float
-    found: int
+    found: int | None
     failures: int
-    false: int
+    false: int | None
     successes: int
     lead: float | None
 
@@ -109,22 +109,31 @@ class Scored:
         return asdict(self)
 
 
-def read_played(folders: Sequence[Path]) -> list[PacedEpisode]:
+def read_played(folders: Sequence[Path], rule: str | None = None) -> list[PacedEpisode]:
     """Read the episodes of evaluations, in which chunks were executed one after the other.
+
+    Args:
+        folders: written by `rdvla eval`.
+        rule: the one whose episodes are wanted, as the records name it; None takes the only one.
 
     Raises:
         RecordError: a folder holds no evaluation, or a record is damaged.
-        ConfigError: no episode was played, a folder is named twice, they are of several policies or rules, episodes
-            have several stages, or actions were executed out of turn.
+        ConfigError: no episode was played, none under `rule`, a folder is named twice, they are of several policies or
+            rules, episodes have several stages, or actions were executed out of turn.
     """
     records = [record for _, record in read_episodes(folders)]
     if not records:
         raise ConfigError("no episode was played in these folders, so there is nothing to calibrate an alarm on.")
+    if rule is not None:
+        known = sorted({record.rule for record in records})
+        if rule not in known:
+            raise ConfigError(f"no episode was played under the rule '{rule}'.{suggest(rule, known)}")
+        records = [record for record in records if record.rule == rule]
     played = sorted({f"{record.rule}, {record.execution}" for record in records})
     if len(played) > 1:
         raise ConfigError(
             f"these episodes were played in {len(played)} ways ({'; '.join(played)}), each with its own steps and "
-            "iterations; an alarm is of one: give runs of one rule and one way to execute actions."
+            "iterations; an alarm is of one: name a rule with --rule, and give runs of one way to execute actions."
         )
     for record in records:
         if record.num_stages > 1 or sum(record.executed) != record.steps:
@@ -216,14 +225,15 @@ def _measure(
         above = [values > limits[part[episode.task]] for episode, values in zip(episodes, scores, strict=True)]
         raised = [(episode, found) for episode, found in zip(episodes, above, strict=True) if found.any()]
         leads = [e.length - float(e.steps[found.argmax()]) for e, found in raised if not e.success]
+        limited = all(map(math.isfinite, limits.values()))
         detections.append(
             Detection(
                 alpha=alpha,
-                found=len(leads),
+                found=len(leads) if limited else None,
                 failures=sum(not episode.success for episode in episodes),
-                false=len(raised) - len(leads),
+                false=len(raised) - len(leads) if limited else None,
                 successes=sum(episode.success for episode in episodes),
-                lead=float(np.mean(leads)) if leads else None,
+                lead=float(np.mean(leads)) if leads and limited else None,
             )
         )
     failed, solved = (np.array([s for e, s in largest if e.success is success]) for success in (False, True))

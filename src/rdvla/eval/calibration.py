@@ -61,7 +61,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Got:
-    """What a rule does, on average over decisions; intervals (95 %) resample whole tasks.
+    """What a rule does, on average over decisions; intervals (95 %) resample whole tasks, of one task its episodes.
 
     Attributes:
         iterations: of the core.
@@ -103,6 +103,8 @@ class Calibrated:
 def fit(base: StopRule, decisions: Decisions, target: Target, chosen: NDArray[np.bool_] | None = None) -> StopRule:
     """Return `base` with the most careful threshold that keeps to the target (of `change`: the least careful).
 
+    It is found by halving: where a mean does not rise steadily with the threshold, there may be others.
+
     Args:
         base: an adaptive rule, whose threshold is replaced.
         decisions: traces.
@@ -110,7 +112,7 @@ def fit(base: StopRule, decisions: Decisions, target: Target, chosen: NDArray[np
         chosen: the decisions to fit on; None takes all.
 
     Raises:
-        ConfigError: no threshold keeps to the target, or the traces do not say.
+        ConfigError: no threshold keeps to the target, every one does (and `chosen` is None), or the traces do not say.
     """
     spec = base.spec
     if spec is None:
@@ -142,6 +144,12 @@ def fit(base: StopRule, decisions: Decisions, target: Target, chosen: NDArray[np
         best = target.of(replay(at(kept), decisions), decisions)
         best = best if chosen is None else best[chosen]
         raise ConfigError(f"no threshold of '{base.name}' keeps to {target}: it is {best.mean():.3g} at the least.")
+    if chosen is None and keeps(found):
+        most = target.of(replay(at(found), decisions), decisions).mean()
+        raise ConfigError(
+            f"every threshold of '{base.name}' keeps to {target}, with {most:.3g} at the most, so nothing is asked "
+            "of it: wish for less."
+        )
     while abs(found - kept) > 1:  # `kept` keeps to the target
         middle = (found + kept) // 2
         kept, found = (middle, found) if keeps(middle) else (kept, middle)
@@ -192,7 +200,7 @@ def folds_of(tasks: Sequence[str], folds: int) -> NDArray[np.int64]:
 
 def measure(outcome: RuleEffect, decisions: Decisions) -> Got:
     """Return the averages of an outcome, with intervals."""
-    tasks = Tasks(decisions.tasks)
+    tasks = Tasks(decisions.tasks, decisions.numbers)
     ms = None if decisions.costs is None else tasks.mean(outcome.milliseconds(decisions.costs))
     return Got(
         iterations=tasks.mean(outcome.iterations),

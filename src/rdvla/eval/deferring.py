@@ -22,7 +22,9 @@ from rdvla.stops import StopRule
 
 @dataclass(frozen=True)
 class Deferred:
-    """A rule that defers, beside the same one that does not; intervals (95 %) resample whole tasks.
+    """A rule that defers, beside the same one that does not.
+
+    Intervals (95 %) resample whole tasks, of one task its episodes.
 
     Attributes:
         rule: with the gate that was fitted on all tasks.
@@ -90,7 +92,7 @@ def fit_deferred(rule: StopRule, decisions: Decisions, share: float, folds: int)
     parts = range(fold_N.max() + 1)
     rules = [fitted] if len(parts) < 2 else [fit_gate(rule, decisions, share, fold_N != fold) for fold in parts]
     outcomes = [replay(each, decisions) for each in rules]
-    tasks = Tasks(decisions.tasks)
+    tasks = Tasks(decisions.tasks, decisions.numbers)
     iterations = np.choose(fold_N, [outcome.iterations for outcome in outcomes])
     return Deferred(
         rule=fitted,

@@ -1,6 +1,7 @@
 """Two ways to act on the same episodes: who won what, what was saved, and whether that is enough for a verdict.
 
-Episodes of one task resemble each other, so intervals of means and ratios resample whole tasks.
+Episodes of one task resemble each other, so intervals of means and ratios resample whole tasks; of a single task (so of
+chains) its episodes.
 """
 
 import math
@@ -63,7 +64,7 @@ class Comparison:
         losses: solved by the second alone.
         p_value: of the exact McNemar test: how often chance alone splits the disagreements this unevenly.
         difference: of the success rates, with the score interval for paired episodes (Tango).
-        by_task: the same difference with the interval that resamples tasks.
+        by_task: the same difference with the interval that resamples tasks (of one task: episodes).
         margin: the loss of success that would not matter.
         verdict: `better` if both intervals lie above 0, `non-inferior` if both lie above -margin, `worse` if both lie
             below 0, else `undecided`. What is worse but by less than the margin counts as non-inferior.
@@ -192,17 +193,25 @@ def _crossing(score: Callable[[float], float], value: float, low: float, high: f
 
 
 class Tasks:
-    """Things of several tasks, resampled by task: how often every task is drawn in every resample."""
+    """Things of several tasks, resampled by task; of a single task by its episodes, which say nothing of other tasks.
 
-    def __init__(self, tasks: Sequence[str]) -> None:
-        """Take the task of every thing."""
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(tasks))}
-        self.count = len(numbers)
-        self._of_thing = np.array([numbers[task] for task in tasks])
+    Attributes:
+        count: how many tasks there are.
+    """
+
+    def __init__(self, tasks: Sequence[str], episodes: Sequence[object] | None = None) -> None:
+        """Take the task of every thing, and its episode; without `episodes` every thing is one."""
+        self.count = len(set(tasks))
+        parts: Sequence[object] = tasks
+        if self.count == 1:
+            parts = range(len(tasks)) if episodes is None else episodes
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(parts))}
+        self._parts = len(numbers)
+        self._of_thing = np.array([numbers[part] for part in parts])
         rng = np.random.default_rng(0)
-        self._draws = rng.multinomial(self.count, np.full(self.count, 1 / self.count), size=RESAMPLES)
+        self._draws = rng.multinomial(self._parts, np.full(self._parts, 1 / self._parts), size=RESAMPLES)
 
-    def interval(self, statistic: "Callable[[Callable[[Sequence[float]], Any]], Any]") -> Interval:
+    def interval(self, statistic: Callable[[Callable[[Sequence[float]], Any]], Any]) -> Interval:
         """Return a statistic of totals over things with its percentile interval.
 
         Args:
@@ -210,8 +219,8 @@ class Tasks:
         """
 
         def totals(values: Sequence[float]) -> NDArray[np.float64]:
-            by_task = np.bincount(self._of_thing, weights=np.asarray(values, dtype=float), minlength=self.count)
-            return np.asarray(self._draws @ by_task, dtype=np.float64)
+            by_part = np.bincount(self._of_thing, weights=np.asarray(values, dtype=float), minlength=self._parts)
+            return np.asarray(self._draws @ by_part, dtype=np.float64)
 
         value = float(statistic(lambda values: float(np.sum(np.asarray(values, dtype=float)))))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -219,7 +228,7 @@ class Tasks:
         low, high = np.percentile(drawn[np.isfinite(drawn)], [2.5, 97.5])
         return Interval(value, float(low), float(high))
 
-    def mean(self, values: "Sequence[float] | NDArray[Any]") -> Interval:
+    def mean(self, values: Sequence[float] | NDArray[Any]) -> Interval:
         """Return the mean of one value per thing with its percentile interval."""
         numbers, ones = [float(value) for value in values], [1.0] * len(values)
         return self.interval(lambda total: total(numbers) / total(ones))
@@ -251,7 +260,7 @@ def _ratios(pairs: Sequence[Pair], tasks: Tasks) -> dict[str, Interval]:
             continue
 
         def ratio(
-            summed: "Callable[[Sequence[float]], Any]",
+            summed: Callable[[Sequence[float]], Any],
             total: str = total,
             by: str | None = by,
             sides: Sequence[Sequence[Mapping[str, float]]] = sides,

@@ -44,6 +44,7 @@ class Decisions:
     Attributes:
         episodes: how many they are of.
         tasks: of every decision: suite and task, `[N]`.
+        numbers: of every decision: its episode, `[N]`.
         metrics: float32 `[N, R]` by rule; not a number at the first iteration.
         to_full: float32 `[N, R]`, the mean squared difference of the actions to those at full depth.
         executed: int64 `[N]`, the iteration whose actions were executed.
@@ -55,6 +56,7 @@ class Decisions:
 
     episodes: int
     tasks: Sequence[str]
+    numbers: Sequence[int]
     metrics: Mapping[str, NDArray[np.float32]]
     to_full: NDArray[np.float32]
     executed: NDArray[np.int64]
@@ -159,8 +161,8 @@ def read_decisions(folders: Sequence[Path]) -> Decisions:
 
     Raises:
         RecordError: a folder holds no evaluation, or a record or a trace is damaged.
-        ConfigError: nothing is traced, a folder is named twice, or traces of different policies, starts, depths or
-            rules are mixed.
+        ConfigError: nothing is traced, a folder is named twice, or traces of different policies, starts, ways to
+            execute chunks, protocols, depths or columns are mixed.
     """
     traced = [(record, folder / record.trace) for folder, record in read_episodes(folders) if record.trace is not None]
     if not traced:
@@ -168,6 +170,9 @@ def read_decisions(folders: Sequence[Path]) -> Decisions:
         raise ConfigError(f"no episode of {named} is traced; play some with 'rdvla eval --trace-depth 32'.")
     records = [record for record, _ in traced]
     _require_one({record.warm_start for record in records}, "starts (--start)")
+    _require_one({record.execution for record in records}, "ways to execute chunks (--horizon, --strategy)")
+    for suite in {record.suite for record in records}:
+        _require_one({record.protocol for record in records if record.suite == suite}, f"protocols of {suite}")
     tables = [read_trace(path) for _, path in traced]
     names = {frozenset(table) for table in tables}
     depths = [int(table[ITERATION].max()) for table in tables]
@@ -180,7 +185,8 @@ def read_decisions(folders: Sequence[Path]) -> Decisions:
         if name not in (DECISION, ITERATION)
     }
     executed_NR = columns.pop(EXECUTED)
-    per_decision = [record for record, table in zip(records, tables, strict=True) for _ in table[DECISION][::depth]]
+    numbers = [number for number, table in enumerate(tables) for _ in table[DECISION][::depth]]
+    per_decision = [records[number] for number in numbers]
     if len(per_decision) != len(executed_NR) or not (executed_NR.sum(axis=1) == 1).all():
         raise RecordError(
             "a trace does not say for every decision which iteration was executed: it is damaged, or less deep than "
@@ -189,6 +195,7 @@ def read_decisions(folders: Sequence[Path]) -> Decisions:
     return Decisions(
         episodes=len(records),
         tasks=[f"{record.suite} {record.task_id}" for record in per_decision],
+        numbers=numbers,
         to_full=columns.pop(TO_FULL),
         metrics=columns,
         executed=executed_NR.argmax(axis=1) + 1,
@@ -200,7 +207,8 @@ def read_decisions(folders: Sequence[Path]) -> Decisions:
 
 def _require_one(values: Collection[object], what: str) -> None:
     if len(values) > 1:
-        raise ConfigError(f"the traces are of different {what}; name folders of one kind.")
+        found = ", ".join(sorted(map(str, values))) if all(isinstance(each, str) for each in values) else ""
+        raise ConfigError(f"the traces are of different {what}{found and f': {found}'}; name folders of one kind.")
 
 
 def _costs(records: Sequence[EpisodeRecord]) -> StageCosts | None:

@@ -21,7 +21,7 @@ from rdvla.types import TO_FULL, ActionChunk
 DECISION, ITERATION, EXECUTED = "decision", "iteration", "executed"
 
 Trace = Mapping[str, NDArray[Any]]
-"""Columns of one episode: int16 `decision` from 0 and `iteration` from 1, bool `executed` (the iteration whose actions
+"""Columns of one episode: int32 `decision` from 0 and `iteration` from 1, bool `executed` (the iteration whose actions
 were executed), and float32 for every rule (not a number at the first iteration) and for `to_full`."""
 
 
@@ -38,10 +38,10 @@ def encode(decisions: Sequence[ActionChunk]) -> bytes:
     deepest = max(chunk.num_recurrences for chunk in decisions)
     if deepest > depth:
         raise ConfigError(f"a decision took {deepest} iterations, {depth} were traced; give a larger --trace-depth.")
-    iterations = np.tile(np.arange(1, depth + 1, dtype=np.int16), len(decisions))
+    iterations = np.tile(np.arange(1, depth + 1, dtype=np.int32), len(decisions))
     stops = np.repeat([chunk.num_recurrences for chunk in decisions], depth)
     columns: dict[str, NDArray[Any]] = {
-        DECISION: np.repeat(np.arange(len(decisions), dtype=np.int16), depth),
+        DECISION: np.repeat(np.arange(len(decisions), dtype=np.int32), depth),
         ITERATION: iterations,
         EXECUTED: iterations == stops,
     }
@@ -60,8 +60,9 @@ def read_trace(path: Path) -> Trace:
     try:
         columns = read_arrays(path)
     except DAMAGED_ARRAYS as error:
+        why = "it is not there" if isinstance(error, FileNotFoundError) else error
         raise RecordError(
-            f"cannot read the trace '{path}': {error}; play the episode again into another folder."
+            f"cannot read the trace '{path}': {why}; copy it there, or play the episode again into another folder."
         ) from None
     missing = {DECISION, ITERATION, EXECUTED, TO_FULL} - columns.keys()
     if missing or len({len(column) for column in columns.values()}) != 1:

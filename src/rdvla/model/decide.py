@@ -50,7 +50,7 @@ def decide(
     timer: Timer | None = None,
     warm_start: WarmStart = "noise",
 ) -> HeadOutput:
-    """Iterate the core and decode. The host waits for the device once per check, and never between.
+    """Iterate the core and decode. The host waits for the device once per check (twice where a gate opens).
 
     Args:
         head: the action head.
@@ -112,7 +112,7 @@ class Trail:
     """The scratchpads that warm starts may want: not every one, but those at half of a depth that is still possible.
 
     A sample that is still there after r iterations stops after r to `max_depth`, so `half` wants one of those after
-    r / 2 to `max_depth` / 2: a quarter of `max_depth` at most.
+    r / 2 to `max_depth` / 2: a quarter of `max_depth` and one more at most.
     """
 
     def __init__(self, warm_start: WarmStart, max_depth: int, batch: int) -> None:

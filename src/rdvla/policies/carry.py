@@ -48,8 +48,10 @@ class CarryFormat:
         """Take the sizes and the name of `head`, whose weights are final and not packed yet."""
         config = head.config
         self._shape = config.chunk_size, config.hidden_dim
-        weights = head.core.adapter.weight.detach().float().cpu().numpy()
-        self._head = hashlib.sha256(np.ascontiguousarray(weights).tobytes()).digest()[:_TAG]
+        weights = hashlib.sha256()
+        for _, values in sorted(head.state_dict().items()):
+            weights.update(np.ascontiguousarray(values.detach().float().cpu().numpy()).tobytes())
+        self._head = weights.digest()[:_TAG]
         largest = float(head.core.norm.weight.detach().float().abs().max())
         self._bound = 1.01 * largest * config.hidden_dim**0.5
         self.size = len(_START) + 2 * _TAG + 4 * self._shape[0] * self._shape[1] + _CRC.size
@@ -64,8 +66,10 @@ class CarryFormat:
         """Read a blob.
 
         Raises:
-            CarryError: damaged, of another policy, not finite, or larger than an iteration can leave it.
+            CarryError: no bytes, damaged, of another policy, not finite, or larger than an iteration can leave it.
         """
+        if not isinstance(blob, bytes):
+            raise CarryError(f"a carry is bytes, found {type(blob).__name__}; start the episode without one.")
         if len(blob) != self.size or not blob.startswith(_START):
             raise CarryError(
                 f"the carry has {len(blob)} bytes, this policy's have {self.size}: it is another policy's, or none. "

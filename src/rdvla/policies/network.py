@@ -83,7 +83,7 @@ def check_device(name: str) -> None:
 
 
 class RDVLAPolicy(Policy):
-    """A `Policy` backed by a network. Stateless: every decision depends on its observation and seed alone.
+    """A `Policy` backed by a network. Stateless: every decision depends on its observation and `Ask` alone.
 
     Attributes:
         model: the network, frozen for inference.
@@ -196,7 +196,11 @@ class RDVLAPolicy(Policy):
 
     def _decide(self, observations: Sequence[Observation], asks: Sequence[Ask]) -> list[ActionChunk]:
         """Decide for asks that agree in what they share."""
-        rule = asks[0].stop or self.default_stop
+        rule, trace_depth = asks[0].stop or self.default_stop, asks[0].trace_depth
+        if trace_depth is not None and trace_depth < rule.max_depth:
+            raise ConfigError(
+                f"trace_depth is {trace_depth}, but {rule} may take {rule.max_depth} iterations; trace as deep."
+            )
         start = time.perf_counter()
         timer = self._timer(len(observations), asks[0])
 

@@ -10,6 +10,7 @@ from rdvla.eval.paired import MARGIN, Comparison, Interval, Pair, Side, compare
 from rdvla.eval.records import EpisodeRecord
 from rdvla.files import write_json
 from rdvla.report.load import RuleGroup, Run, group_runs
+from rdvla.tables import count
 
 CLOCKS = ("policy.total", "decide")
 """Stages that say how long a decision took, the better first."""
@@ -24,7 +25,8 @@ class Against:
         baseline: of the other.
         differences: what else differs, in words; empty if nothing does.
         clock: the stage behind the milliseconds; empty if no time was recorded.
-        in_turns: whether one evaluation played both in turns. Else milliseconds compare the machine at two times, too.
+        in_turns: whether both episodes of every pair are of one evaluation, which plays its rules in turns. Else
+            milliseconds compare the machine at two times, too.
         comparison: the numbers.
     """
 
@@ -46,11 +48,13 @@ class Against:
             "worse": f"worse beyond chance, and {margin} are not excluded",
             "undecided": f"undecided at a margin of {margin}: about {c.more} more episodes of this kind would tell",
         }
-        played = f"{c.n} episodes of {c.tasks} tasks: {c.wins} won by the first alone, {c.losses} by the second alone"
+        resampled = "tasks" if c.tasks > 1 else "episodes"
+        played = f"{count(c.n, 'episode')} of {count(c.tasks, 'task')}"
+        won = f"{c.wins} won by the first alone, {c.losses} by the second alone"
         score, tasks = _points(c.difference, ends=True), _points(c.by_task, ends=True)
         return [
-            f"{played} (exact McNemar test, p = {c.p_value:.2g})",
-            f"success {_points(c.difference)} points (95 % {score}; resampling tasks {tasks})",
+            f"{played}: {won} (exact McNemar test, p = {c.p_value:.2g})",
+            f"success {_points(c.difference)} points (95 % {score}; resampling {resampled} {tasks})",
             f"verdict: {verdicts[c.verdict]}",
         ]
 
@@ -128,7 +132,7 @@ def compare_rules(name: str, first: RuleGroup, second: RuleGroup, margin: float 
     pairs = [Pair(f"{one.suite} {one.task_id}", _side(one, clock), _side(other, clock)) for one, other in shared]
     differences = _differences(shared)
     comparison = compare(pairs, margin=margin)
-    in_turns = first.evaluations == second.evaluations and len(first.evaluations) == 1
+    in_turns = all(first.folders[id(one)] == second.folders[id(other)] for one, other in shared)
     return Against(name, second.name, differences, clock if pairs else "", in_turns, comparison)
 
 

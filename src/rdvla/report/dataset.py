@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from rdvla.data.summary import DatasetSummary, VectorSummary
 from rdvla.files import write_atomically
 from rdvla.report.svg import Drawing, Scale, axis_x, axis_y, nice_ticks
-from rdvla.report.template import count, render_template
+from rdvla.report.template import render_template
+from rdvla.tables import count
 
 WIDE, NARROW, CELL = 900, 340, 205
 _CELL_HEIGHT = 118

@@ -46,7 +46,7 @@ class RuleGroup:
         ask: how decisions were wanted, but for the seed.
         records: the episodes, errors included.
         summary: the episodes in numbers.
-        evaluations: the folders they are from.
+        folders: the evaluation that each is from, by `id` of the episode.
     """
 
     label: str
@@ -54,7 +54,7 @@ class RuleGroup:
     ask: Ask
     records: tuple[AnyRecord, ...]
     summary: Summary
-    evaluations: frozenset[Path] = frozenset()
+    folders: Mapping[int, Path] = field(default_factory=dict, repr=False)
 
     @property
     def stop(self) -> StopRule | None:
@@ -75,6 +75,11 @@ class RuleGroup:
     def played(self) -> list[EpisodeRecord]:
         """Return the episodes without the errors."""
         return [record for record in self.records if isinstance(record, EpisodeRecord)]
+
+    @property
+    def evaluations(self) -> set[Path]:
+        """Return the folders of its episodes."""
+        return {self.folders[id(record)] for record in self.records}
 
     @property
     def way(self) -> tuple[str, str]:
@@ -218,7 +223,7 @@ def _rules(records: Sequence[AnyRecord], folders: Mapping[int, Path]) -> tuple[R
             asks[text],
             tuple(group),
             summarise_group(group),
-            frozenset(folders[id(record)] for record in group),
+            folders,
         )
         for text, group in groups.items()
     ]

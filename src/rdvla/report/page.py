@@ -18,13 +18,14 @@ from rdvla.report.chains import chain_section
 from rdvla.report.chains import headline as chain_headline
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs, say_starts
 from rdvla.report.results.build import whole_tables
-from rdvla.report.template import count, render_template
+from rdvla.report.template import render_template
 from rdvla.report.traces import trace_section
 from rdvla.report.tradeoff import compared_in_time, success_against_time
+from rdvla.tables import count
 
 WIDE, NARROW, HALF = 900, 340, 430
 MAX_COMPARED = 3
-"""Adaptive rules drawn into one figure."""
+"""Adaptive rules drawn into one figure of iterations; the page says which are left out."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _policy_section(series: Series, *, several: bool) -> dict[str, Any]:
     timed = [rule for rule in series.rules if "decide" in rule.summary.latency_ms]
     traced = [section for rule in series.rules if (section := trace_section(series, rule)) is not None]
     # checks of a rule that defers begin at different iterations
-    checked = [rule for rule in adaptive if rule.stop is not None and rule.stop.defer is None]
+    checked = [rule for rule in series.adaptive if rule.stop is not None and rule.stop.defer is None]
     converging = [rule for rule in checked if any(trace for r in rule.played for trace in r.convergence)]
     return {
         "label": series.label if several else "",
@@ -118,12 +119,13 @@ def _policy_section(series: Series, *, several: bool) -> dict[str, Any]:
             "per_task": _both(lambda width: figures.iterations_per_task(adaptive, width)),
             "over_episode": _both(lambda width: figures.iterations_over_episode(adaptive, width), HALF),
             "histogram": _both(lambda width: figures.histogram(adaptive, width), HALF),
-            "findings": [findings.about_iterations(rule) for rule in adaptive],
+            "findings": [findings.about_iterations(rule) for rule in series.adaptive],
+            "left_out": [rule.name for rule in series.adaptive[MAX_COMPARED:]],
         },
         "convergence": [
             {"label": rule.name, "figure": _both(partial(figures.convergence, rule))} for rule in converging
         ],
-        "traces": [{"figure": _both(one.draw), "sentence": one.sentence} for one in traced[:MAX_COMPARED]],
+        "traces": [{"figure": _both(one.draw), "sentence": one.sentence} for one in traced],
         "tradeoff": (quickest := compared_in_time(series))
         and _both(lambda width: success_against_time(quickest, width)),
         "latency": timed

@@ -23,11 +23,6 @@ def render_template(name: str, /, **values: Any) -> str:
     return str(template.render(style=(package / "page.css").read_text(encoding="utf-8"), **values))
 
 
-def count(number: int, noun: str) -> str:
-    """Return `1 episode`, `2 episodes`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
 def _jinja() -> ModuleType:
     try:
         import jinja2

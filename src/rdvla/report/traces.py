@@ -31,12 +31,8 @@ def load_traces(runs: Sequence[Run], rule: RuleGroup) -> list[Trace]:
 
 
 def distances(traces: Sequence[Trace]) -> NDArray[np.float32]:
-    """Return the distance to full depth `[decisions, depth]`, of the traces as deep as the deepest."""
-    depths = [int(trace[ITERATION].max()) for trace in traces]
-    deepest = max(depths)
-    return np.concatenate(
-        [trace[TO_FULL].reshape(-1, deepest) for trace, depth in zip(traces, depths, strict=True) if depth == deepest]
-    )
+    """Return the distance to full depth `[decisions, depth]`; the traces have one depth."""
+    return np.concatenate([trace[TO_FULL].reshape(-1, int(trace[ITERATION].max())) for trace in traces])
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,8 @@ def trace_section(series: Series, rule: RuleGroup) -> TraceSection | None:
     traces = load_traces(series.runs, rule)
     if not traces:
         return None
+    depths = [int(trace[ITERATION].max()) for trace in traces]
+    traces = [trace for trace, depth in zip(traces, depths, strict=True) if depth == max(depths)]
     to_full = distances(traces)
     curves = to_full[:, :-1].astype(float).tolist()
     draw = partial(decay, curves, title=f"From full depth, {rule.name}", label="mean squared difference of the actions")

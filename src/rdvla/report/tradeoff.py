@@ -11,12 +11,13 @@ TIME = "decide"
 
 
 def compared_in_time(series: Series) -> list[RuleGroup]:
-    """Return the rules whose times may be compared, quickest first: several of one evaluation, else none.
+    """Return the rules whose times may be compared, quickest first: several of the same evaluations, else none.
 
     Machines drift, so times of evaluations that were played one after the other say nothing about each other.
     """
     rules = [rule for rule in series.rules if TIME in rule.summary.latency_ms]
-    return sorted(rules, key=typical_time) if len(series.runs) == 1 and len(rules) > 1 else []
+    together = len({frozenset(rule.evaluations) for rule in rules}) == 1
+    return sorted(rules, key=typical_time) if together and len(rules) > 1 else []
 
 
 def typical_time(rule: RuleGroup) -> float:
