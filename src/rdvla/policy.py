@@ -120,8 +120,7 @@ class Ask:
             raise ConfigError(f"unknown warm start '{name}'.{suggest(name, WARM_STARTS)}")
         if self.carry is not None and self.warm_start == "noise":
             raise ConfigError("a carry is of no use to a start from noise; drop it, or say warm_start='half' or 'end'.")
-        counted = self.step is None or (isinstance(self.step, Integral) and not isinstance(self.step, bool))
-        if not counted or (self.step is not None and self.step < 0):
+        if self.step is not None and not _counts(self.step):
             raise ConfigError(f"step must be a whole number of at least 0, found {self.step!r}.")
 
     @property
@@ -135,6 +134,10 @@ class Ask:
     def shared(self) -> "Ask":
         """Everything but seed, carry and step: decisions that agree in this can be made together."""
         return replace(self, seed=None, carry=None, step=None)
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
 PLAIN = Ask()

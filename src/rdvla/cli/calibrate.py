@@ -127,9 +127,9 @@ def calibrate_command(
         }
         write_json(json, content)
     if write is not None:
-        rule = deferred[0].rule if deferred else found[0].rule
-        store_default_stop(write, rule, " ".join([_card(found[0], target), *map(_card_deferred, deferred)]))
-        print(f"\n{write} stops at {rule} by default now")
+        stored = deferred[0].rule if deferred else found[0].rule
+        store_default_stop(write, stored, " ".join([_card(found[0], target), *map(_card_deferred, deferred)]))
+        print(f"\n{write} stops at {stored} by default now")
 
 
 def _say_if_another(checkpoint: Path, played: str) -> None:
