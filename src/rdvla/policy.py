@@ -137,7 +137,7 @@ class Ask:
 
 
 def _counts(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 0
 
 
 PLAIN = Ask()
