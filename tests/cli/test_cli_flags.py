@@ -100,9 +100,12 @@ def test_calibrate_a_gate_and_an_alarm(monkeypatch, tmp_path):
     command = ("calibrate", tmp_path, "--stop", "action_mse", "--delta", 1e-3)
     ((fitted, _, share, folds), _) = run(*command, "--defer", "--same", 0.9)
     assert (fitted, share, folds) == (rule, 0.9, 5)
-    monkeypatch.setattr("rdvla.cli.calibrate.read_played", lambda runs: runs)
+    monkeypatch.setattr("rdvla.cli.calibrate.read_played", lambda runs, rule: (runs, rule))
     reach(monkeypatch, "rdvla.cli.calibrate.fit_alarm")
-    assert run("calibrate", tmp_path, "--alarm", 0.2)[0] == ([tmp_path], 0.2)
+    assert run("calibrate", tmp_path, "--alarm", 0.2)[0] == (([tmp_path], None), 0.2)
+    assert run("calibrate", tmp_path, "--alarm", 0.2, "--rule", "fixed(8)")[0] == (([tmp_path], "fixed(8)"), 0.2)
+    with pytest.raises(ConfigError, match=r"--rule 'fixed\(8\)' belongs to --alarm"):
+        run("calibrate", tmp_path, "--rule", "fixed(8)")
 
 
 def test_serve_an_address_with_a_sentence(monkeypatch):
