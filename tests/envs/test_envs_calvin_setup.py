@@ -1,6 +1,7 @@
 """`rdvla setup calvin` from a server of our own; and data files that are missing or not as published."""
 
 import functools
+import http.client
 import http.server
 import json
 import shutil
@@ -105,6 +106,22 @@ class TestSetup:
             download(tmp_path / "here", source=serve(tmp_path / "other").address, on_file=lambda _: None)
         assert not (tmp_path / "here/conf/robot/panda.yaml").exists()
         assert revision(tmp_path / "other") == "changed: conf/robot/panda.yaml"
+
+
+@needs_files
+def test_the_two_folders_that_are_to_be_copied_are_enough(tmp_path):
+    for name in ("conf", "data"):
+        shutil.copytree(ASSETS / name, tmp_path / name)
+    assert revision(tmp_path) == manifest().revision
+
+
+def test_a_server_that_speaks_something_else(tmp_path, monkeypatch):
+    def garbage(*_, **__):
+        raise http.client.BadStatusLine("garbage")
+
+    monkeypatch.setattr("urllib.request.urlopen", garbage)
+    with pytest.raises(ConfigError, match=r"could not be fetched \(garbage\).*Without internet"):
+        download(tmp_path, source="http://127.0.0.1:1", on_file=lambda _: None)
 
 
 def test_without_internet_it_is_said_what_to_do(tmp_path):

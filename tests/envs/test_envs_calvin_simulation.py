@@ -132,6 +132,9 @@ def test_absolute_actions_go_there_and_leave_the_relative_target(simulation):
     [
         (np.zeros(6), r"shape \[7\], found \[6\]"),
         (np.array([0, np.nan, 0, 0, 0, 0, 1]), "non-finite"),
+        (["a"] * 7, "action must hold numbers"),
+        ([[1], [2, 3]], "action must hold numbers"),
+        ("open", "action must hold numbers"),
         (np.zeros(7), "gripper = 0.0"),
         ([0, 0, 0, 0, 0, 0, 0.99], r"\+1 \(open\) or -1 \(close\)"),
     ],

@@ -251,6 +251,31 @@ def test_a_run_from_before_there_were_seeds_and_protocols_is_continued(tmp_path)
     assert [r.model_dump(exclude=timing) for r in again] == [r.model_dump(exclude=timing) for r in whole]
 
 
+def test_a_run_that_goes_on_otherwise_says_so(tmp_path, caplog):
+    settings = config(task_ids=(0,))
+    run(tmp_path, settings)
+    log = tmp_path / EPISODES_FILE
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        line["versions"]["line_world"] = "0"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines[:2]))
+    assert not caplog.records
+    run(tmp_path, settings)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "holds episodes of line that were played otherwise (line_world was 0, is 1)" in told
+
+
+def test_the_usual_protocol_may_be_named_or_not(tmp_path):
+    settings = config(suites=("chain",), task_ids=None, init_states=(2,), stops=(None,))
+    chain = {"chain": ChainSuite("chain", "short")}
+    before = evaluate(settings, suites=chain, policy_factory=LinePolicy, output=tmp_path)
+    named = settings.model_copy(update={"protocol": "short"})
+    assert evaluate(named, suites=chain, policy_factory=LinePolicy, output=tmp_path) == before
+    other = settings.model_copy(update={"protocol": "long"})
+    with pytest.raises(ConfigError, match="protocol was '', now 'long'"):
+        evaluate(other, suites={"chain": ChainSuite("chain", "long")}, policy_factory=LinePolicy, output=tmp_path)
+
+
 @pytest.mark.parametrize("changes", [{"task_id": 9}, {"suite": "other"}, {"rule": "fixed(77)"}])
 def test_a_record_of_another_evaluation_is_named_before_anything_is_played(tmp_path, changes):
     settings = config(task_ids=(0,))

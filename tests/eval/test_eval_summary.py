@@ -47,6 +47,31 @@ def test_the_summary_file_holds_the_scores():
     assert rule["chain"]["goals"]["push"]["n"] == 3
 
 
+def test_only_chains_are_scored_and_scenes_are_not_mixed():
+    others = [episode(init_state=number, success=False) for number in range(12)]
+    assert summarise_group([*CHAINS, *others]).chain == summarise_group(CHAINS).chain
+    elsewhere = [record.model_copy(update={"suite": "another", "stages": (), "success": False}) for record in CHAINS]
+    assert summarise_group([*CHAINS, *elsewhere]).chain is None
+    first, second = summarise([*CHAINS, *elsewhere])["suites"]
+    assert (first["chain"]["average"], second["chain"]["average"]) == (7 / 4, 0)
+    lines = format_tables([*CHAINS, *elsewhere]).splitlines()
+    assert [line.split(",")[0] for line in lines if "another, " in line or f"{CHAINS[0].suite}, " in line][:2] == [
+        CHAINS[0].suite,
+        "another",
+    ]
+
+
+@pytest.mark.parametrize(("solved", "ends"), [(3, ("low", 3)), (0, ("high", 0))])
+def test_chains_that_are_all_alike_leave_room_for_others(solved, ends):
+    name, extreme = ends
+    few, many = (
+        summarise_group([chain(solved, init_state=number) for number in range(n)]).chain.average for n in (1, 100)
+    )
+    assert few.value == many.value == extreme
+    assert 0 <= few.low < few.high <= 3
+    assert abs(getattr(few, name) - extreme) > 1 > 3 * abs(getattr(many, name) - extreme) > 0
+
+
 def test_the_interval_of_a_mean_shrinks_and_is_the_same_every_time():
     few, many = bootstrap_mean([0, 1, 5, 5]), bootstrap_mean([0, 1, 5, 5] * 100)
     assert few.value == many.value == 2.75

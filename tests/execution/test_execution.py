@@ -133,7 +133,8 @@ def test_the_released_calvin_rule_weighs_equally_and_rounds_the_gripper_last(ope
         def infer(self, observation, ask=PLAIN):
             super().infer(observation, ask)
             number = len(self.asked) - 1
-            actions = np.full((CHUNK, 2), [10.0**number, 1 if number == 0 else -1], np.float32)
+            opens = number == 0 if openings is None else openings[number] > 0.5
+            actions = np.full((CHUNK, 2), [10.0**number, 1 if opens else -1], np.float32)
             return ActionChunk(actions, opening=None if openings is None else np.full(CHUNK, openings[number]))
 
     executor = Executor(Differing(), CalvinReleased())
@@ -155,6 +156,33 @@ def test_every_action_of_every_decision_is_accounted_for_once(name, delay):
     executor.next_stage()
     fates = Counter((entry.decision, entry.index) for entry in ledger.entries)
     assert fates == Counter({(number, index): 1 for number in range(len(planner.asked)) for index in range(CHUNK)})
+
+
+@pytest.mark.parametrize("opens", [-1.0, 1.0])
+@pytest.mark.parametrize(("opening", "expected"), [(0.9, 1), (0.1, -1)])
+def test_calvin_released_keeps_the_policys_gripper(opens, opening, expected):
+    """An open LIBERO gripper is -1: averaging must not turn it round."""
+
+    class Holding(Planner):
+        def infer(self, observation, ask=PLAIN):
+            actions = np.full((CHUNK, 1), opens * expected, np.float32)
+            return ActionChunk(actions, 1, opening=np.full(CHUNK, opening, np.float32))
+
+    executor = Executor(Holding(), CalvinReleased())
+    executor.reset(seed=1)
+    sent = [executor.act(lambda: Observation({}, np.zeros(1, np.float32), "go"))[-1] for _ in range(10)]
+    assert set(map(float, sent)) == {opens * expected}
+
+
+def test_calvin_released_takes_chunks_of_eight():
+    class Long(Planner):
+        def infer(self, observation, ask=PLAIN):
+            return ActionChunk(np.zeros((16, 1), np.float32), 1)
+
+    executor = Executor(Long(), CalvinReleased())
+    executor.reset(seed=1)
+    with pytest.raises(ConfigError, match="executes chunks of 8 actions, found 16"):
+        executor.act(lambda: Observation({}, np.zeros(1, np.float32), "go"))
 
 
 @pytest.mark.parametrize("name", ["background:4", "ensembling:2", "calvin_released"])

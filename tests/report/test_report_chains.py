@@ -50,7 +50,7 @@ def test_two_protocols_of_the_same_chains_are_two_results(tmp_path):
         ("depth 8, released", 3.0),
     ]
     found = headline(group_runs(load_runs([official, released])))
-    assert found.startswith("3.00 of 5 tasks in a row on average (depth 8, released)")
+    assert found.startswith("3.00 of 5 tasks in a row on average (depth 8, released, the highest of 2), ")
 
 
 def test_seeds_come_after_chains_and_rules_have_groups_of_their_own(tmp_path):

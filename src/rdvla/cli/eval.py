@@ -66,8 +66,8 @@ def eval_command(
     horizon: Annotated[
         str | None,
         typer.Option(
-            help="Actions executed per decision: a number or a rule such as linear_decay [default: 5, as released; "
-            "a policy's model card says what suits it]."
+            help="Actions executed per decision: a number or a rule such as linear_decay [default: 5, as released "
+            "for LIBERO; a policy's model card says what suits it]."
         ),
     ] = None,
     strategy: Annotated[str | None, typer.Option(help=STRATEGY_HELP)] = None,
@@ -112,7 +112,7 @@ def eval_command(
         suites=tuple(suites),
         task_ids=parse_indices(task_ids, field="task-ids") if task_ids is not None else None,
         **starts,
-        protocol=protocol,
+        protocol=next((each.protocol for each in suites.values() if each.protocol), ""),
         stops=stops,
         budgets_ms=budgets,
         warm_starts=warm_starts,
@@ -124,7 +124,7 @@ def eval_command(
         videos=video,
     )
     highest = max(config.init_states, default=0)
-    asked = f"init-states names {highest}" if init_states is not None else f"episodes is {highest + 1}"
+    asked = f"--init-states (--chains) names {highest}" if init_states is not None else f"--episodes is {highest + 1}"
     for each in suites.values():
         check_init_states(each, config.task_ids, config.init_states, asked)
     if video:
@@ -229,7 +229,9 @@ def format_tables(records: Sequence[AnyRecord]) -> str:
     for (suite, task_id), group in tasks.items():
         summaries = [summarise_group(record for record in group if name(record) == rule) for rule in rules]
         by_task.append([f"{suite} {task_id}", *(f"{s.rate.successes}/{s.rate.n}" for s in summaries)])
-    return "\n\n".join(align(table) for table in (rows, *_chain_tables(rules), by_task) if table)
+    suites = {record.suite for record in records}
+    chains = group_by(records, lambda record: f"{record.suite}, {name(record)}" if len(suites) > 1 else name(record))
+    return "\n\n".join(align(table) for table in (rows, *_chain_tables(chains), by_task) if table)
 
 
 def _chain_tables(rules: Mapping[str, Sequence[AnyRecord]]) -> list[list[list[str]]]:

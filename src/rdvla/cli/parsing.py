@@ -68,7 +68,9 @@ def choose_starts(episodes: int | None, init_states: str | None, seeds: str | No
     if episodes is not None and episodes < 1:
         raise ConfigError(f"episodes must be at least 1, found {episodes}.")
     if init_states is not None and seeds is not None:
-        raise ConfigError("an episode starts from a bundled state or from a seed; drop --init-states or --seeds.")
+        raise ConfigError(
+            "an episode starts from a bundled state (chain) or a seed; drop --init-states, --chains or --seeds."
+        )
     if init_states is None and seeds is None:
         return {"init_states": tuple(range(10 if episodes is None else episodes))}
     field, text = ("init-states", init_states) if seeds is None else ("seeds", seeds)

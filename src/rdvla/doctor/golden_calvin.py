@@ -178,7 +178,7 @@ def _compare_pictures(
 
 
 def _judge(checks: list[Check]) -> list[Check]:
-    """Say what explains failures: data files or a pybullet other than those of the recordings, whose failures warn."""
+    """Say what may explain failures: other data files than the recordings', or another pybullet (they warn then)."""
     installed, files = version("pybullet"), revision(find_data())
     reasons = [f"pybullet {installed} instead of {REFERENCE_PYBULLET}"] if installed != REFERENCE_PYBULLET else []
     reasons += [f"data files {files}"] if files != manifest().revision else []

@@ -1,4 +1,4 @@
-"""Environments: LIBERO, a toy without a simulator, what others register. `make_env(suite, task_id)` starts one."""
+"""Environments: LIBERO, CALVIN, a toy without a simulator, others'. `make_env(suite, task_id)` starts one."""
 
 from rdvla.envs.base import Env, InitState, Seed, Stage, Start, Suite, TaskSpec
 from rdvla.envs.registry import find_suite, list_tasks, make_env, num_init_states

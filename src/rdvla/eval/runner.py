@@ -5,9 +5,10 @@ itself), `episodes.jsonl` (one line per episode), `summary.json` (rates with int
 """
 
 import json
+import logging
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ from rdvla.files import write_atomically, write_json
 from rdvla.jobs.driver import drive
 from rdvla.jobs.pool import EPISODE_TIMEOUT_S, Pool, TaskKey
 from rdvla.jobs.process import ProcessPool
+
+_log = logging.getLogger(__name__)
 
 SCHEMA = 1
 """Version of `run.json`."""
@@ -88,11 +91,12 @@ def evaluate(
     jobs = plan(config, suites)
     position = {job.key: number for number, job in enumerate(jobs)}
     with EpisodeLog(output) as log:
-        _claim_folder(output, config, jobs, resources.command, started=bool(log.records))
+        _claim_folder(output, config, jobs, resources.command, log.records)
         _require_planned(output, log.records, position)
         done: dict[Key, AnyRecord] = {r.key: r for r in log.records if r.kind == "episode"}
         todo = [job for job in jobs if job.key not in done]
         work = _Evaluation(output, log, todo, config.policy_digest, total=len(jobs), on_record=on_record)
+        work.expect(done.values())
         make_player = partial(EpisodePlayer, EpisodeRecipe(policy_factory, suites))
         try:
             drive(work, resources.pool, make_player, workers=resources.workers, timeout_s=resources.episode_timeout_s)
@@ -118,7 +122,12 @@ class _Evaluation:
             self._queues.setdefault(job.task_key, deque()).append(job)
         self._total, self._done = total, total - len(todo)
         self._policy_written = False
+        self._before: dict[str, Mapping[str, str]] = {}
         self.records: list[AnyRecord] = []
+
+    def expect(self, records: Iterable[AnyRecord]) -> None:
+        """Expect the versions of the episodes that were played before, and warn of others."""
+        self._before = {record.suite: record.versions for record in records}
 
     def waiting(self) -> Mapping[TaskKey, int]:
         return {task: len(queue) for task, queue in self._queues.items()}
@@ -136,6 +145,7 @@ class _Evaluation:
         video = self._keep(result.film, f"videos/{file_name(job)}.mp4")
         trace = self._keep(result.trace, f"traces/{file_name(job)}.npz")
         identity = self._identity(job, attempt, result.versions)
+        self._compare(job.task.suite, identity["versions"])
         self._record(EpisodeRecord(**identity, video=video, trace=trace, **vars(result.outcome)))
 
     def _keep(self, content: bytes | None, name: str) -> str | None:
@@ -143,6 +153,17 @@ class _Evaluation:
             return None
         write_atomically(self._output / name, content)
         return name
+
+    def _compare(self, suite: str, now: Mapping[str, str]) -> None:
+        before = self._before.pop(suite, now)
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if changed:
+            details = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed)
+            _log.warning(
+                "'%s' holds episodes of %s that were played otherwise (%s), so its rates mix both; choose another "
+                "folder to keep them apart",
+                *(self._output, suite, details),
+            )
 
     def give_up(self, job: Job, message: str, attempts: int) -> None:
         self._record(ErrorRecord(**self._identity(job, attempts, versions()), error=message))
@@ -212,9 +233,13 @@ def _require_planned(output: Path, records: Sequence[EpisodeRecord | ErrorRecord
 
 
 def _claim_folder(
-    output: Path, config: EvalConfig, jobs: Sequence[Job], command: Sequence[str], *, started: bool
+    output: Path,
+    config: EvalConfig,
+    jobs: Sequence[Job],
+    command: Sequence[str],
+    records: Sequence[EpisodeRecord | ErrorRecord],
 ) -> None:
-    """Write `run.json`, or, if episodes were played already, check that it has the same settings.
+    """Write `run.json`, or, if episodes were played already (`records`), check that it has the same settings.
 
     Raises:
         ConfigError: it has others; the message names them.
@@ -222,7 +247,7 @@ def _claim_folder(
     """
     path = output / RUN_FILE
     values = config.model_dump(mode="json")
-    if not started:
+    if not records:
         specs = {(job.task.suite, job.task.task_id): asdict(job.task) for job in jobs}
         content = {"schema": SCHEMA, "command": list(command), "config": values, "tasks": list(specs.values())}
         write_json(path, content)
@@ -236,6 +261,8 @@ def _claim_folder(
         raise RecordError(f"'{path}' is missing or damaged; choose another folder, or remove this one.") from None
     if not found["policy_digest"]:  # older ones did not know what an address served
         found["policy_digest"] = values["policy_digest"]
+    if not found["protocol"] and all(record.protocol in ("", values["protocol"]) for record in records):
+        found["protocol"] = values["protocol"]  # older ones left the usual one unsaid
     changed = [name for name in values if found.get(name) != values[name]]
     if changed:
         details = "; ".join(f"{name} was {found.get(name)!r}, now {values[name]!r}" for name in changed)

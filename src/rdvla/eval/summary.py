@@ -6,7 +6,7 @@ a row: the rate of at least 1, 2, ..., and the average.
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -56,7 +56,8 @@ class Summary:
         mean_steps: mean length of the successful episodes in control steps; None without any.
         signals: name -> mean over all decisions that have it.
         latency_ms: stage -> (median, 95th percentile) over all decisions, in milliseconds.
-        chain: the score of episodes with several stages; None where every episode has one.
+        chain: the score of episodes with several stages; None where every episode has one, or they are of several
+            suites.
     """
 
     rate: Rate
@@ -106,18 +107,23 @@ def _signals(played: Sequence[EpisodeRecord]) -> dict[str, float]:
 
 
 def score_chains(played: Sequence[EpisodeRecord]) -> ChainScore | None:
-    """Return the score of episodes with several stages; None if every episode has one."""
-    length = max((record.num_stages for record in played), default=1)
-    if length == 1:
+    """Return the score of the episodes with several stages; None without any, or if they are of several suites."""
+    played = [record for record in played if record.num_stages > 1]
+    if len({record.suite for record in played}) != 1:
         return None
+    length = max(record.num_stages for record in played)
     solved = [record.stages_solved for record in played]
     goals: dict[str, list[bool]] = {}
     for record in played:
         for stage in record.stages:
             goals.setdefault(stage.name, []).append(stage.solved)
+    at_least = tuple(wilson(sum(each >= count for each in solved), len(solved)) for count in range(1, length + 1))
+    average = bootstrap_mean(solved)
+    if average.low == average.high:  # all chains are alike, so resampling them shows nothing of what others would do
+        average = replace(average, low=sum(rate.low for rate in at_least), high=sum(rate.high for rate in at_least))
     return ChainScore(
-        at_least=tuple(wilson(sum(each >= count for each in solved), len(solved)) for count in range(1, length + 1)),
-        average=bootstrap_mean(solved),
+        at_least=at_least,
+        average=average,
         goals={name: wilson(sum(found), len(found)) for name, found in sorted(goals.items())},
     )
 

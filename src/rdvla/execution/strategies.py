@@ -5,6 +5,7 @@ not timed: one step, one command. Whatever a strategy does with an action, execu
 `Ledger`: every action of every chunk is accounted for exactly once.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -239,6 +240,11 @@ class _Plan:
             return float(self.action(step)[-1] + 1) / 2
         return float(opening[step - self.decision.step])
 
+    def opened(self, step: int) -> float:
+        """What opens the gripper, +1 or -1, as this plan's own action says; +1 where it says neither."""
+        command = float(self.action(step)[-1])
+        return 1.0 if command == 0 else math.copysign(1.0, command if self.opening(step) > 0.5 else -command)
+
 
 class CalvinReleased(TemporalEnsembling):
     """How the released evaluation on CALVIN executes chunks of 8: blocks of ten steps, three decisions each.
@@ -259,9 +265,9 @@ class CalvinReleased(TemporalEnsembling):
         """Take in one more plan.
 
         Raises:
-            ConfigError: it does not reach the end of its block.
+            ConfigError: it is no chunk of 8, as of a policy that was trained for that evaluation.
         """
-        if len(decision.chunk.actions) < 8:
+        if len(decision.chunk.actions) != 8:
             raise ConfigError(f"calvin_released executes chunks of 8 actions, found {len(decision.chunk.actions)}.")
         super().add(decision, step, ledger)
 
@@ -272,7 +278,8 @@ class CalvinReleased(TemporalEnsembling):
     def _mean(self, plans: Sequence[_Plan], step: int) -> NDArray[np.float32] | None:
         action = super()._mean(plans, step)
         if action is not None:
-            action[-1] = 1.0 if np.mean([plan.opening(step) for plan in plans]) > 0.5 else -1.0
+            opens = np.mean([plan.opening(step) for plan in plans]) > 0.5
+            action[-1] = plans[-1].opened(step) if opens else -plans[-1].opened(step)
         return action
 
     def _planned(self, step: int) -> int:

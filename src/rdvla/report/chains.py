@@ -7,6 +7,7 @@ from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.summary import ChainScore, score_chains
 from rdvla.report.findings import percent
 from rdvla.report.load import RuleGroup, Series
+from rdvla.tables import count
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,11 @@ def headline(series: Sequence[Series]) -> str | None:
         return None
     one, best = max(groups, key=lambda entry: entry[1].score.average.value)
     prefix = f"{one.label}: " if len(series) > 1 else ""
-    rule = f" ({best.name})" if len(groups) > 1 else ""
+    rule = f" ({best.name}, the highest of {len(groups)})" if len(groups) > 1 else ""
     length, average = len(best.score.at_least), best.score.average
     return (
         f"{prefix}{average.value:.2f} of {length} tasks in a row on average{rule}, "
-        f"{percent(best.score.at_least[-1])} of {average.n} chains solved whole"
+        f"{percent(best.score.at_least[-1])} of {count(average.n, 'chain')} solved whole"
     )
 
 

@@ -191,8 +191,11 @@ def manifest() -> Manifest:
 
 @functools.cache
 def revision(folder: Path) -> str:
-    """Return the revision of the data files in `folder`: the pinned one, or `changed: ` and the files that differ."""
-    changed = missing_files(folder)
+    """Return the revision of the data files in `folder`: the pinned one, or `changed: ` and the files that differ.
+
+    Licence texts change nothing that is simulated or drawn.
+    """
+    changed = [path for path in missing_files(folder) if not Path(path).name.startswith("LICENSE")]
     return f"changed: {', '.join(changed)}" if changed else manifest().revision
 
 

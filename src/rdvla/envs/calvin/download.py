@@ -6,6 +6,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 
 from rdvla.envs.calvin.assets import VARIABLE, manifest, missing_files
@@ -49,7 +50,7 @@ def _fetch(source: str, path: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as response:
             content: bytes = response.read(size + 1)
-    except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors
+    except (OSError, ValueError, HTTPException) as error:  # URLError and HTTPError are OSErrors
         reason = getattr(error, "reason", error)
         if isinstance(error, urllib.error.HTTPError):
             error.close()

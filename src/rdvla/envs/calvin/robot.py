@@ -155,7 +155,7 @@ def check_action(action: ArrayLike) -> NDArray[np.floating[Any]]:
     Raises:
         ConfigError: it has another shape, is not finite, or its gripper is neither -1 nor +1.
     """
-    values: NDArray[Any] = np.asarray(action)
+    values: NDArray[Any] = _numbers(action, "action")
     if values.dtype != np.float32:
         values = values.astype(np.float64)
     if values.shape != (ACTION_DIM,):
@@ -165,13 +165,29 @@ def check_action(action: ArrayLike) -> NDArray[np.floating[Any]]:
     return values
 
 
+def _numbers(values: ArrayLike, name: str) -> NDArray[Any]:
+    """Return an array of real numbers.
+
+    Raises:
+        ConfigError: it holds something else, or rows of different lengths.
+    """
+    try:
+        numbers = np.asarray(values)
+    except ValueError:
+        numbers = np.array("")
+    if numbers.dtype.kind not in "fiu":
+        raise ConfigError(f"{name} must hold numbers, found {values!r:.60}.")
+    return numbers
+
+
 def check_pose(position: ArrayLike, orientation: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return position `[3]` and orientation (Euler xyz `[3]` or quaternion `[4]`) as float64.
 
     Raises:
         ConfigError: they have other shapes or are not finite.
     """
-    point, turn = np.asarray(position, np.float64), np.asarray(orientation, np.float64)
+    point = _numbers(position, "position").astype(np.float64)
+    turn = _numbers(orientation, "orientation").astype(np.float64)
     if point.shape != (3,) or turn.shape not in ((3,), (4,)):
         raise ConfigError(
             f"a pose is a position [3] and an orientation, Euler [3] or quaternion [4]; found shapes "
