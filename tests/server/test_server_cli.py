@@ -78,7 +78,7 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, mo
         ({"policy": "expert", "horizon": "5"}, "decides at every step"),
         ({"show_every": -1}, "show-every"),
         ({"init_states": "a"}, "init-states"),
-        ({"init_states": "0", "seeds": "3"}, "drop --init-states or --seeds"),
+        ({"init_states": "0", "seeds": "3"}, "drop --init-states, --chains or --seeds"),
         ({"init_states": "49-50"}, "names 50, but toy task 0"),
         ({"task_id": 6}, "has no task 6"),
         ({"rate": 0.0}, "--rate"),
