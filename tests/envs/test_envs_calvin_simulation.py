@@ -167,20 +167,6 @@ def test_bad_observations(simulation):
             simulation.reset(robot, scene)
 
 
-def test_random_placements_lie_on_surfaces_and_do_not_touch(simulation):
-    simulation.reset_randomly(np.random.default_rng(3))
-    first = simulation.scene_obs()
-    info = simulation.info()
-    assert not any(block.touching & set(info.blocks) for block in info.blocks.values())
-    surfaces = np.array(list(simulation.config.surfaces.values()))
-    for block in info.blocks.values():
-        assert any(
-            (low[:2] <= block.position[:2]).all() and (block.position[:2] <= high[:2]).all() for low, high in surfaces
-        )
-    simulation.reset_randomly(np.random.default_rng(4))
-    assert not np.array_equal(simulation.scene_obs()[6:], first[6:])
-
-
 def test_a_second_simulation_in_the_process_disturbs_nothing():
     def play(beside):
         one = Simulation(load_scene("A"), renderer="tiny")

@@ -1,6 +1,5 @@
 """The table with its drawer, slider, button, switch and lights, and three blocks."""
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +9,13 @@ from numpy.typing import NDArray
 
 from rdvla.envs.calvin.assets import LightConfig, SceneConfig, TriggerConfig
 from rdvla.envs.calvin.info import BlockInfo, Contact, Info
-from rdvla.errors import ConfigError, SimulatorError
+from rdvla.errors import ConfigError
 
 OBS_DIM = 24
 
 _FRICTION = 4
 _UNLIT = (1, 1, 1, 1)
 _LOADING_SEED = 0
-_PLACEMENT_TRIES = 1000
 
 
 class Joint:
@@ -152,25 +150,6 @@ class Scene:
         for body, pose in zip(self.blocks.values(), np.split(blocks, len(self.blocks)), strict=True):
             quaternion = self._client.getQuaternionFromEuler(pose[3:])
             self._client.resetBasePositionAndOrientation(body, pose[:3], quaternion)
-
-    def reset_randomly(self, rng: np.random.Generator) -> None:
-        """Put everything in its initial state and the blocks somewhere on the scene's surfaces, none touching another.
-
-        Raises:
-            SimulatorError: no such placement was found.
-        """
-        for joint in (*self.doors.values(), *self.buttons, *self.switches):
-            joint.reset(joint.initial)
-        for light in self.lights.values():
-            light.set(False)
-        for _ in range(_PLACEMENT_TRIES):
-            for body in self.blocks.values():
-                self._client.resetBasePositionAndOrientation(body, *self._random_pose(rng))
-            self._client.stepSimulation()
-            pairs = itertools.combinations(self.blocks.values(), 2)
-            if not any(self._client.getContactPoints(bodyA=one, bodyB=other) for one, other in pairs):
-                return
-        raise SimulatorError(f"no placement of the blocks without contacts in {_PLACEMENT_TRIES} tries.")
 
     def step(self) -> None:
         """Let buttons and switches work their lights; belongs after the physics of every control step."""

@@ -84,16 +84,6 @@ class Simulation:
         self.robot.reset(robot)
         self.client.stepSimulation()
 
-    def reset_randomly(self, rng: np.random.Generator) -> None:
-        """Close everything, put the lights out and the blocks anywhere on the scene's surfaces.
-
-        Raises:
-            SimulatorError: the simulation broke.
-        """
-        self.scene.reset_randomly(rng)
-        self.robot.reset(None)
-        self.client.stepSimulation()
-
     def step(self, action: ArrayLike) -> None:
         """Execute one relative action, a 30th of a second.
 
