@@ -1,3 +1,4 @@
+import json
 from typing import get_args
 
 import pytest
@@ -6,10 +7,11 @@ from eval_fakes import ToyOracle, ToyReacher
 from typer.testing import CliRunner
 
 from rdvla.cli import eval as command
-from rdvla.cli.demo import demo_command
+from rdvla.cli.demo import STATE, SUITES, TASK, demo_command
 from rdvla.cli.options import StopOptions
 from rdvla.cli.report import report_command
 from rdvla.errors import CheckpointError, ConfigError
+from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import read_records
 from rdvla.model.freeze import PRECISIONS
 from rdvla.policies.sources import LoadOptions, Precision, choose_policy, fingerprint
@@ -144,8 +146,18 @@ def test_the_demo_replaces_nothing_but_a_demo(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for output in (tmp_path, tmp_path / "config.json"):
         with pytest.raises(ConfigError, match="other than an earlier demo"):
-            demo_command(tmp_path, output)
+            demo_command(str(tmp_path), output)
     assert (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize(("states", "message"), [((0,), "other than an earlier demo"), ((STATE,), "no checkpoint")])
+def test_an_evaluation_is_no_demo_and_a_mistake_costs_no_demo(tmp_path, states, message):
+    settings = EvalConfig(policy="x", suites=SUITES, task_ids=(TASK,), init_states=states, videos=1)
+    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "config": settings.model_dump(mode="json")}))
+    (tmp_path / "episodes.jsonl").write_text("")
+    with pytest.raises((ConfigError, CheckpointError), match=message):
+        demo_command("nosuchpolicy", tmp_path)
+    assert (tmp_path / "episodes.jsonl").exists()
 
 
 @pytest.mark.usefixtures("oracle")

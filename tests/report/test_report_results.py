@@ -129,6 +129,41 @@ def test_episodes_that_could_not_be_played_are_told(results, tmp_path):
     assert found["tables"][0]["rows"][0]["Goal"]["n"] == 17
 
 
+def test_other_suites_are_no_part_of_the_four(results, tmp_path):
+    stops = (FIXED, ADAPTIVE)
+    four = write_run(tmp_path / "four", stops=stops, suites=tuple(SUITES), n_tasks=10, episodes=2)
+    other = write_run(tmp_path / "other", stops=stops, suites=("libero_object_swap",), n_tasks=10, episodes=2)
+    solve(other, lambda r: r["stop"]["name"] != "fixed")
+    alone, _ = results("suites", four)
+    both, _ = results("suites", four, other)
+    assert both["tables"] == alone["tables"]
+    assert both["comparisons"] == alone["comparisons"]
+    part, _ = results("suites", write_run(tmp_path / "part", stops=stops, suites=("libero_object",), n_tasks=10))
+    assert part["tables"][0]["rows"][2]["average"] is None
+
+
+def test_a_rule_is_compared_with_the_depth_that_begins_as_it_does(results, tmp_path):
+    starts = ("half", "noise")
+    run = write_run(
+        tmp_path / "run", stops=(FIXED, ADAPTIVE), suites=("libero_goal",), n_tasks=10, episodes=2, warm_starts=starts
+    )
+    found, _ = results("suites", run)
+    pairs = {(each["name"], each["baseline"]) for each in found["comparisons"]}
+    assert pairs >= {
+        ("action_l2 < 0.001", "depth 12"),
+        ("action_l2 < 0.001, half start", "depth 12, half start"),
+    }
+
+
+def test_an_error_replaces_no_episode(results, tmp_path):
+    settings = {"stops": (FIXED,), "suites": ("libero_goal",), "n_tasks": 10, "episodes": 2}
+    played = write_run(tmp_path / "played", **settings)
+    broken = write_run(tmp_path / "broken", **settings, errors=20)
+    whole, _ = results("suites", played)
+    for order in ((played, broken), (broken, played)):
+        assert results("suites", *order)[0]["tables"] == whole["tables"]
+
+
 def test_rules_that_were_executed_differently_are_not_paired(results, tmp_path):
     fixed = write_run(tmp_path / "fixed", stops=(FIXED,), suites=("libero_goal",), horizons=("4",))
     adaptive = write_run(tmp_path / "adaptive", stops=(ADAPTIVE,), suites=("libero_goal",), horizons=("5",))

@@ -1,5 +1,6 @@
 """`rdvla demo`: the shipped policy in the real simulator, at several depths, with a report at the end."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,12 @@ import typer
 from rdvla.cli.eval import eval_command
 from rdvla.cli.report import report_command
 from rdvla.errors import ConfigError
+from rdvla.eval.runner import RUN_FILE
+from rdvla.policies.sources import LoadOptions, choose_policy
+
+SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
+TASK, STATE = 5, 10
+"""The sixth task of each suite, from the first state that was never played before the policy was shipped."""
 
 
 def demo_command(
@@ -22,17 +29,18 @@ def demo_command(
 ) -> None:
     """Watch the policy think: a task of each LIBERO suite at depth 1, 4, 12 and adaptively; ends with a report."""
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        if not (output / "episodes.jsonl").is_file():
+        if not _is_demo(output):
             raise ConfigError(f"'{output}' holds something other than an earlier demo; choose another --output.")
+        choose_policy(Path(checkpoint), None, LoadOptions())  # a mistake costs nothing
         shutil.rmtree(output)
     print(
         "The sixth task of each suite from the first start never played, at three depths and with adaptive stopping;\n"
         "a few minutes on 2 cores."
     )
     eval_command(
-        suite="libero_object,libero_spatial,libero_goal,libero_10",
-        task_ids="5",
-        init_states="10",
+        suite=",".join(SUITES),
+        task_ids=str(TASK),
+        init_states=str(STATE),
         depth="1,4,12",
         stop="action_mse",
         delta="1e-4",
@@ -45,3 +53,13 @@ def demo_command(
     page = output / "report.html"
     report_command([output], page)
     print(f"\nOpen {page.resolve()} in a browser.")
+
+
+def _is_demo(folder: Path) -> bool:
+    """Whether an earlier demo wrote it, and not another evaluation."""
+    try:
+        config = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["config"]
+        played = config["suites"], config["task_ids"], config["init_states"], config["videos"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return played == (list(SUITES), [TASK], [STATE], 1)

@@ -18,7 +18,7 @@ def results_command(
             metavar="[NAME=]RUN...", help="Folders written by 'rdvla eval'; runs of one NAME belong together."
         ),
     ],
-    output: Annotated[Path, typer.Option(help="The page whose section is written.")] = Path("docs/results.md"),
+    output: Annotated[Path, typer.Option(help="The page whose section is written.")] = Path("results.md"),
     json: Annotated[Path | None, typer.Option(help="Also write every number to this file.")] = None,
 ) -> None:
     """Write one of the paper's tables on our policy: n, 95 % intervals, paired tests, the paper's numbers beside ours.

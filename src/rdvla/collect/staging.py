@@ -92,7 +92,7 @@ class Staging:
             raise ConfigError(f"'{path}' is damaged; choose another folder, or remove this collection.") from None
         for key in differing(before, settings, defaults or {}):
             raise ConfigError(
-                f"'{self.folder.parent}' holds an unfinished collection with {key} = {before.get(key)!r}, now it is "
+                f"'{self.folder.parent}' holds a collection with {key} = {before.get(key)!r}, now it is "
                 f"{settings.get(key)!r}; repeat the first command, or choose another folder."
             )
 

@@ -253,10 +253,11 @@ def read_episodes(folders: Sequence[Path]) -> list[tuple[Path, EpisodeRecord]]:
 
 
 def latest(records: Iterable[AnyRecord]) -> list[AnyRecord]:
-    """Return the last record of every episode, in order of first appearance."""
+    """Return the last record of every episode, in order of first appearance; an error only if it was never played."""
     by_key: dict[Key, AnyRecord] = {}
     for record in records:
-        by_key[record.key] = record
+        if record.kind == "episode" or record.key not in by_key or by_key[record.key].kind == "error":
+            by_key[record.key] = record
     return list(by_key.values())
 
 

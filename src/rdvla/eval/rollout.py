@@ -43,6 +43,7 @@ class Rollout:
     """What happened in an episode; the fields are those of `rdvla.eval.records.EpisodeRecord`."""
 
     success: bool
+    instruction: str
     num_stages: int
     stages: tuple[StageRecord, ...]
     steps: int
@@ -118,6 +119,7 @@ def run_episode(
         decided += executor.decisions
     return Rollout(
         success=turn.stages_solved == len(env.stages),
+        instruction=env.stages[0].instruction if len(env.stages) == 1 else job.task.instruction,
         num_stages=len(env.stages),
         stages=_stages(list(ends.values())) if len(env.stages) > 1 else (),
         steps=turn.step + 1,

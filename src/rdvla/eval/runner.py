@@ -146,7 +146,7 @@ class _Evaluation:
         trace = self._keep(result.trace, f"traces/{file_name(job)}.npz")
         identity = self._identity(job, attempt, result.versions)
         self._compare(job.task.suite, identity["versions"])
-        self._record(EpisodeRecord(**identity, video=video, trace=trace, **vars(result.outcome)))
+        self._record(EpisodeRecord(**identity | vars(result.outcome), video=video, trace=trace))
 
     def _keep(self, content: bytes | None, name: str) -> str | None:
         if content is None:

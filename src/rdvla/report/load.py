@@ -86,9 +86,9 @@ class RuleGroup:
         """How chunks are executed, and the suites' protocol: all but the thinking."""
         return self.records[0].execution, self.records[0].protocol
 
-    def within(self, suite: str) -> "RuleGroup":
-        """Return the same rule with the episodes of one suite."""
-        kept = tuple(record for record in self.records if record.suite == suite)
+    def within(self, *suites: str) -> "RuleGroup":
+        """Return the same rule with the episodes of some suites."""
+        kept = tuple(record for record in self.records if record.suite in suites)
         return replace(self, records=kept, summary=summarise_group(kept))
 
     def matched(self, other: "RuleGroup") -> list[tuple[EpisodeRecord, EpisodeRecord]]:

@@ -89,7 +89,8 @@ def _judge(name: str, ladder: Ladder) -> _Judged:
     parts = []
     if 1 in ladder:
         rate = ladder[1].summary.rate
-        parts.append(f"0 % at depth 1 {'does not hold' if rate.successes else 'holds'}: {full(rate)}")
+        words = "does not hold" if rate.successes else "holds" if rate.high < MARGIN else "is undecided"
+        parts.append(f"0 % at depth 1 {words}: {full(rate)}")
     if ENOUGH in ladder:
         rate = ladder[ENOUGH].summary.rate
         words = "holds" if rate.low > ENOUGH_RATE else "does not hold" if rate.high < ENOUGH_RATE else "is undecided"

@@ -82,8 +82,13 @@ def _one_policy(name: str, runs: Sequence[Run]) -> Series:
 
 
 def rule_at(series: Series, depth: int, like: RuleGroup | None = None) -> RuleGroup | None:
-    """Return the rule of a fixed depth, played in the same way as `like`; None if there is none."""
-    return next((rule for rule in series.fixed if rule.depth == depth and (like is None or rule.way == like.way)), None)
+    """Return the rule of a fixed depth, played in the same way as `like`; None if there is none.
+
+    Of several it is the one that begins as `like` does, else the one that begins from noise.
+    """
+    found = [rule for rule in series.fixed if rule.depth == depth and (like is None or rule.way == like.way)]
+    wanted = like.ask.warm_start if like is not None else "noise"
+    return min(found, key=lambda rule: (rule.ask.warm_start != wanted, rule.ask.warm_start != "noise"), default=None)
 
 
 def options(rule: RuleGroup) -> tuple[str, ...]:

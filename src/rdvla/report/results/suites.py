@@ -44,8 +44,8 @@ def suites_table(given: Given) -> Section:
         ConfigError: no episode of these suites at depth 12 or under an adaptive rule.
     """
     series = given.one("suites")
-    wanted = [rule for rule in series.fixed if rule.depth == DEPTH] + series.adaptive
-    rules = [rule for rule in wanted if any(rule.within(suite).played for suite in SUITES)]
+    wanted = [rule.within(*SUITES) for rule in series.rules if rule.depth == DEPTH or rule.adaptive]
+    rules = [rule for rule in wanted if rule.played]
     if not rules:
         needed = play(series, list(SUITES), "--depth", str(DEPTH))
         raise ConfigError(
@@ -55,10 +55,11 @@ def suites_table(given: Given) -> Section:
     for rule in rules:
         rows.append(_row(rule))
         fixed = rule_at(series, DEPTH, like=rule)
-        if fixed is not None and fixed is not rule and rule.matched(fixed):
+        fixed = None if fixed is None else fixed.within(*SUITES)
+        if fixed is not None and fixed.label != rule.label and rule.matched(fixed):
             comparisons.append(compare_rules(rule.name, rule, fixed))
             rows.append(_difference(rule, fixed, comparisons[-1]))
-        elif fixed is not rule:
+        elif fixed is None or fixed.label != rule.label:
             execution = f"executed as {rule.way[0]}"
             unpaired.append(f"depth {DEPTH} from the same starts, {execution}, to compare {rule.name} with")
     rows += [
@@ -97,8 +98,8 @@ def _difference(rule: RuleGroup, fixed: RuleGroup, whole: Against) -> tuple[Cell
         cells.append(against_cell(compare_rules("", *both)) if both[0].matched(both[1]) else BLANK)
     ratio = whole.comparison.ratios.get("iterations per decision")
     saved = BLANK if ratio is None else number_cell(ratio, 100, "+", 0)
-    name = f"difference to {fixed.name}, points; iterations, %"
-    return (words(name), *cells, against_cell(whole), saved)
+    name = f"difference to {fixed.name}, points (under average: all episodes); iterations, %"
+    return (words(name), *cells, against_cell(whole) if BLANK not in cells else BLANK, saved)
 
 
 def _missing(series: Series, rules: Sequence[RuleGroup]) -> list[str]:
