@@ -305,6 +305,19 @@ OLD_FIELDS = {
 }  # fmt: skip
 
 
+class Rewording(LineEnv):
+    """Asks in other words than the task's name says, as suites do whose words vary."""
+
+    @property
+    def stages(self):
+        return (replace(self.task.stages[0], instruction="go to the very end"),)
+
+
+def test_the_record_has_the_words_that_the_policy_was_given(tmp_path):
+    records = run(tmp_path, config(task_ids=(0,), init_states=(0,)), env=Rewording)
+    assert {record.instruction for record in records} == {"go to the very end"}
+
+
 def test_episodes_of_several_stages(tmp_path):
     settings = config(suites=("chain",), task_ids=None, init_states=(2, 4), stops=(None,))
     chain = {"chain": ChainSuite("chain", "short")}
