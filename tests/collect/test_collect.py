@@ -215,6 +215,16 @@ def test_kept_staging_can_be_extended(reference, tmp_path):
     assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
 
 
+def test_a_dataset_does_not_shrink(tmp_path):
+    run(tmp_path / "d", episodes=2, keep_staging=True)
+    before = content(tmp_path / "d", tmp_path)
+    with pytest.raises(ConfigError, match="holds 2 demonstrations per task, and fewer are asked for now"):
+        run(tmp_path / "d", episodes=1, keep_staging=True)
+    with pytest.raises(ConfigError, match=r"holds the tasks .* and fewer are asked for now"):
+        run(tmp_path / "d", episodes=2, task_ids=(0,), keep_staging=True)
+    assert_same(content(tmp_path / "d", tmp_path), before)
+
+
 def test_a_dying_and_a_raising_simulator_are_errors_not_failures(reference, tmp_path, monkeypatch):
     monkeypatch.setenv("RDVLA_TEST_BREAK", str(tmp_path))
     (tmp_path / "kill").touch()

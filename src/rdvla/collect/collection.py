@@ -189,6 +189,7 @@ def collect(
         return _load_summary(config.output)
     with staging.locked():
         staging.bind(config.identity, defaults)
+        _require_growth(config, specs)
         staging.forget_errors()
         plans = [
             TaskPlan((s.suite, s.task_id), config.episodes, config.seed, staging.endings(s.suite, s.task_id))
@@ -305,6 +306,25 @@ def _is_complete(
         f"'{config.output}' holds another dataset, or this one with other settings; choose another folder or delete it "
         "(a collection made with --keep-staging can be extended with more episodes or tasks)."
     )
+
+
+def _require_growth(config: CollectConfig, specs: Sequence[TaskSpec]) -> None:
+    """Make sure that a dataset which is in place would not lose episodes.
+
+    Raises:
+        ConfigError: it holds tasks, or demonstrations per task, that are not asked for now.
+    """
+    before: dict[str, Any] = {}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        before = dict(json.loads((config.output / SUMMARY).read_text(encoding="utf-8"))["settings"])
+    now = _settings(config, specs)
+    lost = [f"{suite} {task_id}" for suite, task_id in before.get("tasks", ()) if [suite, task_id] not in now["tasks"]]
+    if lost or before.get("episodes", 0) > config.episodes:
+        what = f"the tasks {', '.join(lost)}" if lost else f"{before['episodes']} demonstrations per task"
+        raise ConfigError(
+            f"'{config.output}' holds {what}, and fewer are asked for now, so episodes would be lost; ask for at least "
+            "as many, or choose another folder."
+        )
 
 
 def _settings(config: CollectConfig, specs: Sequence[TaskSpec]) -> dict[str, Any]:
