@@ -155,6 +155,16 @@ def test_a_rule_is_compared_with_the_depth_that_begins_as_it_does(results, tmp_p
     }
 
 
+def test_what_is_mixed_is_named(results, tmp_path):
+    settings = {"stops": (FIXED,), "suites": ("libero_goal",), "n_tasks": 10, "episodes": 2}
+    runs = [write_run(tmp_path / str(seed), seed=seed, **settings) for seed in (7, 8)]
+    edit(runs[1], lambda record: record | {"versions": record["versions"] | {"mujoco": "3.3.9"}})
+    found, page = results("suites", *runs)
+    assert found["source"]["policies"][0]["mixed"] == "seeds 7, 8; mujoco 3.3.2, 3.3.9"
+    assert "(mixed: seeds 7, 8; mujoco 3.3.2, 3.3.9)" in page
+    assert "mixed" not in results("suites", runs[0])[1]
+
+
 def test_an_error_replaces_no_episode(results, tmp_path):
     settings = {"stops": (FIXED,), "suites": ("libero_goal",), "n_tasks": 10, "episodes": 2}
     played = write_run(tmp_path / "played", **settings)

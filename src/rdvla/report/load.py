@@ -194,6 +194,16 @@ def say_starts(records: Sequence[AnyRecord]) -> str:
     return ", ".join(f"{name} {ranges(numbers)}" for name, numbers in named if numbers)
 
 
+def say_mixed(records: Sequence[AnyRecord]) -> str:
+    """Return of what the episodes have several, for people: `seeds 7, 8; mujoco 3.3.2, 3.3.3`; empty if of nothing."""
+    played = [record for record in records if isinstance(record, EpisodeRecord)]
+    values = {"seeds": {str(record.seed) for record in played}}
+    for record in played:
+        for name, version in record.versions.items():
+            values.setdefault(name, set()).add(version)
+    return "; ".join(f"{name} {', '.join(sorted(found))}" for name, found in values.items() if len(found) > 1)
+
+
 def ranges(numbers: Iterable[int]) -> str:
     """Return whole numbers in ascending order, neighbours together: `0-3, 7`."""
     parts: list[list[int]] = []

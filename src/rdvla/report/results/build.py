@@ -8,7 +8,7 @@ from typing import Any
 
 from rdvla.errors import ConfigError, StorageError, suggest
 from rdvla.files import write_atomically, write_json
-from rdvla.report.load import Series, say_starts
+from rdvla.report.load import Series, say_mixed, say_starts
 from rdvla.report.results.ablations import ablations_table
 from rdvla.report.results.chains import chains_table
 from rdvla.report.results.depth import depth_table
@@ -66,6 +66,7 @@ def provenance(given: Given, command: Sequence[str]) -> dict[str, Any]:
             "digest": str(series.runs[0].config.get("policy_digest", "")),
             "episodes": len(series.records),
             "starts": say_starts(series.records),
+            "mixed": say_mixed(series.records),
             "runs": [say_command(run.command) for run in series.runs],
         }
         for series in given.all
@@ -124,6 +125,7 @@ def _read(page: Path) -> str:
 def _sources(source: Mapping[str, Any]) -> str:
     policies = [
         f"{each['name']} {each['digest'] or '(no fingerprint)'}, {each['episodes']:,} episodes, {each['starts']}"
+        + (f" (mixed: {each['mixed']})" if each["mixed"] else "")
         for each in source["policies"]
     ]
     runs = dict.fromkeys(command for each in source["policies"] for command in each["runs"])
