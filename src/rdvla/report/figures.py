@@ -144,11 +144,11 @@ def _adaptive_mark(
 def _labels_on_stems(drawing: Drawing, labels: Sequence[_Label]) -> None:
     """Write each to the right of its stem, else to the left, else up to the figure's end, across the stems."""
     for label in labels:
-        (x, y), room = label.at, 9 + _LETTER * len(label.text)
-        if x + room <= drawing.width:
+        (x, y), needed = label.at, 9 + _LETTER * len(label.text)
+        if x + needed <= drawing.width:
             drawing.text((x + 9, y), label.text, f"label {label.css}")
         else:
-            drawing.text((x - 9 if x >= room + _LEFT else drawing.width, y), label.text, f"label {label.css}", "end")
+            drawing.text((x - 9 if x >= needed + _LEFT else drawing.width, y), label.text, f"label {label.css}", "end")
 
 
 def _labels_right(drawing: Drawing, labels: Sequence[_Label], x: float, limits: tuple[float, float]) -> None:
