@@ -152,3 +152,11 @@ def test_of_one_task_episodes_are_resampled():
     found = compare(pairs_of(6, 1, 30, 3, tasks=1))
     assert found.tasks == 1
     assert found.by_task.low < found.by_task.value < found.by_task.high
+
+
+def test_a_great_loss_is_told_soon():
+    few, many = compare(pairs_of(0, 3, 1, tasks=4)), compare(pairs_of(2, 8, 30, tasks=4))
+    assert (few.difference.value, many.difference.value) == (-0.75, -0.15)
+    assert few.verdict == many.verdict == "undecided"
+    assert few.more < 10 < 2000 < few.needed
+    assert many.more < 100 < 800 < many.needed

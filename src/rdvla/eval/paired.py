@@ -89,12 +89,12 @@ class Comparison:
     def more(self) -> int:
         """How many more episodes the verdict needs; 0 once there is one.
 
-        If even `needed` were too few, the two differ: then as many as tell the observed difference from 0 or from
-        -margin, whichever takes fewer.
+        If even `needed` were too few, or the first side lost the margin or more here, the two differ: then as many as
+        tell the observed difference from 0 or from -margin, whichever takes fewer.
         """
         if self.verdict != "undecided":
             return 0
-        if self.needed > self.n:
+        if self.needed > self.n and self.difference.value > -self.margin:
             return self.needed - self.n
         gap = max(self.margin + self.difference.value, -self.difference.value)
         return max(1, math.ceil(self.needed * (self.margin / gap) ** 2) - self.n)
