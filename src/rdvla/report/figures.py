@@ -38,7 +38,7 @@ def success_against_depth(series: Sequence[Series], width: int) -> str:
     """Draw success rates with intervals over depth; adaptive rules stand at their mean iterations."""
     several = len(series) > 1
     names = [_ladder_name(one, rules, several=several) for one in series for rules in one.ladders]
-    right = 24 if width < NARROW else max(170, 20 + round(_LETTER * max(map(len, names), default=0)))
+    right = 24 if width < NARROW else max(190, 20 + round(_LETTER * max(map(len, names), default=0)))
     height = 300 if width < NARROW else 400
     drawing = Drawing(width, height, "Success rate against the number of thinking steps")
     depths = sorted({rule.depth for s in series for rule in s.fixed if rule.depth})
