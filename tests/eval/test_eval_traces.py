@@ -16,7 +16,9 @@ from rdvla.eval.records import read_records
 from rdvla.eval.runner import evaluate
 from rdvla.eval.traces import encode, read_trace
 from rdvla.policies.sources import LoadOptions, choose_policy
+from rdvla.report.load import group_runs, load_runs
 from rdvla.report.page import write_report
+from rdvla.report.traces import trace_section
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.stops import StopRule, rules
@@ -35,9 +37,9 @@ def checkpoint(tmp_path_factory):
     return bench_fakes.save_checkpoint(tmp_path_factory.mktemp("policy"))
 
 
-def play(factory, output, trace_depth, stops=STOPS):
+def play(factory, output, trace_depth, stops=STOPS, state=0):
     config = EvalConfig(
-        policy="small", suites=("toy",), task_ids=(0,), init_states=(0,), stops=stops, trace_depth=trace_depth
+        policy="small", suites=("toy",), task_ids=(0,), init_states=(state,), stops=stops, trace_depth=trace_depth
     )
     return evaluate(config, suites={"toy": find_suite("toy")}, policy_factory=factory, output=output)
 
@@ -91,6 +93,19 @@ def test_the_report_shows_how_far_every_iteration_is_from_full_depth(runs, tmp_p
     (runs / "traced" / read_records(runs / "traced")[0].trace).unlink()
     with pytest.raises(RecordError, match="cannot read the trace"):
         write_report([runs / "traced"], tmp_path / "page.html")
+
+
+def test_distances_to_different_depths_are_not_averaged(runs, checkpoint, tmp_path):
+    _, _, factory = choose_policy(checkpoint, None, LoadOptions())
+    deeper = play(factory, tmp_path / "deeper", 16, STOPS[1:], state=1)
+    (series,) = group_runs(load_runs([runs / "traced", tmp_path / "deeper"]))
+    (rule,) = series.adaptive
+    assert len(rule.played) == 2
+    sentence = trace_section(series, rule).sentence
+    assert (
+        f"from those at depth 16 (mean squared difference of normalised actions, {len(deeper[0].iterations)} "
+        in sentence
+    )
 
 
 def test_a_policy_without_traces_is_named(tmp_path):
