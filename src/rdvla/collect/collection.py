@@ -298,10 +298,9 @@ def _is_complete(
         if config.output.is_dir() and any(config.output.iterdir()):
             raise ConfigError(f"'{config.output}' is not empty and holds no dataset; choose another folder.")
         return False
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads((config.output / SUMMARY).read_text(encoding="utf-8"))
-        if not differing(dict(found["settings"]), _settings(config, specs), defaults):
-            return True
+    before = _settings_in(config.output)
+    if before is not None and not differing(before, _settings(config, specs), defaults):
+        return True
     raise ConfigError(
         f"'{config.output}' holds another dataset, or this one with other settings; choose another folder or delete it "
         "(a collection made with --keep-staging can be extended with more episodes or tasks)."
@@ -314,9 +313,7 @@ def _require_growth(config: CollectConfig, specs: Sequence[TaskSpec]) -> None:
     Raises:
         ConfigError: it holds tasks, or demonstrations per task, that are not asked for now.
     """
-    before: dict[str, Any] = {}
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        before = dict(json.loads((config.output / SUMMARY).read_text(encoding="utf-8"))["settings"])
+    before = _settings_in(config.output) or {}
     now = _settings(config, specs)
     lost = [f"{suite} {task_id}" for suite, task_id in before.get("tasks", ()) if [suite, task_id] not in now["tasks"]]
     if lost or before.get("episodes", 0) > config.episodes:
@@ -325,6 +322,13 @@ def _require_growth(config: CollectConfig, specs: Sequence[TaskSpec]) -> None:
             f"'{config.output}' holds {what}, and fewer are asked for now, so episodes would be lost; ask for at least "
             "as many, or choose another folder."
         )
+
+
+def _settings_in(output: Path) -> dict[str, Any] | None:
+    """Return the settings of the dataset in `output`; None if it does not say."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return dict(json.loads((output / SUMMARY).read_text(encoding="utf-8"))["settings"])
+    return None
 
 
 def _settings(config: CollectConfig, specs: Sequence[TaskSpec]) -> dict[str, Any]:

@@ -256,7 +256,7 @@ def latest(records: Iterable[AnyRecord]) -> list[AnyRecord]:
     """Return the last record of every episode, in order of first appearance; an error only if it was never played."""
     by_key: dict[Key, AnyRecord] = {}
     for record in records:
-        if record.kind == "episode" or record.key not in by_key or by_key[record.key].kind == "error":
+        if record.kind == "episode" or by_key.get(record.key, record).kind == "error":
             by_key[record.key] = record
     return list(by_key.values())
 

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -96,7 +96,6 @@ def evaluate(
         done: dict[Key, AnyRecord] = {r.key: r for r in log.records if r.kind == "episode"}
         todo = [job for job in jobs if job.key not in done]
         work = _Evaluation(output, log, todo, config.policy_digest, total=len(jobs), on_record=on_record)
-        work.expect(done.values())
         make_player = partial(EpisodePlayer, EpisodeRecipe(policy_factory, suites))
         try:
             drive(work, resources.pool, make_player, workers=resources.workers, timeout_s=resources.episode_timeout_s)
@@ -122,12 +121,8 @@ class _Evaluation:
             self._queues.setdefault(job.task_key, deque()).append(job)
         self._total, self._done = total, total - len(todo)
         self._policy_written = False
-        self._before: dict[str, Mapping[str, str]] = {}
+        self._before = {record.suite: record.versions for record in log.records if record.kind == "episode"}
         self.records: list[AnyRecord] = []
-
-    def expect(self, records: Iterable[AnyRecord]) -> None:
-        """Expect the versions of the episodes that were played before, and warn of others."""
-        self._before = {record.suite: record.versions for record in records}
 
     def waiting(self) -> Mapping[TaskKey, int]:
         return {task: len(queue) for task, queue in self._queues.items()}
@@ -155,6 +150,7 @@ class _Evaluation:
         return name
 
     def _compare(self, suite: str, now: Mapping[str, str]) -> None:
+        """Warn, once for a suite, of versions other than those that its earlier episodes were played with."""
         before = self._before.pop(suite, now)
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if changed:
