@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rdvla.errors import ConfigError
-from rdvla.types import GripperConvention
+from rdvla.types import GripperConvention, finite_vector
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,13 @@ class Embodiment:
             raise ConfigError(f"camera_size = {camera_size!r} must be a number of pixels, at least 1.")
         return replace(self, cameras=dict.fromkeys(self.cameras, (camera_size, camera_size)))
 
-    def check_action(self, action: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    def check_action(self, action: ArrayLike) -> NDArray[np.floating[Any]]:
         """Return `action`, which must be `[action_dim]` finite numbers.
 
         Raises:
             ConfigError: it is not.
         """
-        action = np.asarray(action)
-        if action.shape != (self.action_dim,):
-            raise ConfigError(f"action must have shape [{self.action_dim}], found {list(action.shape)}.")
-        if not np.isfinite(action).all():
-            raise ConfigError(f"action has non-finite values: {action.tolist()}.")
-        return action
+        return finite_vector(action, "action", self.action_dim)
 
     def stand_still(self, before: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Return the action that lets the robot stand still after the action `before`, `[action_dim]`.

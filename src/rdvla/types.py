@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from rdvla.errors import ObservationError
+from rdvla.errors import ConfigError, ObservationError, RDVLAError
 
 TO_FULL = "to_full"
 """Column of a trace: the mean squared difference between the action at an iteration and the one at full depth."""
@@ -47,7 +47,7 @@ class Observation:
                 raise ObservationError(
                     f"images['{camera}'] must have shape [H, W, 3] (RGB, channels last), found {list(image.shape)}."
                 )
-        state = np.asarray(self.state, dtype=np.float32)
+        state = numbers(self.state, "state", error=ObservationError).astype(np.float32)
         if state.ndim != 1:
             raise ObservationError(f"state must be a vector [S], found shape {list(state.shape)}.")
         if not np.isfinite(state).all():
@@ -182,3 +182,37 @@ class ActionConvention:
         closing = np.clip(actions[..., -1], 0.0, 1.0)
         actions[..., -1] = 1.0 - closing if self.gripper == "open_is_negative" else closing
         return actions
+
+
+def numbers(values: ArrayLike, name: str, *, error: type[RDVLAError] = ConfigError) -> NDArray[Any]:
+    """Return an array of real numbers.
+
+    Args:
+        values: any shape.
+        name: of the field, for the message.
+        error: what to raise.
+
+    Raises:
+        ConfigError: (or `error`) it holds something else, or rows of different lengths.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        array = np.array("")
+    if array.dtype.kind not in "fiu":
+        raise error(f"{name} must hold numbers, found {values!r:.60}.")
+    return array
+
+
+def finite_vector(values: ArrayLike, name: str, size: int) -> NDArray[Any]:
+    """Return `[size]` finite numbers.
+
+    Raises:
+        ConfigError: they are not, named `name`.
+    """
+    vector = numbers(values, name)
+    if vector.shape != (size,):
+        raise ConfigError(f"{name} must have shape [{size}], found {list(vector.shape)}.")
+    if not np.isfinite(vector).all():
+        raise ConfigError(f"{name} has non-finite values: {vector.tolist()}.")
+    return vector

@@ -161,6 +161,7 @@ def test_bad_observations(simulation):
         (np.zeros(14), SCENE_OBS, r"robot_obs must have shape \[15\]"),
         (None, [*SCENE_OBS, 0], r"scene_obs must have shape \[24\]"),
         (None, [np.nan, *SCENE_OBS[1:]], "scene_obs has non-finite"),
+        (None, ["on"] * 24, "scene_obs must hold numbers"),
         (None, [*SCENE_OBS[:4], 0.5, *SCENE_OBS[5:]], "a light is 0"),
     ]:
         with pytest.raises(ConfigError, match=message):

@@ -57,3 +57,17 @@ def test_actions_that_say_where_to_go_do_not_fit_a_robot_that_takes_deltas(robot
     require_fit(policy([1.0, 0.94, 1.0, 0.3, 0.2, 1.0000001, 2.0]), ToySuite("toy"))  # a gripper may be anything
     with pytest.raises(ConfigError, match=r"deltas lie in -1\.\.1 there.*delta_rx up to 3\.1: they seem to say where"):
         require_fit(policy([0.6, 0.2, 0.9, 3.1, 0.2, 0.1, 1.0]), ToySuite("toy"))
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (["up"] * 7, "action must hold numbers, found .'up'"),
+        ([[1], [2, 3]], "action must hold numbers"),
+        (np.zeros(6), r"action must have shape \[7\], found \[6\]"),
+        ([np.inf] * 7, "action has non-finite values"),
+    ],
+)
+def test_what_is_no_action_is_said_to_be_none(action, message):
+    with pytest.raises(ConfigError, match=message):
+        LIBERO.check_action(action)

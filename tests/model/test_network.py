@@ -201,6 +201,8 @@ def test_bad_observations_say_what_is_wrong(policy):
         policy.infer(observation(state=np.zeros(7, np.float32)))
     with pytest.raises(ObservationError, match="non-finite"):
         observation(state=np.full(8, np.nan, np.float32))
+    with pytest.raises(ObservationError, match="state must hold numbers"):
+        observation(state=["left"] * 8)
     with pytest.raises(ObservationError, match="uint8"):
         observation(images={"primary": np.zeros((4, 4, 3), np.float32)})
     with pytest.raises(ObservationError, match=r"\[H, W, 3\]"):

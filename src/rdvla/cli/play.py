@@ -82,7 +82,7 @@ def play_command(
     states = named.get("init_states", ())
     starts: list[Start] = [*map(InitState, states), *map(Seed, named.get("seeds", ()))]
     found = find_suite(suite, protocol)
-    check_init_states(found, [task_id], states, f"init-states names {max(states, default=0)}")
+    check_init_states(found, [task_id], states, f"--init-states (--chains) names {max(states, default=0)}")
     if policy == EXPERT and (rule, warm_start, horizon) != (None, "noise", None):
         raise ConfigError(
             "the expert does not iterate and decides at every step; drop --depth, --stop, --start and --horizon."

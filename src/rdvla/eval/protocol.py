@@ -247,7 +247,7 @@ def check_init_states(suite: Suite, task_ids: Sequence[int] | None, init_states:
         suite: where the tasks are.
         task_ids: which of them; None stands for all.
         init_states: indices of bundled states.
-        asked: who asks for the highest of them, for the message, e.g. `init-states names 50`.
+        asked: who asks for the highest of them, for the message, e.g. `--init-states names 50`.
 
     Raises:
         ConfigError: a task has fewer, or there is no such task.

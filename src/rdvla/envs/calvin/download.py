@@ -5,7 +5,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from http.client import HTTPException
 from pathlib import Path
 
@@ -35,16 +35,16 @@ def download(folder: Path, *, source: str, on_file: Callable[[str], None]) -> No
         StorageError: the disk refuses.
     """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        tasks = {path: pool.submit(_fetch, source, path) for path in missing_files(folder)}
+        tasks = [pool.submit(_fetch, source, path, folder) for path in missing_files(folder)]
         try:
-            for path, task in tasks.items():
-                write_atomically(folder / path, task.result())
-                on_file(path)
-        finally:
+            for task in as_completed(tasks):
+                on_file(task.result())
+        except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _fetch(source: str, path: str) -> bytes:
+def _fetch(source: str, path: str, folder: Path) -> str:
     address = f"{source.rstrip('/')}/{urllib.parse.quote(path)}"
     size, digest = manifest().files[path]
     try:
@@ -57,7 +57,8 @@ def _fetch(source: str, path: str) -> bytes:
         raise ConfigError(f"'{address}' could not be fetched ({reason}). {_without_internet()}") from error
     if hashlib.sha256(content).hexdigest() != digest:
         raise ConfigError(f"'{address}' is not the published file (checksum). {_without_internet()}")
-    return content
+    write_atomically(folder / path, content)
+    return path
 
 
 def _without_internet() -> str:

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rdvla.envs.calvin.assets import RobotConfig
 from rdvla.errors import ConfigError
+from rdvla.types import finite_vector, numbers
 
 ACTION_DIM = 7
 OBS_DIM = 15
@@ -155,29 +156,11 @@ def check_action(action: ArrayLike) -> NDArray[np.floating[Any]]:
     Raises:
         ConfigError: it has another shape, is not finite, or its gripper is neither -1 nor +1.
     """
-    values: NDArray[Any] = _numbers(action, "action")
+    values = finite_vector(action, "action", ACTION_DIM)
     if values.dtype != np.float32:
         values = values.astype(np.float64)
-    if values.shape != (ACTION_DIM,):
-        raise ConfigError(f"action must have shape [{ACTION_DIM}], found {list(values.shape)}.")
-    _check(values, "action")
     check_gripper(values[-1])
     return values
-
-
-def _numbers(values: ArrayLike, name: str) -> NDArray[Any]:
-    """Return an array of real numbers.
-
-    Raises:
-        ConfigError: it holds something else, or rows of different lengths.
-    """
-    try:
-        numbers = np.asarray(values)
-    except ValueError:
-        numbers = np.array("")
-    if numbers.dtype.kind not in "fiu":
-        raise ConfigError(f"{name} must hold numbers, found {values!r:.60}.")
-    return numbers
 
 
 def check_pose(position: ArrayLike, orientation: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -186,8 +169,8 @@ def check_pose(position: ArrayLike, orientation: ArrayLike) -> tuple[NDArray[np.
     Raises:
         ConfigError: they have other shapes or are not finite.
     """
-    point = _numbers(position, "position").astype(np.float64)
-    turn = _numbers(orientation, "orientation").astype(np.float64)
+    point = numbers(position, "position").astype(np.float64)
+    turn = numbers(orientation, "orientation").astype(np.float64)
     if point.shape != (3,) or turn.shape not in ((3,), (4,)):
         raise ConfigError(
             f"a pose is a position [3] and an orientation, Euler [3] or quaternion [4]; found shapes "

@@ -16,7 +16,8 @@ from rdvla.envs.calvin.robot import OBS_DIM as ROBOT_OBS_DIM
 from rdvla.envs.calvin.robot import Robot, check_action, check_gripper, check_pose
 from rdvla.envs.calvin.scene import OBS_DIM as SCENE_OBS_DIM
 from rdvla.envs.calvin.scene import Scene
-from rdvla.errors import ConfigError, SimulatorError
+from rdvla.errors import SimulatorError
+from rdvla.types import finite_vector
 
 PHYSICS_HZ = 240
 CONTROL_HZ = 30
@@ -79,8 +80,8 @@ class Simulation:
             ConfigError: an observation has another size, is not finite, or has a light between on and off.
             SimulatorError: the simulation broke.
         """
-        robot = None if robot_obs is None else _check_obs(robot_obs, "robot_obs", ROBOT_OBS_DIM)
-        self.scene.reset(_check_obs(scene_obs, "scene_obs", SCENE_OBS_DIM))
+        robot = None if robot_obs is None else finite_vector(robot_obs, "robot_obs", ROBOT_OBS_DIM).astype(np.float64)
+        self.scene.reset(finite_vector(scene_obs, "scene_obs", SCENE_OBS_DIM).astype(np.float64))
         self.robot.reset(robot)
         self.client.stepSimulation()
 
@@ -186,12 +187,3 @@ class Simulation:
     def _links(self, body: int) -> dict[str, int]:
         joints = [self.client.getJointInfo(body, joint) for joint in range(self.client.getNumJoints(body))]
         return {joint[12].decode(): joint[0] for joint in joints} | {_BASE_LINK[1]: _BASE_LINK[0]}
-
-
-def _check_obs(values: ArrayLike, name: str, size: int) -> NDArray[np.float64]:
-    obs: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
-    if obs.shape != (size,):
-        raise ConfigError(f"{name} must have shape [{size}], found {list(obs.shape)}.")
-    if not np.isfinite(obs).all():
-        raise ConfigError(f"{name} has non-finite values: {obs.tolist()}.")
-    return obs
