@@ -64,6 +64,13 @@ def test_what_a_table_of_suites_lacks_is_named_with_its_command(results, tmp_pat
         results("suites", shallow)
 
 
+def test_what_is_missing_is_played_from_the_starts_of_all_runs(results, tmp_path):
+    few = write_run(tmp_path / "few", stops=(FIXED,), suites=("libero_goal",), n_tasks=10, episodes=2)
+    more = write_run(tmp_path / "more", stops=(FIXED,), suites=("libero_object",), n_tasks=10, episodes=4)
+    found, _ = results("suites", few, more)
+    assert "--suite libero_spatial,libero_10 --init-states 0-3 --depth 12" in found["missing"][0]
+
+
 def test_a_command_plays_the_same_tasks_and_the_same_rule(results, tmp_path):
     settings = {"suites": ("libero_goal",), "n_tasks": 4, "task_ids": (1, 3)}
     found, _ = results("suites", write_run(tmp_path / "run", stops=(ADAPTIVE,), **settings))

@@ -116,10 +116,14 @@ def adaptive(series: Series) -> tuple[str, ...]:
 
 
 def play(series: Series, suites: Sequence[str], *asked: str) -> str:
-    """Return the command that plays what is missing: `suites` under `asked`, from the starts of the runs at hand."""
-    config = EvalConfig.build(series.runs[0].config)
-    starts = ("--init-states", config.init_states) if config.init_states else ("--seeds", config.seeds)
-    numbers = _option(starts[1])
+    """Return the command that plays what is missing: `suites` under `asked`, from the starts of the runs at hand.
+
+    Settings are those of the first run; starts are of one kind, bundled states where the first run has them.
+    """
+    configs = [EvalConfig.build(run.config) for run in series.runs]
+    config = configs[0]
+    kind = "init_states" if config.init_states else "seeds"
+    starts = _option({start for each in configs for start in getattr(each, kind)})
     chosen = dict(zip(asked[::2], asked[1::2], strict=True))
     usual = {"--horizon": config.horizons[0]} if config.horizons != (DEFAULT_HORIZON,) else {}
     if config.strategies[0] != SYNCHRONOUS and "--horizon" not in chosen:
@@ -131,7 +135,7 @@ def play(series: Series, suites: Sequence[str], *asked: str) -> str:
         usual["--delay"] = str(config.delays[0])
     if config.seed != EvalConfig.model_fields["seed"].default:
         usual["--seed"] = str(config.seed)
-    words = ["rdvla", "eval", *_source(config.policy), "--suite", ",".join(suites), starts[0], numbers]
+    words = ["rdvla", "eval", *_source(config.policy), "--suite", ",".join(suites), f"--{kind.replace('_', '-')}", starts]
     words += [word for pair in (usual | chosen).items() for word in pair]
     return f"`{say_command([*words, '--output', 'runs/NEW'])}`"
 
