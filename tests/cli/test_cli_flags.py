@@ -169,6 +169,11 @@ def test_pushing(monkeypatch, tmp_path):
     assert (to.revision, options["dry_run"]) == ("dev", tmp_path / "draft")
 
 
+def test_an_option_before_the_name_of_a_benchmark_is_not_ignored(tmp_path):
+    with pytest.raises(ConfigError, match="--json is ignored before 'images'; give it after that name"):
+        run("bench", "--json", tmp_path / "x.json", "images")
+
+
 def test_the_main_benchmark(monkeypatch):
     reach(monkeypatch, "rdvla.bench.suite.run")
     (plan, _), _ = run("bench", "--only", "head", "--full", "--simulator", "--compile")

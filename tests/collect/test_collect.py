@@ -12,11 +12,13 @@ import pytest
 
 import chain_fakes
 from patience import eventually
+from rdvla.collect.card import dataset_card
 from rdvla.collect.collection import CollectConfig, collect
 from rdvla.collect.plan import TaskPlan
 from rdvla.collect.recording import Attempt, Demonstration, play
 from rdvla.collect.staging import Staging
 from rdvla.data.lerobot_v3 import LeRobotDataset
+from rdvla.embodiment import LIBERO
 from rdvla.envs import Seed
 from rdvla.envs.toy import ToyEnv
 from rdvla.errors import CheckpointError, ConfigError, DatasetError, SimulatorError, StorageError
@@ -77,6 +79,13 @@ def test_every_solved_stage_is_a_part_that_begins_with_a_picture(needed, lengths
     shown = [image[0, 0, 0] for image in recorded.decoded_images()["primary"]]
     assert shown == np.arange(recorded.length)[recorded.fresh].tolist()
     assert Demonstration.from_bytes(recorded.to_bytes(), "x").parts == recorded.parts
+
+
+def test_the_card_of_pictures_at_every_step_speaks_of_no_rows_between():
+    row = {"suite": "chain", "task_id": 0, "instruction": "do one", "length": 3, "versions": {}}
+    card = dataset_card({"render_every": 1, "seed": 0}, LIBERO, [row])
+    assert "rendered at every" not in card
+    assert "taken at this row |\n\nWhat was executed" in card
 
 
 def test_a_chain_is_written_stage_by_stage(tmp_path):
@@ -173,7 +182,9 @@ def test_dataset_of_the_toy(reference, tmp_path):
     assert summary.missing == 0
     assert [task.episodes for task in summary.tasks] == [3, 3]
     assert not (output / ".staging").exists()
-    assert "frame_is_fresh" in (output / "README.md").read_text()
+    card = (output / "README.md").read_text()
+    assert "rendered at every 3. control step only" in card
+    assert "| `observation.images.image` | camera primary, upright |" in card
     frames = dataset.batch(range(len(dataset))).frame_index
     assert set(frames % 3) == {0}
     placements = {tuple(dataset.source.columns["action"][dataset.source.rows(e)][0]) for e in dataset.episodes}

@@ -1,3 +1,6 @@
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from data_recordings import PRIMARY, STATE, WRIST, episode, record
@@ -5,7 +8,9 @@ from data_recordings import PRIMARY, STATE, WRIST, episode, record
 from one_sample import sample
 from rdvla.data.frame_cache import resize_to
 from rdvla.data.lerobot_v3 import LeRobotDataset
+from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.errors import DatasetError
+from rdvla.types import ActionConvention
 
 
 def open_dataset(root, tmp_path, **options):
@@ -76,6 +81,35 @@ def test_several_datasets_follow_each_other(tmp_path):
     for camera, images in batch.images.items():
         np.testing.assert_array_equal(images, np.concatenate([each.images[camera] for each in alone]))
     assert joined.statistics().num_transitions == 25
+
+
+def test_each_of_several_datasets_has_to_fit_the_convention(tmp_path):
+    """Beside a gripper of -1 and +1, one of 0 and 1 looks as if it were of the same kind."""
+    for name, commands in (("a", (-1, 1)), ("b", (0, 1))):
+        one = episode(0)
+        one.columns["action"][:, -1] = np.resize(commands, len(one.columns["action"]))
+        record(tmp_path / name, [one])
+    open_dataset(tmp_path / "a", tmp_path).look_through(ActionConvention("open_is_negative"))
+    for order in ("ab", "ba"):
+        joined = open_dataset([tmp_path / name for name in order], tmp_path)
+        with pytest.raises(DatasetError, match=r"b': the last action entry is .*0.*would train nonsense"):
+            joined.look_through(ActionConvention("open_is_negative"))
+
+
+def test_statistics_of_many_episodes_take_no_more_memory_than_their_rows(tmp_path):
+    """A list of row numbers for every episode would be 1,500 x 4,500 x 8 bytes."""
+    count = 1500
+    record(tmp_path / "d", [episode(seed, length=3, size=(8, 8)) for seed in range(5)], size=(8, 8))
+    dataset = open_dataset(tmp_path / "d", tmp_path)
+    one = dataset.source
+    many = LeRobotSource.join([one] * (count // 5))
+    dataset = replace(dataset, source=many, episodes=tuple(range(count)))
+    tracemalloc.start()
+    found = dataset.statistics(ActionConvention("none"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.num_transitions == 3 * count
+    assert peak < 20e6
 
 
 def test_datasets_that_do_not_fit_together(tmp_path):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from rdvla.cli.main import app
 from rdvla.data.lerobot_meta import DatasetInfo
 from rdvla.data.lerobot_v3 import LeRobotDataset
-from rdvla.errors import DatasetError
+from rdvla.errors import ConfigError, DatasetError
 from rdvla.hub import DATASET
 
 
@@ -48,6 +48,21 @@ def convert(*arguments):
 
 def parts(root):
     return [LeRobotDataset.open(root.parent / f"part{n}", chunk_size=2, cache_dir=root.parent / "c") for n in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--fps", 30), "--fps 30.0: a LeRobotDataset v2.1 says that by itself"),
+        (("--split", "val"), "--split val: a LeRobotDataset v2.1"),
+        (("--camera-size", 64), "--camera-size belongs to --regenerate"),
+    ],
+)
+def test_options_that_mean_nothing_to_it_are_refused(tmp_path, options, message):
+    found = convert(write_v21(tmp_path / "old", "image"), tmp_path / "new", *options).exception
+    assert isinstance(found, ConfigError)
+    assert message in str(found)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("dtype", ["image", "video"])

@@ -153,6 +153,12 @@ def test_tokens_per_image_are_the_towers():
         assert model.backbone.vision(torch.zeros(1, side, side, 3)).shape[1] == model.config.backbone.tokens_per_image
 
 
+@pytest.mark.parametrize(("size", "nearest"), [(100, "96 or 128"), (8, "32")])
+def test_an_image_size_that_the_stages_do_not_divide_is_refused(size, nearest):
+    with pytest.raises(ConfigError, match=rf"vision.image_size = {size} must be a multiple of 32.*: {nearest}\."):
+        changed(rdvla_tiny(300), {"vision": {"image_size": size}})
+
+
 def test_names_in_files_have_no_prefix():
     names = set(stored_state(make().model))
     assert {"latent_tokens", "vision.pos_embed", "projector.fc1.weight", "language.model.norm.weight"} < names

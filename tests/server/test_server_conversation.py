@@ -3,9 +3,11 @@
 import asyncio
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,14 @@ from websockets.sync.client import ClientConnection
 from patience import PATIENCE_S, eventually
 from rdvla import __version__
 from rdvla.errors import ServeError
+from rdvla.policy import Ask
 from rdvla.server.background import serving
+from rdvla.server.batching import Batcher
+from rdvla.server.metrics import Metrics
 from rdvla.server.server import PolicyServer
 from rdvla.wire.adapters import to_message
 from rdvla.wire.codec import decode, encode
+from rdvla.wire.protocol import RequestOptions, ShuttingDown
 from serve_fakes import CHUNK, QUICK, BatchingPolicy, FakePolicy, expected_actions, observation, open_socket
 
 
@@ -395,3 +401,26 @@ def test_a_default_rule_of_the_policy_is_left_alone(server: PolicyServer) -> Non
     assert json.dumps(ask(connection, to_message(observation()))["convergence"]) == "[]"
     assert ask(connection, to_message(observation()))["num_recurrences"] == FakePolicy.default_depth
     connection.close()
+
+
+def test_a_worker_that_gathers_a_batch_ends_with_the_server() -> None:
+    batcher = Batcher(BatchingPolicy(), Metrics(), max_batch=8, max_queue=8, window_s=PATIENCE_S)
+    options, late = RequestOptions(Ask()), time.monotonic() + PATIENCE_S
+    gathering, expected = threading.Event(), batcher._expected
+
+    def told() -> int:
+        gathering.set()
+        return max(2, expected())
+
+    batcher._expected = told  # type: ignore[method-assign]
+    waiting = batcher.submit(observation(), options, client="a", deadline=late)
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(batcher._take)
+        assert gathering.wait(PATIENCE_S)
+        batcher.stop(0)
+        jobs = taken.result(PATIENCE_S)
+    assert jobs is not None
+    assert [job.future for job in jobs] in ([waiting], [])
+    if not jobs:
+        with pytest.raises(ShuttingDown):
+            waiting.result(0)

@@ -117,8 +117,39 @@ def test_without_adapters_and_with_our_keys_beside_theirs():
     config = TrainConfig.build(values)
     assert config.model.lora is None
     assert config.precision == "bfloat16"
-    values, _ = translate(released("goal", model={"init_from": "checkpoint"}))
-    assert str(TrainConfig.build(values).model.init_from) == "checkpoint"
+
+
+def test_beside_weights_of_its_own_the_released_network_is_not_used_and_what_is_ours_is_kept():
+    values, notes = translate(released("goal", model={"init_from": "checkpoint"}))
+    config = TrainConfig.build(values)
+    assert (str(config.model.init_from), config.model.base_vlm) == ("checkpoint", None)
+    assert "'action_head.recurrent.recurrent_vlm_layers' is not used: the network comes from model.init_from." in notes
+    ours = {"init_from": "checkpoint", "head": {"backprop_depth": 4}}
+    values, notes = translate({"action_head": {"recurrent": {"mean_recurrence": 7}}, "model": ours})
+    head = TrainConfig.build(values).model.head
+    assert (head.mean_recurrence, head.backprop_depth, notes) == (7, 4, [])
+    values, _ = translate({"data": {"dataset_name": "x"}, "model": {"init_from": "checkpoint"}})
+    assert TrainConfig.build(values).model.head.mean_recurrence is None, "the checkpoint's own"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"init_from": "x", "head": {"chunk_size": 4}}}, "model.head.chunk_size cannot be changed"),
+        ({"model": {"init_from": "x", "base_vlm": "y"}}, "model.base_vlm cannot be given"),
+        ({"model": {"layers": "12_24-24_24", "head": {"coda_layers": [3]}}}, "exclude each other"),
+        ({"model": {"use_lora": False, "lora": {"rank": 8}}}, "model.lora.rank describes the adapters"),
+        ({"optimizer": {"schedule": "cosine", "decay_at": 5}}, "decay_at"),
+    ],
+)
+def test_what_contradicts_itself_in_our_keys_is_refused_beside_theirs_too(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig.build(translate(released("goal", **changes))[0])
+
+
+def test_another_schedule_needs_no_step_of_decay():
+    config = TrainConfig.build(translate(released("goal", optimizer={"schedule": "cosine"}))[0])
+    assert (config.optimizer.schedule, config.optimizer.decay_at) == ("cosine", None)
 
 
 def test_what_means_nothing_here_is_said():

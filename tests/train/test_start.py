@@ -1,13 +1,15 @@
 """Where a run starts: a whole checkpoint, the vision-language part of one, or a Prismatic base."""
 
+import numpy as np
 import pytest
 import torch
 from train_fakes import RELEASED_KIND, record, run_small, small
 
 from rdvla.checkpoints import load, names
+from rdvla.data.augmentation import Augmentation
 from rdvla.errors import ConfigError
 from rdvla.policies.io import PolicyIO
-from rdvla.train.batches import collate
+from rdvla.train.batches import Disturbance, collate
 from rdvla.train.config import TrainConfig
 from rdvla.train.start import Origin, new_checkpoint, open_split
 
@@ -84,6 +86,15 @@ def test_images_as_the_policy_will_see_them(dataset):
     seen = collate(io, stored).inputs.images
     assert io.image_path.crop_area == 0.9
     assert not torch.equal(seen[0, 0], torch.from_numpy(stored.images["primary"][0]))
+    cut = seen[0].numpy()
+    for crop, shown in [(None, cut), (0.5, np.stack([stored.images[name][0] for name in io.cameras]))]:
+        augmentation = Augmentation(crop_area=crop)
+        disturbance = Disturbance(augmentation, 0.0, [np.random.default_rng(0)])
+        later = collate(io, stored, disturbance=disturbance, augment_later=True)
+        assert (later.inputs.images[0].numpy() == shown).all(), "cut once, by training or as the policy does"
+        assert (later.to(torch.device("cpu")).inputs.images[0].numpy() == cut).all() == (crop is None)
+        now = collate(io, stored, disturbance=disturbance).inputs.images[0].numpy()
+        assert (now == cut).all() == (crop is None)
     values = small(dataset, "run")
     once = TrainConfig.build(values | {"data": values["data"] | {"stored_as_jpeg": True}})
     other = open_split(once, Origin.load(once), None).training.batch([0])

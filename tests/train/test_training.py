@@ -202,3 +202,20 @@ def test_the_average_forgets_its_start():
     average.update(module)
     average.update(module)
     assert average.weights["weight"].item() == pytest.approx(1 - 0.1 * (2 / 11))
+
+
+def test_the_average_follows_weights_that_are_bfloat16():
+    """A 500th of the way is less than a step of bfloat16."""
+    module = torch.nn.Linear(1, 1, bias=False).bfloat16()
+    torch.nn.init.ones_(module.weight)
+    average = Average(module, 0.998)
+    average.updates = 100_000
+    torch.nn.init.constant_(module.weight, 1.125)
+    for _ in range(5000):
+        average.update(module)
+    assert average.weights["weight"].item() == pytest.approx(1.125, abs=1e-4)
+    torch.nn.init.constant_(module.weight, 2)
+    with average.used_by(module):
+        assert module.weight.item() == 1.125
+    assert module.weight.item() == 2
+    assert average.weights["weight"].item() == pytest.approx(1.125, abs=1e-4)

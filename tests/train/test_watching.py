@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -16,9 +17,10 @@ from rdvla.cli.main import app
 from rdvla.cli.screen import Screen
 from rdvla.config import describe
 from rdvla.errors import ConfigError, MissingExtraError, RecordError
+from rdvla.eval.records import ErrorRecord, read_records
 from rdvla.report.training import load_training, write_training_report
 from rdvla.train.config import EvaluationConfig, TrainConfig
-from rdvla.train.log import MetricsLog
+from rdvla.train.log import MetricsLog, TensorBoard
 
 
 class Service(types.ModuleType):
@@ -105,6 +107,51 @@ def test_the_command_shows_steps_and_plays(played):
     assert next(line["iterations/all"] for line in lines if "iterations/all" in line) == 2  # the first comparison
     assert (folder / "evaluations" / "000002" / "episodes.jsonl").exists()
     assert list((folder / "tensorboard").iterdir())
+
+
+def numbers_of(folder, prefix):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], name) for line in lines for name in line if name.startswith(prefix)]
+
+
+def test_an_evaluation_that_was_interrupted_is_played_to_its_end(played, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = shutil.copytree(played[0], tmp_path / "run")
+    command = ["train", "--config", str(played[0].parent / "run.yaml"), f"--output={folder}"]
+    expected = numbers_of(folder, "success/")
+    file = folder / "metrics.jsonl"
+    file.write_text("".join(line for line in file.read_text().splitlines(True) if "success" not in line))
+    (folder / "evaluations/000002/episodes.jsonl").unlink()
+    for _ in range(2):  # and not once more
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+        assert numbers_of(folder, "success/") == expected
+    assert (folder / "evaluations/000002/episodes.jsonl").exists()
+
+
+def test_episodes_that_could_not_be_played_are_said_and_counted(played, tmp_path, monkeypatch, capfd):
+    (record,) = read_records(played[0] / "evaluations/000002")
+    identity = {name: getattr(record, name) for name in ErrorRecord.model_fields if name not in ("kind", "error")}
+    broken = ErrorRecord(**identity, error="the simulator broke")
+    monkeypatch.setattr("rdvla.cli.screen.evaluate", lambda *_, **__: [record, broken])
+    config = TrainConfig.build(yaml.safe_load((played[0].parent / "run.yaml").read_text()))
+    with Screen(config) as screen:
+        found = screen.evaluate(played[0] / "checkpoints/000002/policy", tmp_path / "played")
+    assert (found["errors/all"], found["success/all"]) == (1, record.success)
+    said = "".join(capfd.readouterr())
+    assert "1 of 2 episodes could not be played" in said
+
+
+def test_tensorboard_shows_what_the_run_continued_from_and_nothing_twice(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, steps in [(0, (250, 500, 600, 700)), (500, (600, 1000, 1100)), (1000, (1100, 1200))]:
+        board = TensorBoard(tmp_path, from_step=start)
+        for step in steps:
+            board.log({"loss": float(step)}, step)
+        board.finish()
+    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [point.step for point in shown] == [250, 500, 600, 1000, 1100, 1200]
 
 
 def test_the_report_of_a_run(played, tmp_path):

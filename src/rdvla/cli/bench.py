@@ -57,6 +57,10 @@ def bench_command(
     below measure everything else that the documentation claims.
     """
     if context.invoked_subcommand is not None:
+        given = {name: context.get_parameter_source(name) for name in context.params}
+        if misplaced := [name for name, source in given.items() if source is not None and source.name == "COMMANDLINE"]:
+            option = f"--{misplaced[0].replace('_', '-')}"
+            raise ConfigError(f"{option} is ignored before '{context.invoked_subcommand}'; give it after that name.")
         return
     from rdvla.bench import suite
     from rdvla.bench.plot import write_plot

@@ -41,12 +41,14 @@ def convert_dataset(
     storage: Annotated[
         Literal["image", "video"], typer.Option(help="Encoded images kept bit for bit, or small videos.")
     ] = "image",
-    split: Annotated[str, typer.Option(help="RLDS, CALVIN: the split to read.")] = "train",
+    split: Annotated[str | None, typer.Option(help="RLDS, CALVIN: the split to read [default: train].")] = None,
     fps: Annotated[float | None, typer.Option(help="RLDS: steps per second, unless LIBERO or CALVIN.")] = None,
     regenerate: Annotated[
         bool, typer.Option("--regenerate", help="HDF5: repeat the demonstrations in the simulator.")
     ] = False,
-    camera_size: Annotated[int, typer.Option(help="With --regenerate: height and width in pixels.")] = 256,
+    camera_size: Annotated[
+        int | None, typer.Option(help="With --regenerate: height and width in pixels [default: 256].")
+    ] = None,
 ) -> None:
     """Write LeRobotDataset v2.1, RLDS, or the original LIBERO demonstrations without no-ops, as LeRobotDataset v3.0."""
     from rdvla.data.convert import convert
@@ -54,9 +56,11 @@ def convert_dataset(
 
     if fps is not None and not 0 < fps < MAX_FPS:
         raise ConfigError(f"--fps must be above 0 and below {MAX_FPS}, found {fps}.")
+    if camera_size is not None and not regenerate:
+        raise ConfigError("--camera-size belongs to --regenerate; pictures that are there keep their size.")
     console = Console()
     root, name = _find(source)
-    episodes = _open_source(root, name, split, fps, camera_size if regenerate else None)
+    episodes = _open_source(root, name, split, fps, (camera_size or 256) if regenerate else None)
     with _progress(console, "episodes") as progress:
         info = convert(episodes, output, storage=storage, progress=progress)
     dropped = getattr(episodes, "dropped", 0)
@@ -140,11 +144,20 @@ def _find(source: str) -> tuple[Path, str]:
     return resolve(source, DATASET), source.partition("@")[0]
 
 
-def _open_source(root: Path, name: str, split: str, fps: float | None, camera_size: int | None) -> "EpisodeSource":
+def _open_source(
+    root: Path, name: str, split: str | None, fps: float | None, camera_size: int | None
+) -> "EpisodeSource":
     """Recognise what `root` holds; with a camera size, LIBERO's demonstrations are repeated in the simulator."""
+
+    def refuse(source: str, **options: object) -> None:
+        for option, value in options.items():
+            if value is not None:
+                raise ConfigError(f"--{option} {value}: {source} says that by itself; leave the option out.")
+
     if root.is_file() or any(root.glob("*_demo.hdf5")):
         from rdvla.data.libero_hdf5 import LiberoDemonstrations
 
+        refuse("a file of LIBERO's demonstrations", split=split, fps=fps)
         demonstrations = LiberoDemonstrations.open(root)
         return demonstrations if camera_size is None else _regeneration(demonstrations, camera_size)
     if camera_size is not None:
@@ -155,19 +168,21 @@ def _open_source(root: Path, name: str, split: str, fps: float | None, camera_si
     from rdvla.data.rlds import RldsDataset, version_folder
 
     if is_v21(root):
+        refuse("a LeRobotDataset v2.1", split=split, fps=fps)
         return replace(LeRobotV21.open(root), name=name)
     if (root / INFO_PATH).is_file():
         DatasetInfo.load(root)  # of an older version still, or damaged
         raise DatasetError(f"'{root}' is a LeRobotDataset {VERSION} already; use it as it is.")
-    sentences = sentence_file(root, split)
+    sentences = sentence_file(root, split or "train")
     if sentences is not None:
+        refuse("a CALVIN recording", fps=fps)
         return CalvinRecordings.open(sentences)
     if version_folder(root) is None:
         raise DatasetError(
             f"'{root}' holds none of what can be converted: a LeRobotDataset v2.1 ({INFO_PATH}), RLDS "
             f"(dataset_info.json beside features.json), CALVIN ({SENTENCES}) or LIBERO's demonstrations (*_demo.hdf5)."
         )
-    return RldsDataset.open(root, split=split, fps=fps)
+    return RldsDataset.open(root, split=split or "train", fps=fps)
 
 
 def _regeneration(demonstrations: "LiberoDemonstrations", camera_size: int) -> "EpisodeSource":

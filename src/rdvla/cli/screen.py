@@ -137,10 +137,12 @@ class Screen(Watcher):
             resources=Resources(workers=wanted.workers),
         )
         played = [record for record in records if isinstance(record, EpisodeRecord)]
+        if lost := len(records) - len(played):
+            self.warned(f"{lost} of {len(records)} episodes could not be played (see '{output}'); rates are of the rest.")
         rates: dict[str, Sequence[float]] = {
             f"success/{suite}": [r.success for r in played if r.suite == suite] for suite in wanted.suites
         }
         rates["success/all"] = [record.success for record in played]
         if wanted.stop is not None:
             rates["iterations/all"] = [count for record in played for count in record.iterations]
-        return {name: sum(found) / len(found) for name, found in rates.items() if found}
+        return {"errors/all": lost} | {name: sum(found) / len(found) for name, found in rates.items() if found}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rdvla.data.lerobot_meta import camera_key
 from rdvla.embodiment import Embodiment
 
 _CARD = """\
@@ -26,18 +27,12 @@ configs:
 
 | feature | meaning |
 |---|---|
-| `observation.images.image` | third-person camera, upright |
-| `observation.images.image2` | wrist camera, upright |
+{cameras}
 | `observation.state` | {state} |
 | `action` | what the expert wants: {action}; deltas in [-1, 1], {gripper} |
 | `frame_is_fresh` | true if the images were taken at this row |
 
-**Images are rendered at every {render_every}. control step only** (rendering is most of the cost of simulation on a
-CPU). The rows between show the last image again and have `frame_is_fresh` = false; their state and action are their
-own. To train on matching images and actions start samples at fresh rows only; the action chunk that follows has a
-label at every step. The reader of rdvla does that by itself.
-
-What was executed differs from `action`: small correlated noise disturbs the motion, so that the data covers
+{rendering}What was executed differs from `action`: small correlated noise disturbs the motion, so that the data covers
 recoveries, and the label is what the expert wants in the state as it is. Episodes that did not succeed were dropped.
 Placements were sampled by the environment's own reset with a seed (collection seed {seed}), never taken from the
 benchmark's bundled initial states. Where every episode came from (suite, task, seeds) is in `collect.json`.
@@ -53,6 +48,14 @@ benchmark's bundled initial states. Where every episode came from (suite, task, 
 {versions}
 """
 
+
+_RENDERING = """\
+**Images are rendered at every {render_every}. control step only** (rendering is most of the cost of simulation on a
+CPU). The rows between show the last image again and have `frame_is_fresh` = false; their state and action are their
+own. To train on matching images and actions start samples at fresh rows only; the action chunk that follows has a
+label at every step. The reader of rdvla does that by itself.
+
+"""
 
 _TAKEOVER = """\
 Episodes begin where another policy had got to ({takeover}).
@@ -77,10 +80,11 @@ def dataset_card(settings: Mapping[str, Any], robot: Embodiment, episodes: Seque
         episodes=len(episodes),
         rows=sum(row["length"] for row in episodes),
         tasks=len(by_task),
+        cameras="\n".join(f"| `{camera_key(name)}` | camera {name}, upright |" for name in robot.cameras),
+        rendering=_RENDERING.format(**settings) if settings["render_every"] > 1 else "",
         state=", ".join(robot.state_names),
         action=", ".join(robot.action_names),
         gripper=_GRIPPER.get(robot.gripper, "no gripper"),
-        render_every=settings["render_every"],
         seed=settings["seed"],
         takeover=_TAKEOVER.format(**settings) if "takeover" in settings else "",
         table="\n".join(table),

@@ -40,7 +40,8 @@ class LeRobotDataset:
     """Chunks of a LeRobotDataset v3.0. Make one with `open`; picklable, safe for many threads.
 
     Attributes:
-        source: the files.
+        sources: the files, of every dataset.
+        source: all of them as one.
         chunk_size: actions per sample, T.
         sampling: how episode ends are treated.
         state_keys: features that become `state`, one after the other.
@@ -51,6 +52,7 @@ class LeRobotDataset:
         anchors: int64 `[len]`, the row each sample starts at.
     """
 
+    sources: tuple[LeRobotSource, ...]
     source: LeRobotSource
     chunk_size: int
     sampling: Sampling
@@ -118,7 +120,16 @@ class LeRobotDataset:
         frames = {camera: join_frames([cache[camera] for cache in caches]) for camera in chosen}
         slots = np.where(source.fresh, np.cumsum(source.fresh) - 1, -1)
         everything = cls(
-            source, chunk_size, sampling, state_keys, action_keys, frames, slots, (), np.zeros(0, dtype=np.int64)
+            tuple(sources),
+            source,
+            chunk_size,
+            sampling,
+            state_keys,
+            action_keys,
+            frames,
+            slots,
+            (),
+            np.zeros(0, dtype=np.int64),
         )
         if not any(len(everything._anchors(episode)) for episode in range(len(source.episodes))):
             raise DatasetError(
@@ -129,7 +140,7 @@ class LeRobotDataset:
 
     @property
     def info(self) -> DatasetInfo:
-        """Frame rate, features and totals of the whole dataset."""
+        """Frame rate, features and totals; of several datasets, the first one's."""
         return self.source.info
 
     @property
@@ -174,11 +185,12 @@ class LeRobotDataset:
             DatasetError: the recorded actions cannot be of this convention; the message says what the last entry is, or
                 whose robot it is, and what fits.
         """
-        names = self.source.info.features[self.state_keys[0]].names if len(self.state_keys) == 1 else None
+        for source in self.sources:
+            names = source.info.features[self.state_keys[0]].names if len(self.state_keys) == 1 else None
+            last = source.columns[self.action_keys[-1]][:, -1]
+            if reason := contradiction(last, convention.gripper) or robots_contradiction(names, convention.gripper):
+                raise DatasetError(f"'{source.root}': {reason}")
         actions = self._gather(self.action_keys, np.arange(self.source.episode_start[-1]))
-        reason = contradiction(actions[:, -1], convention.gripper) or robots_contradiction(names, convention.gripper)
-        if reason:
-            raise DatasetError(f"'{self.source.root}': {reason}")
         numbers = about_jumps(self.source.as_rows(), list(dict.fromkeys(self.state_keys + self.action_keys)))
         return [*numbers, *about_actions(actions, convention.gripper)]
 
@@ -188,7 +200,8 @@ class LeRobotDataset:
         A gripper (the last action) is masked out of normalisation, as in the published data.
         """
         convention = convention or ActionConvention()
-        rows = np.concatenate([np.arange(self.source.episode_start[-1])[self.source.rows(e)] for e in self.episodes])
+        numbers = np.arange(self.source.episode_start[-1])
+        rows = np.concatenate([numbers[self.source.rows(episode)] for episode in self.episodes])
         return DatasetStatistics.compute(
             self._gather(self.action_keys, rows),
             self._gather(self.state_keys, rows),

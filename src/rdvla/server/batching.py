@@ -50,7 +50,7 @@ class _Job:
 
 
 class Batcher:
-    """Runs a policy in a thread of its own. Requests that agree in all but the seed are decided together.
+    """Runs a policy in a thread of its own. Requests that agree in all but seed, carry and step are decided together.
 
     The worker takes whatever is waiting, up to `max_batch`. When it is idle and a request arrives while other
     clients were active within the last second, it first waits up to `window_s` for them: a lone client never waits.
@@ -131,7 +131,11 @@ class Batcher:
             if not self._waiting:
                 return None
             if not self._stopping and len(self._waiting) < self._expected():
-                self._changed.wait_for(lambda: len(self._waiting) >= self._expected(), self._window_s)
+                self._changed.wait_for(
+                    lambda: self._stopping or len(self._waiting) >= self._expected(), self._window_s
+                )
+            if not self._waiting:  # cancelled, or refused by `stop`
+                return []
             group = self._waiting[0].group
             taken = [job for job in self._waiting if job.group == group][: self._max_batch]
             for job in taken:

@@ -92,20 +92,20 @@ def collate(
     Args:
         io: of the policy in training.
         batch: stored samples; their images are shrunk but not cropped.
-        disturbance: augments images and state; without it images are cut as the policy will see them.
+        disturbance: augments images and state; unless it crops images by itself, they are cut as the policy will see them.
         augment_later: leave the images' augmentation to `TrainBatch.to`.
     """
     state = io.state(batch.state)
     images = {camera: batch.images[camera] for camera in io.cameras}
     factors = None
-    if disturbance is None:
+    if disturbance is None or disturbance.augmentation.crop_area is None:
         images = {camera: io.cropped(stored) for camera, stored in images.items()}
-    elif augment_later:
-        factors = torch.from_numpy(np.stack([disturbance.factors() for _ in images], axis=1))
-    else:
-        images = {camera: disturbance.images(stored) for camera, stored in images.items()}
     if disturbance is not None:
         state = disturbance.state(state)
+        if augment_later:
+            factors = torch.from_numpy(np.stack([disturbance.factors() for _ in images], axis=1))
+        else:
+            images = {camera: disturbance.images(stored) for camera, stored in images.items()}
     return TrainBatch(
         inputs=io.inputs(images, state, batch.instructions),
         actions=torch.from_numpy(io.targets(batch.actions)),

@@ -37,7 +37,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise MissingExtraError("tensorboard", "train") from None
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step or None)
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Record `values` at `step`."""
@@ -104,6 +104,11 @@ class MetricsLog:
         with writing(self._file.parent):
             for tracker in self._trackers:
                 tracker.log(values, step)
+
+    def has(self, step: int, prefix: str) -> bool:
+        """Say whether a number of `step` whose name begins with `prefix` is in the file."""
+        lines = (json.loads(line) for line in complete_lines(self._file)) if self._file.exists() else ()
+        return any(line["step"] == step and any(name.startswith(prefix) for name in line) for line in lines)
 
     def close(self) -> None:
         """Let the trackers finish."""

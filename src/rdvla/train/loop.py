@@ -137,6 +137,8 @@ class _Run:
         takes_part = ranks.is_first or self._learner.sharded
         if ranks.is_first:
             self._watcher.started(self._start)
+            if self._start and self._log is not None and not self._log.has(self._start, "success/"):
+                self._play(self._start)  # which an interruption kept from being played, or played to the end
         for step in range(self._start, config.max_steps):
             numbers = self._learner.step(step, [next(batches) for _ in range(config.grad_accumulation_steps)])
             if ranks.is_first:
@@ -195,9 +197,14 @@ class _Run:
             policy, state = self._learner.policy(done), self._learner.state()
             if self._ranks.is_first:
                 self._folder.save(done, policy, {"step": done, **state})
-                if config.evaluation is not None and (last or done % config.evaluation.every == 0):
-                    output = self._folder.path / "evaluations" / f"{done:06d}"
-                    self._record(done, self._watcher.evaluate(self._folder.directory(done) / "policy", output))
+                self._play(done)
+
+    def _play(self, done: int) -> None:
+        """Play the evaluation that is due after step `done`, if any, or the rest of it."""
+        config = self._config
+        if config.evaluation is not None and (done == config.max_steps or done % config.evaluation.every == 0):
+            output = self._folder.path / "evaluations" / f"{done:06d}"
+            self._record(done, self._watcher.evaluate(self._folder.directory(done) / "policy", output))
 
     def _held_out(self, dataset: LeRobotDataset) -> Iterator[TrainBatch]:
         count = min(self._config.validation_samples, len(dataset))

@@ -8,6 +8,7 @@ from rdvla.checkpoints.official_config import HEAD_FIELDS
 from rdvla.data.augmentation import PUBLISHED_AUGMENTATION, Augmentation
 from rdvla.embodiment import CALVIN
 from rdvla.errors import ConfigError, suggest
+from rdvla.train.config import OF_TRAINING
 
 Flat = dict[str, Any]
 
@@ -111,14 +112,17 @@ def translate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     given = _flat(values)
     if not any(key in _KNOWN for key in given):
         return dict(values), []
-    result: Flat = dict(_DEFAULTS)
+    needless = _needless(given)
+    result: Flat = {key: value for key, value in _DEFAULTS.items() if key not in needless}
     if _dataset(given).startswith("calvin"):
         result["data.gripper"] = CALVIN.gripper
     result["data.root"] = f"{given.get('data.data_root_dir', 'data/libero')}/{_dataset(given)}"
     result["output"] = f"{given.get('output_dir', 'outputs')}/{given.get('run_name') or _dataset(given)}"
     notes = []
     for key, value in given.items():
-        if key in _RENAMED:
+        if reason := needless.get(_RENAMED.get(key, "")):
+            notes.append(f"'{key}' is not used: {reason}.")
+        elif key in _RENAMED:
             result[_RENAMED[key]] = value
         elif key in _TRANSLATED:
             ours, read = _TRANSLATED[key]
@@ -132,23 +136,37 @@ def translate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             raise ConfigError(f"unknown key '{key}'.{suggest(key, theirs)}")
         elif key not in _KNOWN:
             result[key] = value
-    return _nested(_without_contradictions(result, given)), notes
+    return _nested(result), notes
 
 
 def _dataset(given: Flat) -> str:
     return str(given.get("data.dataset_name", "libero_spatial_no_noops"))
 
 
-def _without_contradictions(result: Flat, given: Flat) -> Flat:
-    """Drop defaults that what was given makes meaningless."""
-    dropped: tuple[str, ...] = ()
-    if not given.get("model.use_lora", True) or given.get("model.lora", True) is None:
-        dropped += ("model.lora.",)
+def _needless(given: Flat) -> dict[str, str]:
+    """Return the keys of ours whose released values and defaults mean nothing beside what was given, and why.
+
+    Raises:
+        ConfigError: adapters are switched off and described.
+    """
+    ours = {*_DEFAULTS, *_RENAMED.values()}
+    needless = {}
+    if not given.get("model.use_lora", True):
+        if described := [key for key in given if key.startswith("model.lora.")]:
+            raise ConfigError(f"{described[0]} describes the adapters that model.use_lora switches off; keep one.")
+        needless["model.lora.rank"] = "model.use_lora is off"
+    if given.get("model.lora", True) is None:
+        needless["model.lora.rank"] = "model.lora is null"
     if "model.layers" in given:
-        dropped += tuple(f"model.head.{name}" for name in ("prelude_layers", "recurrent_layers", "coda_layers"))
+        layers = ("prelude_layers", "recurrent_layers", "coda_layers")
+        needless |= dict.fromkeys((f"model.head.{name}" for name in layers), "model.layers names the layers")
     if "model.init_from" in given:
-        dropped += ("model.base_vlm", "model.tokenizer", "model.head.")
-    return {key: value for key, value in result.items() if not (dropped and key.startswith(dropped))}
+        free = {f"model.head.{name}" for name in OF_TRAINING} & {_RENAMED.get(key, key) for key in given}
+        network = {"model.base_vlm", "model.tokenizer", *(key for key in ours if key.startswith("model.head."))}
+        needless |= dict.fromkeys(network - free, "the network comes from model.init_from")
+    if given.get("optimizer.schedule", "step") != "step":
+        needless["optimizer.decay_at"] = "optimizer.schedule is another one"
+    return needless
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Flat:

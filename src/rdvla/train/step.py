@@ -1,7 +1,7 @@
 """One optimiser step, and the losses that judge it. A step is a function of the weights, its batches and its number."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -166,7 +166,8 @@ def validation_losses(
 class Average:
     """Exponential moving average of a model's trained weights, with a short memory at the start.
 
-    The decay of update t is min(decay, (1 + t) / (10 + t)); a decay of 0 averages nothing and keeps no copy.
+    The decay of update t is min(decay, (1 + t) / (10 + t)); a decay of 0 averages nothing and keeps no copy. Averages are
+    float32 whatever the weights are: what one update moves them by would be rounded away in bfloat16.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -175,7 +176,7 @@ class Average:
         self.updates = 0
         self.weights: dict[str, Tensor] = {}
         if decay:
-            self.weights = {name: value.detach().clone() for name, value in trained(model).items()}
+            self.weights = {name: value.detach().float().clone() for name, value in trained(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -184,24 +185,24 @@ class Average:
         self.updates += 1
         own = trained(model)
         if self.weights:
-            torch._foreach_lerp_(list(self.weights.values()), [own[name] for name in self.weights], 1 - decay)
+            torch._foreach_lerp_(list(self.weights.values()), [own[name].float() for name in self.weights], 1 - decay)
 
     @contextmanager
     def used_by(self, model: nn.Module) -> Iterator[None]:
         """Lend the averaged weights to the model."""
-        self._swap(model)
+        kept = {name: value.detach().clone() for name, value in trained(model).items() if name in self.weights}
+        _put(self.weights, model)
         try:
             yield
         finally:
-            self._swap(model)
+            _put(kept, model)
 
-    @torch.no_grad()
-    def _swap(self, model: nn.Module) -> None:
-        own = trained(model)
-        for name, weight in self.weights.items():
-            lent = weight.clone()
-            weight.copy_(own[name])
-            own[name].copy_(lent)
+
+@torch.no_grad()
+def _put(weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    own = trained(model)
+    for name, weight in weights.items():
+        own[name].copy_(weight)
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -3,14 +3,15 @@
 Shape suffixes: B images (all cameras and samples together), T tokens per image, C feature width.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from rdvla.config import Config
+from rdvla.errors import ConfigError
 from rdvla.model.backbones.inline import Inline, InlineConfig, Tower
 
 
@@ -31,10 +32,26 @@ class ConvConfig(Config):
     residual_stages: int = 2
     norm_groups: PositiveInt = 8
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if rest := self.image_size % self.stride:
+            below = self.image_size - rest
+            nearest = " or ".join(str(size) for size in (below, below + self.stride) if size)
+            raise ConfigError(
+                f"vision.image_size = {self.image_size} must be a multiple of {self.stride}, by which the stages divide "
+                f"it: {nearest}."
+            )
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Pixels between the cells of the last map."""
+        return int(self.stem_stride * 2 ** (len(self.channels) - 1))
+
     @property
     def num_tokens(self) -> int:
         """Cells of the last map, and one token of keypoints."""
-        return (self.image_size // (self.stem_stride * 2 ** (len(self.channels) - 1))) ** 2 + 1
+        return (self.image_size // self.stride) ** 2 + 1
 
 
 class TinyConfig(InlineConfig):
