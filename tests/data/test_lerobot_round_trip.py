@@ -7,8 +7,8 @@ from data_recordings import PRIMARY, STATE, WRIST, episode, record
 
 from one_sample import sample
 from rdvla.data.frame_cache import resize_to
-from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.data.lerobot_source import LeRobotSource
+from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.errors import DatasetError
 from rdvla.types import ActionConvention
 

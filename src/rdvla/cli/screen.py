@@ -138,7 +138,9 @@ class Screen(Watcher):
         )
         played = [record for record in records if isinstance(record, EpisodeRecord)]
         if lost := len(records) - len(played):
-            self.warned(f"{lost} of {len(records)} episodes could not be played (see '{output}'); rates are of the rest.")
+            self.warned(
+                f"{lost} of {len(records)} episodes could not be played (see '{output}'); rates are of the rest."
+            )
         rates: dict[str, Sequence[float]] = {
             f"success/{suite}": [r.success for r in played if r.suite == suite] for suite in wanted.suites
         }

@@ -131,9 +131,7 @@ class Batcher:
             if not self._waiting:
                 return None
             if not self._stopping and len(self._waiting) < self._expected():
-                self._changed.wait_for(
-                    lambda: self._stopping or len(self._waiting) >= self._expected(), self._window_s
-                )
+                self._changed.wait_for(lambda: self._stopping or len(self._waiting) >= self._expected(), self._window_s)
             if not self._waiting:  # cancelled, or refused by `stop`
                 return []
             group = self._waiting[0].group

@@ -92,7 +92,8 @@ def collate(
     Args:
         io: of the policy in training.
         batch: stored samples; their images are shrunk but not cropped.
-        disturbance: augments images and state; unless it crops images by itself, they are cut as the policy will see them.
+        disturbance: augments images and state; unless it crops by itself, images are cut as the policy will see
+            them.
         augment_later: leave the images' augmentation to `TrainBatch.to`.
     """
     state = io.state(batch.state)

@@ -166,8 +166,8 @@ def validation_losses(
 class Average:
     """Exponential moving average of a model's trained weights, with a short memory at the start.
 
-    The decay of update t is min(decay, (1 + t) / (10 + t)); a decay of 0 averages nothing and keeps no copy. Averages are
-    float32 whatever the weights are: what one update moves them by would be rounded away in bfloat16.
+    The decay of update t is min(decay, (1 + t) / (10 + t)); a decay of 0 averages nothing and keeps no copy. Averages
+    are float32 whatever the weights are: what one update moves them by would be rounded away in bfloat16.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

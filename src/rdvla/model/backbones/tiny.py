@@ -38,8 +38,8 @@ class ConvConfig(Config):
             below = self.image_size - rest
             nearest = " or ".join(str(size) for size in (below, below + self.stride) if size)
             raise ConfigError(
-                f"vision.image_size = {self.image_size} must be a multiple of {self.stride}, by which the stages divide "
-                f"it: {nearest}."
+                f"vision.image_size = {self.image_size} must be a multiple of {self.stride}, by which the stages "
+                f"divide it: {nearest}."
             )
         return self
 

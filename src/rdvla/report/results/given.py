@@ -135,7 +135,8 @@ def play(series: Series, suites: Sequence[str], *asked: str) -> str:
         usual["--delay"] = str(config.delays[0])
     if config.seed != EvalConfig.model_fields["seed"].default:
         usual["--seed"] = str(config.seed)
-    words = ["rdvla", "eval", *_source(config.policy), "--suite", ",".join(suites), f"--{kind.replace('_', '-')}", starts]
+    option = f"--{kind.replace('_', '-')}"
+    words = ["rdvla", "eval", *_source(config.policy), "--suite", ",".join(suites), option, starts]
     words += [word for pair in (usual | chosen).items() for word in pair]
     return f"`{say_command([*words, '--output', 'runs/NEW'])}`"
 
