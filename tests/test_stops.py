@@ -134,3 +134,11 @@ def test_a_taken_or_another_name_is_refused(installed, name, message):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
+
+
+def test_rules_that_differ_have_names_that_differ():
+    thresholds = [0.9999995, 0.9999999, 0.9999999702, 1e-4, 1.0000001e-4]
+    for name in (str, lambda rule: rule.condition):
+        assert len({name(StopRule("cosine", threshold)) for threshold in thresholds}) == len(thresholds)
+    assert str(StopRule("cosine", 0.9999999702)) == "cosine(0.9999999702, max 32)"
+    assert str(StopRule("action_mse", 1e-4, defer=0.0996)) == "action_mse(0.0001, max 32, defer 0.0996)"

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from rdvla.bench import measure as measuring
-from rdvla.bench import sections, simulator, suite
+from rdvla.bench import sections, server, simulator, suite
 from rdvla.bench.machine import Machine, PeakMemory, Work, floor
 from rdvla.bench.measure import OURS, PUBLISHED, Case, InexactError, Row, Variant, per_iteration
 from rdvla.bench.networks import contexts_of, random_head, random_hidden, random_network, scratchpads
@@ -20,8 +20,38 @@ from rdvla.bench.table import format_result
 from rdvla.cli.main import app
 from rdvla.envs.libero.env import SETTLING_STEPS
 from rdvla.envs.toy import ToyEnv
-from rdvla.errors import CheckpointError, ConfigError, RDVLAError, StorageError
+from rdvla.errors import CheckpointError, ConfigError, RDVLAError, ServeError, StorageError
 from rdvla.model import recorded
+from rdvla.policy import PolicyMetadata
+from rdvla.stops import StopRule
+
+
+def test_a_client_that_cannot_connect_ends_the_measurement_of_throughput(monkeypatch):
+    """The others would wait for it."""
+    calls = iter(range(3))
+
+    def connect(_):
+        if next(calls) == 1:
+            raise ServeError("the server is full.")
+        return RemoteFake()
+
+    monkeypatch.setattr(server, "RemotePolicy", connect)
+    with pytest.raises(ServeError, match="full"):
+        server._ask_from_threads("ws://nowhere", 3, 0.1, StopRule.fixed(1))
+
+
+class RemoteFake:
+    metadata = PolicyMetadata("fake", ("primary",), 8, 7, 8, {})
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def infer(self, *_):
+        pass
+
 
 MACHINE = Machine(bytes_per_second=4e9, flops_per_second=1e12)
 

@@ -1,6 +1,7 @@
 """The alarm: a limit that successes seldom exceed, measured on other tasks, stored in a checkpoint, in the report."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +106,20 @@ def test_episodes_of_two_policies_give_no_alarm(run, tmp_path):
     report_fakes.edit(other, lambda record: record | {"versions": {"checkpoint": "another"}})
     with pytest.raises(ConfigError, match=r"different checkpoints \(another, none\)"):
         read_played([run, other])
+
+
+def test_an_episode_in_two_folders_counts_once_or_not_at_all(run, tmp_path):
+    shutil.copytree(run, tmp_path / "again")
+    with pytest.raises(ConfigError, match=r"again' both hold .*it would count twice; name one of them"):
+        read_played([run, tmp_path / "again"])
+
+
+def test_the_area_is_the_share_of_pairs_and_takes_no_table_of_them():
+    rng = np.random.default_rng(0)
+    higher, lower = rng.integers(0, 9, 60).astype(float), rng.integers(0, 7, 40).astype(float)
+    pairs = [(one > other) + 0.5 * (one == other) for one in higher for other in lower]
+    assert auroc(higher, lower) == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert auroc(np.arange(200_000) + 0.5, np.arange(200_000.0)) == pytest.approx(0.5, abs=1e-5)
 
 
 def test_episodes_under_two_rules_give_no_alarm(tmp_path):

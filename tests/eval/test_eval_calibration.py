@@ -306,6 +306,15 @@ def test_of_one_task_intervals_are_of_its_episodes(decisions):
     assert "of one task, so measured where it was fitted" in format_table([found], Target("depth", 5))
 
 
+def test_every_task_may_be_a_fold_of_its_own(decisions):
+    """Of libero_90 there are 90."""
+    many = replace(decisions, tasks=[f"task {number % 90}" for number in range(len(decisions.tasks))])
+    rule = StopRule("action_mse", 1e-3, max_depth=DEPTH)
+    (found,) = calibrate([rule], many, Target("depth", 5), 90)
+    assert len(found.thresholds) == 90
+    assert len(fit_deferred(rule, many, 0.9, 90).gates) == 90
+
+
 def test_a_threshold_beside_a_wish_is_refused(played):
     with pytest.raises(ConfigError, match="a threshold is what is looked for"):
         calibrate_command([played / "run"], **options(depth=4.0, stop="action_mse:1e-3"))

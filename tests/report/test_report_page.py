@@ -11,14 +11,14 @@ import pytest
 from rdvla.errors import ConfigError, RecordError, StorageError
 from rdvla.eval.paired import mcnemar
 from rdvla.eval.records import EPISODES_FILE
-from rdvla.report.figures import success_against_depth
-from rdvla.report.findings import best_fixed, pair
+from rdvla.report.figures import decay, success_against_depth
+from rdvla.report.findings import about_alarm, about_depth, best_adaptive, best_fixed, pair
 from rdvla.report.load import group_runs, load_runs
 from rdvla.report.page import render, write_report
 from rdvla.report.svg import Scale, decades, nice_ticks, spread
 from rdvla.report.tradeoff import compared_in_time, success_against_time
 from rdvla.stops import StopRule
-from report_fakes import ADAPTIVE, DEPTHS, write_run
+from report_fakes import ADAPTIVE, DEPTHS, edit, write_run
 
 SECTIONS = [
     "depth",
@@ -118,6 +118,47 @@ def test_only_errors(tmp_path):
     checker = check(render(load_runs([write_run(tmp_path / "run", stops=DEPTHS[:1], n_tasks=1, episodes=2, errors=2)])))
     assert "errors" in checker.ids
     assert "no episode could be played" in checker.text
+
+
+def test_a_suite_of_errors_beside_one_that_was_played(tmp_path):
+    run = write_run(tmp_path / "run", stops=DEPTHS, n_tasks=2, episodes=2, suites=("toy", "libero_object"), errors=0)
+    edit(run, lambda record: as_error(record) if record["suite"] == "toy" else record)
+    check(render(load_runs([run])))
+
+
+def as_error(record):
+    identity = ("suite", "task", "task_id", "instruction", "init_state", "seed", "episode_seed", "rule", "stop")
+    kept = {name: record[name] for name in (*identity, "horizon", "depth") if name in record}
+    return kept | {"kind": "error", "error": "it broke", "attempts": 3, "versions": {}}
+
+
+def test_an_adaptive_rule_of_another_protocol_is_not_compared_with_a_fixed_depth(tmp_path):
+    run = write_run(tmp_path / "run", stops=(StopRule.fixed(12), ADAPTIVE), n_tasks=2, episodes=5)
+    edit(run, lambda record: record | {"protocol": "released" if record["depth"] is None else "usual"})
+    (series,) = group_runs(load_runs([run]))
+    assert series.adaptive
+    assert (best_adaptive(series), best_fixed(series).depth) == (None, 12)
+    assert about_depth(series) == []
+
+
+def test_an_alarm_of_overlapping_chunks_has_no_lead(tmp_path):
+    """What was executed of every decision does not say at which step it was made."""
+    run = write_run(tmp_path / "run", stops=(ADAPTIVE,), n_tasks=1, episodes=1)
+
+    def raised(record):
+        return {"success": False, "signals": {"alarm": [0.0] + [2.0] * (len(record["iterations"]) - 1)}}
+
+    edit(run, lambda record: record | raised(record))
+    (rule,) = group_runs(load_runs([run]))[0].rules
+    steps = rule.records[0].steps - 5
+    assert f"1 of 1 failures, {steps} steps before the end" in about_alarm(rule)
+    edit(run, lambda record: record | {"executed": [20] * len(record["iterations"])})
+    (rule,) = group_runs(load_runs([run]))[0].rules
+    assert "1 of 1 failures, and in 0 of 0 successes" in about_alarm(rule)
+
+
+def test_a_figure_of_what_never_moves():
+    assert "<svg" in decay([[0.0, 0.0]] * 3, 400, "title", "label")
 
 
 def test_several_policies_and_split_runs(tmp_path):

@@ -208,6 +208,13 @@ def ladder(folder, **settings):
     return solve(write_run(folder, stops=STEPS, **settings), lambda record: record["depth"] > 1)
 
 
+def test_a_curve_of_depths_that_start_otherwise_is_refused(results, tmp_path):
+    ladder(tmp_path / "noise", n_tasks=2)
+    other = write_run(tmp_path / "half", stops=(StopRule.fixed(24),), n_tasks=2, warm_starts=("half",))
+    with pytest.raises(ConfigError, match=r"played in several ways.*depth 24, half start"):
+        results("depth", tmp_path / "noise", other)
+
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """Return a run of ten tasks, ten starts each, at five depths."""

@@ -45,6 +45,12 @@ def test_strategies_against_the_fixed_depth(results, tmp_path):
         results("strategies", more)
 
 
+def test_strategies_are_compared_with_the_start_from_noise_whatever_was_played_first(results, tmp_path):
+    run = write_run(tmp_path / "run", stops=(FIXED, ADAPTIVE), n_tasks=2, warm_starts=("half", "noise"))
+    found, _ = results("strategies", run)
+    assert "against depth 12, points" in found["tables"][0]["rows"][0]
+
+
 def test_the_best_strategy_is_among_those_that_are_not_worse(results, tmp_path):
     stops = (FIXED, StopRule("cosine", max_depth=4), StopRule("latent", max_depth=3))
     run = write_run(tmp_path / "run", stops=stops, n_tasks=10, episodes=8)

@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,6 +34,8 @@ LARGEST_P99_RATIO = 3.0
 SMALLEST_SPEED_UP = 1.5
 LARGEST_GROWTH_MIB = 20.0
 WARM_UP = 100
+BEGIN_S = 120.0
+"""Within which all clients have connected."""
 
 
 @dataclass
@@ -158,18 +161,18 @@ def _ask_from_threads(url: str, clients: int, seconds: float, stop: StopRule) ->
         with RemotePolicy(url) as policy:
             seen = [noise(policy.metadata, 100 * client + index) for index in range(4)]
             policy.infer(seen[0], Ask(stop))
-            begin.wait()
+            begin.wait(BEGIN_S)
             until, number = time.perf_counter() + seconds, 0
             while (now := time.perf_counter()) < until:
                 policy.infer(seen[number % 4], Ask(stop, number))
                 latencies.append((time.perf_counter() - now) * 1000)
                 number += 1
 
-    threads = [threading.Thread(target=ask, args=(client,)) for client in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(clients) as pool:
+        for client in as_completed([pool.submit(ask, client) for client in range(clients)]):
+            if error := client.exception():
+                begin.abort()  # the others would wait for this one
+                raise error
     return len(latencies), latencies
 
 

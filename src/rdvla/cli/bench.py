@@ -182,7 +182,7 @@ def soak_command(
 def throughput_command(
     checkpoint: Checkpoint = Path(SHIPPED),
     seconds: Annotated[float, typer.Option(min=0.1, help="How long, with one client and with all.")] = 30,
-    clients: Annotated[int, typer.Option(min=2, help="Clients at once.")] = 8,
+    clients: Annotated[int, typer.Option(min=2, max=32, help="Clients at once, as many as a server takes.")] = 8,
     depth: Depth = 12,
     json: Json = None,
 ) -> None:

@@ -185,11 +185,16 @@ def _calibrate(base: StopRule, decisions: Decisions, target: Target | None, fold
     outcomes = [replay(other, decisions) for other in others]
 
     def held_out(read: Callable[[RuleEffect], NDArray[Any]]) -> NDArray[Any]:
-        return np.choose(fold_N, [read(outcome) for outcome in outcomes])
+        return of_fold(fold_N, [read(outcome) for outcome in outcomes])
 
     pooled = RuleEffect(held_out(lambda o: o.iterations), held_out(lambda o: o.decodings), held_out(lambda o: o.change))
     thresholds = tuple(other.threshold for other in others if other.threshold is not None)
     return Calibrated(rule, fitted, measure(pooled, decisions), thresholds)
+
+
+def of_fold(fold_N: NDArray[np.int64], values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return `[N]`: of each thing, what `values` (`[N]` per fold) has for it in its own fold."""
+    return np.stack(values)[fold_N, np.arange(len(fold_N))]
 
 
 def folds_of(tasks: Sequence[str], folds: int) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError
-from rdvla.eval.calibration import DIGITS, folds_of
+from rdvla.eval.calibration import DIGITS, folds_of, of_fold
 from rdvla.eval.paired import Interval, Tasks
 from rdvla.eval.replay import GATE, Decisions, metric_of, replay
 from rdvla.stops import StopRule
@@ -93,12 +93,12 @@ def fit_deferred(rule: StopRule, decisions: Decisions, share: float, folds: int)
     rules = [fitted] if len(parts) < 2 else [fit_gate(rule, decisions, share, fold_N != fold) for fold in parts]
     outcomes = [replay(each, decisions) for each in rules]
     tasks = Tasks(decisions.tasks, decisions.numbers)
-    iterations = np.choose(fold_N, [outcome.iterations for outcome in outcomes])
+    iterations = of_fold(fold_N, [outcome.iterations for outcome in outcomes])
     return Deferred(
         rule=fitted,
         gates=tuple(each.defer for each in rules if each.defer is not None) if len(parts) > 1 else (),
         same=tasks.mean((iterations == plain.iterations).astype(float)),
-        decodings=tasks.mean(np.choose(fold_N, [outcome.decodings for outcome in outcomes])),
+        decodings=tasks.mean(of_fold(fold_N, [outcome.decodings for outcome in outcomes])),
         plain=tasks.mean(plain.decodings),
         iterations=tasks.mean(iterations),
     )

@@ -7,6 +7,7 @@ chains) its episodes.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -192,6 +193,14 @@ def _crossing(score: Callable[[float], float], value: float, low: float, high: f
     return (low + high) / 2
 
 
+@lru_cache(maxsize=2)
+def _draws(parts: int) -> NDArray[np.float64]:
+    """Return how often each of `parts` is in each resample, float64 `[RESAMPLES, parts]`: always the same ones."""
+    drawn = np.random.default_rng(0).multinomial(parts, np.full(parts, 1 / parts), size=RESAMPLES).astype(np.float64)
+    drawn.flags.writeable = False
+    return drawn
+
+
 class Tasks:
     """Things of several tasks, resampled by task; of a single task by its episodes, which say nothing of other tasks.
 
@@ -208,8 +217,6 @@ class Tasks:
         numbers = {name: number for number, name in enumerate(dict.fromkeys(parts))}
         self._parts = len(numbers)
         self._of_thing = np.array([numbers[part] for part in parts])
-        rng = np.random.default_rng(0)
-        self._draws = rng.multinomial(self._parts, np.full(self._parts, 1 / self._parts), size=RESAMPLES)
 
     def interval(self, statistic: Callable[[Callable[[Sequence[float]], Any]], Any]) -> Interval:
         """Return a statistic of totals over things with its percentile interval.
@@ -220,7 +227,7 @@ class Tasks:
 
         def totals(values: Sequence[float]) -> NDArray[np.float64]:
             by_part = np.bincount(self._of_thing, weights=np.asarray(values, dtype=float), minlength=self._parts)
-            return np.asarray(self._draws @ by_part, dtype=np.float64)
+            return np.asarray(_draws(self._parts) @ by_part, dtype=np.float64)
 
         value = float(statistic(lambda values: float(np.sum(np.asarray(values, dtype=float)))))
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError, model_validator
 
@@ -240,7 +240,7 @@ def read_episodes(folders: Sequence[Path]) -> list[tuple[Path, EpisodeRecord]]:
 
     Raises:
         RecordError: a folder holds no evaluation, or a record is damaged.
-        ConfigError: a folder is named twice, or the episodes are of several checkpoints.
+        ConfigError: an episode is there twice, or the episodes are of several checkpoints.
     """
     if len({folder.resolve() for folder in folders}) != len(folders):
         raise ConfigError("a folder is named twice, so its episodes would count twice; name it once.")
@@ -249,6 +249,14 @@ def read_episodes(folders: Sequence[Path]) -> list[tuple[Path, EpisodeRecord]]:
     if len(checkpoints) > 1:
         found = ", ".join(sorted(name or "none" for name in checkpoints))
         raise ConfigError(f"the episodes are of different checkpoints ({found}); name folders of one policy.")
+    owners: dict[tuple[Any, ...], Path] = {}
+    for folder, record in played:
+        other = owners.setdefault((record.key, record.seed, record.protocol), folder)
+        if other != folder:
+            raise ConfigError(
+                f"'{other}' and '{folder}' both hold {record.suite} task {record.task_id}, {record.start}, under "
+                f"{record.rule}: it would count twice; name one of them."
+            )
     return played
 
 

@@ -17,6 +17,7 @@ EVERY = 2
 
 _SIDE = 384
 _WORDS, _STRIP = 40, 56
+WIDTH, HEIGHT = _SIDE, _SIDE + _WORDS + _STRIP
 _WIDTH = 56
 _INK, _FAINT, _BACK, _DOT = (235, 236, 240), (150, 154, 165), (24, 26, 32), (242, 142, 43)
 _UNLIT = (62, 66, 76)
@@ -35,7 +36,7 @@ def annotate(image: NDArray[np.uint8], *, words: str, iterations: int, max_depth
     Returns:
         uint8 `[480, 384, 3]`.
     """
-    canvas = Image.new("RGB", (_SIDE, _SIDE + _WORDS + _STRIP), _BACK)
+    canvas = Image.new("RGB", (WIDTH, HEIGHT), _BACK)
     canvas.paste(Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), (0, 0))
     draw = ImageDraw.Draw(canvas)
     lines = textwrap.wrap(words, _WIDTH, max_lines=2, placeholder=" ...")
@@ -59,12 +60,23 @@ def _draw_thinking(draw: ImageDraw.ImageDraw, top: int, iterations: int, max_dep
 
 
 class Film:
-    """Collects the pictures of one episode and writes them as an mp4 that browsers play."""
+    """Encodes the pictures of one episode, as they come, as an mp4 that browsers play (H.264)."""
 
     def __init__(self, control_hz: int) -> None:
-        """Start a film of a robot with so many control steps per second."""
-        self._fps = max(1, control_hz // EVERY)
-        self._frames: list[NDArray[np.uint8]] = []
+        """Start a film of a robot with so many control steps per second.
+
+        Raises:
+            MissingExtraError: PyAV is not installed.
+        """
+        self._av, self._fps = require_av(), max(1, control_hz // EVERY)
+        self._folder = tempfile.TemporaryDirectory()
+        self._path = Path(self._folder.name) / "film.mp4"
+        self._container = self._av.open(str(self._path), "w", format="mp4", options={"movflags": "+faststart"})
+        settings = {"crf": "27", "preset": "veryfast", "threads": "1"}
+        self._stream = self._container.add_stream("libx264", rate=self._fps, options=settings)
+        self._stream.width, self._stream.height, self._stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        self._stream.codec_context.time_base = Fraction(1, self._fps)
+        self._last: NDArray[np.uint8] | None = None
 
     def wants(self, step: int) -> bool:
         """Return whether the picture after `step` control steps is wanted: every second one."""
@@ -72,18 +84,20 @@ class Film:
 
     def add(self, image: NDArray[np.uint8], *, words: str, iterations: int, max_depth: int | None) -> None:
         """Add a picture `[H, W, 3]`, annotated."""
-        self._frames.append(annotate(image, words=words, iterations=iterations, max_depth=max_depth))
+        self._last = annotate(image, words=words, iterations=iterations, max_depth=max_depth)
+        self._write(self._last)
 
     def encode(self) -> bytes:
-        """Return the film as an mp4 file, at the speed of the robot; its last picture is held for a second.
+        """Return the film as an mp4 file, at the speed of the robot; its last picture is held for a second."""
+        for _ in range(self._fps if self._last is not None else 0):
+            self._write(self._last)
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        with self._folder:
+            return self._path.read_bytes()
 
-        Raises:
-            MissingExtraError: PyAV is not installed.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "film.mp4"
-            _encode(self._frames + self._frames[-1:] * self._fps, path, self._fps)
-            return path.read_bytes()
+    def _write(self, frame: NDArray[np.uint8]) -> None:
+        self._container.mux(self._stream.encode(self._av.VideoFrame.from_ndarray(frame, format="rgb24")))
 
 
 def require_av() -> ModuleType:
@@ -98,15 +112,3 @@ def require_av() -> ModuleType:
         raise MissingExtraError("av", "report") from None
     module: ModuleType = av
     return module
-
-
-def _encode(frames: list[NDArray[np.uint8]], path: Path, fps: int) -> None:
-    av = require_av()
-    height, width = frames[0].shape[:2]
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "27", "preset": "veryfast", "threads": "1"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, fps)
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))

@@ -84,9 +84,9 @@ def _depth_curve(drawing: Drawing, series: Series, x: Scale, y: Scale, css: str,
     suites = group_by((r for rule in rules for r in rule.records), lambda record: record.suite)
     if not several and len(suites) > 1:
         for suite in suites:
-            points = _suite_points(rules, suite, x, y)
-            drawing.path(points, "line thin suite")
-            labels.append(_Label(points[-1], suite, "faint"))
+            if points := _suite_points(rules, suite, x, y):
+                drawing.path(points, "line thin suite")
+                labels.append(_Label(points[-1], suite, "faint"))
     xs = [x(float(rule.depth or 1)) for rule in rules]
     rates = [rule.summary.rate for rule in rules]
     drawing.band(xs, [y(rate.low) for rate in rates], [y(rate.high) for rate in rates], f"band {css}")
@@ -321,7 +321,7 @@ def decay(
     drawing = Drawing(width, height, title)
     columns = _columns(traces)
     positive = [value for column in columns for value in np.percentile(column, [10, 90]) if value > 0]
-    bounds = [*positive, limit] if limit > 0 else positive
+    bounds = [*positive, limit] if limit > 0 else positive or [float(np.finfo(np.float32).tiny)]
     low, high = 10 ** np.floor(np.log10(min(bounds))), 10 ** np.ceil(np.log10(max(bounds)))
     at = [float(every * (k + first)) for k in range(max(len(columns), 2))]
     x = Scale((at[0], at[-1]), (56, width - 16))

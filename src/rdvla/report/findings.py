@@ -51,9 +51,13 @@ def best_fixed(series: Series) -> RuleGroup | None:
 
 
 def best_adaptive(series: Series) -> RuleGroup | None:
-    """Return the adaptive rule with the highest success rate, the one with fewest iterations of equals."""
+    """Return the adaptive rule with the highest success rate, the one with fewest iterations of equals.
+
+    Beside fixed depths, it is one that was played by the protocol of the longest ladder.
+    """
+    protocol = series.ladder[0].way[1] if series.ladder else None
     return max(
-        series.adaptive,
+        (rule for rule in series.adaptive if protocol in (None, rule.way[1])),
         key=lambda rule: (rule.summary.rate.value, -(rule.summary.mean_iterations or 0.0)),
         default=None,
     )
@@ -167,17 +171,18 @@ def about_alarm(rule: RuleGroup) -> str:
     watched = [record for record in rule.played if ALARM in record.signals]
     if not watched:
         return ""
-    leads: dict[bool, list[int]] = {True: [], False: []}
+    found, false, leads = 0, 0, []
     for record in watched:
         raised = [k for k, level in enumerate(record.signals[ALARM]) if level is not None and level > 1]
         if raised:
-            leads[record.success].append(record.steps - sum(record.executed[: raised[0]]))
+            found, false = found + (not record.success), false + record.success
+            if not record.success and sum(record.executed) == record.steps:  # else decisions' steps are not known
+                leads.append(record.steps - sum(record.executed[: raised[0]]))
     solved = sum(record.success for record in watched)
-    found, false = leads[False], leads[True]
-    early = f", {statistics.fmean(found):.0f} steps before the end on average" if found else ""
+    early = f", {statistics.fmean(leads):.0f} steps before the end on average" if leads else ""
     return (
-        f"{rule.name}: the alarm was raised in {len(found)} of {len(watched) - solved} failures{early}, and in "
-        f"{len(false)} of {solved} successes."
+        f"{rule.name}: the alarm was raised in {found} of {len(watched) - solved} failures{early}, and in {false} of "
+        f"{solved} successes."
     )
 
 

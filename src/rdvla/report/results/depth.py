@@ -60,7 +60,7 @@ def depth_table(given: Given) -> Section:
 
 
 def _ladder(series: Series) -> Ladder:
-    ways = list(dict.fromkeys(rule.way for rule in series.fixed))
+    ways = {(rule.way, rule.ask.manner) for rule in series.fixed}
     ladder = {rule.depth: rule for rule in series.fixed if rule.depth is not None}
     if len(ways) > 1 or len(ladder) < len(series.fixed):
         names = "; ".join(rule.name for rule in series.fixed)

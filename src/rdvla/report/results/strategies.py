@@ -31,7 +31,7 @@ def strategies_table(given: Given) -> Section:
         suites = list(dict.fromkeys(record.suite for record in series.records))
         needed = play(series, suites, "--depth", str(DEPTH))
         raise ConfigError(f"no episode at depth {DEPTH} with a fixed horizon to compare with; play {needed}.")
-    base = at_depth[0]
+    base = min(at_depth, key=lambda rule: (rule.records[0].delay, rule.ask.warm_start != "noise"))
     found = [(rule, _against(rule, base)) for rule in (*at_depth, *series.adaptive)]
     takes = ("iterations per decision", "decisions per episode", PER_EPISODE)
     columns = ("", "success", f"against {base.name}, points", *takes, f"{PER_EPISODE}, % against {base.name}")
