@@ -22,6 +22,7 @@ class Embodiment:
         state_names: what each entry of the state is.
         action_names: what each entry of an action is; `delta_...` moves by so much, anything else is where to go.
         gripper: what the environment expects in the last entry of an action.
+        gripper_has_two_values: it takes -1 and +1 and nothing between.
     """
 
     robot_type: str
@@ -30,6 +31,7 @@ class Embodiment:
     state_names: tuple[str, ...]
     action_names: tuple[str, ...]
     gripper: GripperConvention
+    gripper_has_two_values: bool = False
 
     @property
     def state_dim(self) -> int:
@@ -42,8 +44,8 @@ class Embodiment:
         return len(self.action_names)
 
     def takes_gripper(self, convention: GripperConvention) -> bool:
-        """Whether actions with this gripper convention fit: the robot's own, or `none` (its commands as numbers)."""
-        return convention in (self.gripper, "none")
+        """Whether actions with this gripper convention fit: the robot's own, or `none` (any commands as numbers)."""
+        return convention == self.gripper or (convention == "none" and not self.gripper_has_two_values)
 
     def with_pictures(self, camera_size: int | None) -> "Embodiment":
         """Return the same robot, every camera `camera_size` pixels high and wide; None leaves them as they are.
@@ -103,5 +105,6 @@ CALVIN = Embodiment(
     state_names=("x", "y", "z", "euler_x", "euler_y", "euler_z", "gripper_width", "gripper_action"),
     action_names=LIBERO.action_names,
     gripper="open_is_positive",
+    gripper_has_two_values=True,
 )
 """CALVIN's Panda, with the part of its state that the published policies see. Relative actions; gripper +1 open."""

@@ -33,9 +33,14 @@ def load(entry: EntryPoint, fits: Callable[[Any], bool], wanted: str) -> Any:
     """Import what an entry point names.
 
     Raises:
-        ConfigError: it does not fit; the message says that it must be `wanted`.
+        ConfigError: it cannot be imported, or does not fit; the message says that it must be `wanted`.
     """
-    found = entry.load()
+    try:
+        found = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"entry point {_described(entry)} of {entry.group} cannot be imported ({error}); mend or uninstall it."
+        ) from error
     if not fits(found):
         raise ConfigError(f"entry point {_described(entry)} of {entry.group} must be {wanted}, found {found!r:.60}.")
     return found

@@ -13,6 +13,7 @@ from rdvla import __version__
 from rdvla.checkpoints import load, load_native, save_native
 from rdvla.checkpoints.native import versions
 from rdvla.errors import CheckpointError, StorageError
+from rdvla.policies.sources import fingerprint
 
 
 @pytest.mark.parametrize("kind", ["laptop", "released"])
@@ -117,3 +118,21 @@ def test_a_source_tree_that_is_not_installed_says_its_version(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     assert versions()["rdvla"] == __version__
+
+
+def test_a_fingerprint_is_of_the_checkpoint_and_not_of_what_lies_beside_it(tmp_path):
+    save_native(tmp_path / "policy", fakes.make())
+    expected = fingerprint(tmp_path / "policy")
+    for name in (
+        ".cache/huggingface/download/config.json.metadata",
+        ".git/x.json",
+        "plot.png",
+        "README.md",
+        ".DS_Store",
+    ):
+        file = tmp_path / "policy" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("something")
+    assert fingerprint(tmp_path / "policy") == expected
+    (tmp_path / "policy/tokenizer.json").write_text("{}")
+    assert fingerprint(tmp_path / "policy") != expected

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ import checkpoint_fakes as fakes
 from rdvla.checkpoints import load, save_native, save_official
 from rdvla.cli.convert import convert_command
 from rdvla.errors import CheckpointError
+from rdvla.model.rdvla import RDVLA
+from rdvla.train.presets import changed
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "parity" / "golden" / "vlm"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the recorded reference tensors are not on this machine")
@@ -118,6 +121,21 @@ def test_pixel_constants_that_take_effect(released):
     document["means"], document["tvf_normalize_params"][0]["mean"] = [[0.1] * 3] * 2, [0.25, 0.5, 0.75]
     path.write_text(json.dumps(document))
     assert load(released).model.config.backbone.vision.dino.mean == (0.25, 0.5, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ({"projector_width": 40}, "projector_width is 40, not 80"),
+        ({"vision": {"siglip": {"attention_pool": False}}}, "siglip.attention_pool is False"),
+        ({"vision": {"dino": {"layer_scale": False}}}, "dino.layer_scale is False"),
+    ],
+)
+def test_what_a_reader_would_take_for_granted_is_not_written(tmp_path, backbone, message):
+    checkpoint = fakes.make("released")
+    config = changed(checkpoint.model.config, backbone)
+    with pytest.raises(CheckpointError, match=f"cannot hold this network: {message}"):
+        save_official(tmp_path / "policy", replace(checkpoint, model=RDVLA(config)))
 
 
 class TestConvert:

@@ -173,6 +173,7 @@ class TestDataFiles:
             ("conf/scene/calvin_scene_D.yaml", "objects: {}", "is not as expected .KeyError"),
             ("conf/cameras/cameras/static.yaml", "fov: wide", "is not as expected"),
             ("data/plane/plane.urdf", None, "incomplete: no '.*plane.urdf'"),
+            ("data/calvin_table_D/textures/dark_wood__gray_handle.png", None, "incomplete: no '.*gray_handle.png'"),
             ("data/blocks/block_red_middle.urdf", "version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         ],
     )
@@ -182,6 +183,23 @@ class TestDataFiles:
             (copy / path).write_text(content, encoding="utf-8")
         with pytest.raises(ConfigError, match=message):
             load_scene("D", copy)
+
+    def test_another_scenes_files_are_not_needed(self, copy):
+        shutil.rmtree(copy / "data/calvin_table_A")
+        (copy / "conf/scene/calvin_scene_A.yaml").unlink()
+        load_scene("D", copy)
+        with pytest.raises(ConfigError, match="incomplete"):
+            load_scene("A", copy)
+
+    def test_files_that_are_not_as_published_are_told(self, copy, caplog):
+        picture = copy / "data/calvin_table_D/textures/dark_wood__gray_handle.png"
+        picture.write_bytes(picture.read_bytes() + b" ")
+        load_scene("D", copy)
+        assert "dark_wood__gray_handle.png in" in caplog.text
+        assert "not as published" in caplog.text
+        caplog.clear()
+        load_scene("C", copy)
+        assert not caplog.text
 
 
 @needs_files

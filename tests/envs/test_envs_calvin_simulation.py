@@ -98,9 +98,6 @@ def test_names_of_a_scene(scene):
 
 
 def test_where_things_are(simulation):
-    position, quaternion = simulation.link_pose("robot", "tcp")
-    np.testing.assert_allclose(position, simulation.robot_obs()[:3], atol=1e-3)
-    assert np.linalg.norm(quaternion) == pytest.approx(1)
     low, high = simulation.link_box("block_red", "base_link")
     np.testing.assert_allclose((low + high) / 2, simulation.scene_obs()[6:9], atol=1e-3)
     below, above = simulation.link_box("table", "drawer_link")
@@ -219,5 +216,9 @@ def test_a_damaged_model_is_an_error_of_the_simulator(tmp_path, monkeypatch):
     for path in (tmp_path / "calvin").rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     (tmp_path / "calvin/data/plane/plane.urdf").write_text("<robot", encoding="utf-8")
-    with pytest.raises(SimulatorError, match="scene D: loading failed in pybullet"):
-        Simulation(load_scene("D", tmp_path / "calvin"), renderer="tiny")
+    pybullet = bullet.import_pybullet()
+    connected = [pybullet.isConnected(number) for number in range(20)]
+    for _ in range(2):
+        with pytest.raises(SimulatorError, match="scene D: loading failed .*It says: .*XML_ERROR_PARSING_ELEMENT"):
+            Simulation(load_scene("D", tmp_path / "calvin"), renderer="tiny")
+    assert [pybullet.isConnected(number) for number in range(20)] == connected

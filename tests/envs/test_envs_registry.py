@@ -13,7 +13,7 @@ from chain_fakes import ROBOT, ChainSuite
 from rdvla import plugins
 from rdvla.embodiment import CALVIN, LIBERO
 from rdvla.envs import find_suite, list_tasks, registry
-from rdvla.envs.fit import require_fit
+from rdvla.envs.fit import differences, require_fit
 from rdvla.envs.toy import ToySuite
 from rdvla.errors import ConfigError, MissingExtraError
 from rdvla.eval.records import read_records
@@ -101,6 +101,24 @@ def test_only_suites_of_a_family_without_its_extra_ask_for_it():
         find_suite("nothing")
 
 
+def test_a_suite_of_a_package_may_begin_as_a_family_without_its_extra(monkeypatch):
+    here = {"heavy": f"{__name__}:missing", "heavy_plus": f"{__name__}:heavy_plus"}
+    monkeypatch.setattr(registry, "FAMILIES", here)
+    assert find_suite("heavy_plus_one").name == "heavy_plus_one"
+    with pytest.raises(MissingExtraError):
+        find_suite("heavy_plus_two")
+
+
+def heavy_plus():
+    return {"heavy_plus_one": ChainSuite("heavy_plus_one", "short")}
+
+
+def test_a_family_that_cannot_be_imported_is_named(monkeypatch):
+    monkeypatch.setattr(registry, "FAMILIES", {"toy": "no_such_module:suites"})
+    with pytest.raises(ConfigError, match=r"'no_such_module:suites' .* cannot be imported .*mend or uninstall"):
+        find_suite("toy")
+
+
 def test_protocols(monkeypatch):
     monkeypatch.setattr(registry, "FAMILIES", {"chain": f"{__name__}:chains"})
     assert find_suite("chain").protocol == "short"
@@ -168,3 +186,9 @@ def test_a_policy_that_does_not_fit_is_told_both_sides(changes, wrong):
 
 def test_sizes_follow_from_names():
     assert (LIBERO.state_dim, LIBERO.action_dim, ROBOT.state_dim) == (8, 7, 1)
+
+
+def test_commands_of_any_size_do_not_fit_a_gripper_of_two_values():
+    policy = replace(POLICY, extra={"gripper": "none"})
+    assert differences(policy, LIBERO, LIBERO.cameras) == []
+    assert differences(policy, CALVIN, CALVIN.cameras) == ["the gripper is open_is_positive there, not none"]

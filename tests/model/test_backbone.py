@@ -159,6 +159,21 @@ def test_an_image_size_that_the_stages_do_not_divide_is_refused(size, nearest):
         changed(rdvla_tiny(300), {"vision": {"image_size": size}})
 
 
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"vision": {"channels": [30, 64]}}, "30 must be a multiple of norm_groups"),
+        ({"vision": {"residual_stages": 5}}, "residual_stages = 5: there are 4 stages"),
+        ({"vision": {"residual_stages": -1}}, "residual_stages"),
+        ({"language": {"num_kv_heads": 3}}, "must be a multiple of num_kv_heads"),
+        ({"language": {"num_heads": 5}}, "must be an even multiple of num_heads"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(sizes, message):
+    with pytest.raises(ConfigError, match=message):
+        changed(rdvla_tiny(300), sizes)
+
+
 def test_names_in_files_have_no_prefix():
     names = set(stored_state(make().model))
     assert {"latent_tokens", "vision.pos_embed", "projector.fc1.weight", "language.model.norm.weight"} < names

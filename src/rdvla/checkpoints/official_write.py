@@ -10,7 +10,7 @@ from rdvla.checkpoints import names
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.official import STATISTICS
 from rdvla.checkpoints.official_beside import BESIDE, beside
-from rdvla.checkpoints.official_config import TOWER_NAMES, head_document
+from rdvla.checkpoints.official_config import PROJECTOR_RATIO, TOWER_NAMES, head_document
 from rdvla.checkpoints.tensors import dtype_name, write_pt, write_safetensors
 from rdvla.checkpoints.tokenizer_files import write_tokenizer
 from rdvla.data.stats import save_statistics
@@ -64,7 +64,9 @@ def save_official(directory: Path, checkpoint: Checkpoint, *, replace: bool = Fa
 def _require_released_kind(config: RDVLAConfig) -> PrismaticConfig:
     backbone = config.backbone
     problems = []
-    if not isinstance(backbone, PrismaticConfig):
+    if isinstance(backbone, PrismaticConfig):
+        problems += _unread(backbone)
+    else:
         problems.append(f"the backbone is '{backbone.kind}', not 'prismatic'")
     if config.prompt != QWEN_CHAT_PROMPT:
         problems.append("the prompt is not the released one")
@@ -75,6 +77,22 @@ def _require_released_kind(config: RDVLAConfig) -> PrismaticConfig:
     if problems or not isinstance(backbone, PrismaticConfig):
         raise CheckpointError("the released layout cannot hold this network: " + "; ".join(problems) + ".")
     return backbone
+
+
+def _unread(backbone: PrismaticConfig) -> list[str]:
+    """Return what a reader would take for granted of a backbone, and is otherwise."""
+    vision, released = backbone.vision, DinoSiglipConfig()
+    usual = PROJECTOR_RATIO * (vision.dino.width + vision.siglip.width)
+    unread = (
+        [] if backbone.projector_width == usual else [f"projector_width is {backbone.projector_width}, not {usual}"]
+    )
+    for name, own, theirs in (("dino", vision.dino, released.dino), ("siglip", vision.siglip, released.siglip)):
+        for field in ("layer_scale", "attention_pool"):
+            if getattr(own, field) != getattr(theirs, field):
+                unread.append(f"{name}.{field} is {getattr(own, field)}")
+        if own.num_registers is None and theirs.num_registers is not None:
+            unread.append(f"{name} has no registers")
+    return unread
 
 
 def _own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -35,13 +35,14 @@ def find_suite(name: str, protocol: str = "") -> Suite:
     """
     known: dict[str, Suite] = {}
     owners: dict[str, EntryPoint] = {}
+    lacking: MissingExtraError | None = None
     families = plugins.find(GROUP, FAMILIES).values()
     for family in sorted(families, key=lambda family: not name.startswith(family.name)):
         try:
             found = plugins.load(family, callable, "a function that returns suites by name")()
-        except MissingExtraError:
+        except MissingExtraError as error:
             if name.lower().startswith(family.name):
-                raise
+                lacking = lacking or error
             continue
         for taken in found.keys() & known.keys():
             raise plugins.twice(taken, owners[taken], family)
@@ -49,6 +50,8 @@ def find_suite(name: str, protocol: str = "") -> Suite:
         owners |= dict.fromkeys(found, family)
         if name in known:
             return _under(known[name], protocol)
+    if lacking is not None:
+        raise lacking
     raise ConfigError(f"unknown suite '{name}'.{suggest(name, known)}")
 
 

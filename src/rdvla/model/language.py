@@ -4,12 +4,14 @@ Shape suffixes: B batch, T positions, D width.
 """
 
 from collections.abc import Collection
+from typing import Self
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from rdvla.config import Config
+from rdvla.errors import ConfigError
 
 
 class LanguageConfig(Config):
@@ -23,6 +25,18 @@ class LanguageConfig(Config):
     mlp_width: PositiveInt = 4864
     rope_theta: PositiveFloat = 1e6
     rms_norm_eps: PositiveFloat = 1e-6
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
+            raise ConfigError(
+                f"language.hidden_size ({self.hidden_size}) must be an even multiple of num_heads ({self.num_heads})."
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"language.num_heads ({self.num_heads}) must be a multiple of num_kv_heads ({self.num_kv_heads})."
+            )
+        return self
 
 
 class LanguageModel(nn.Module):

@@ -168,12 +168,13 @@ class RDVLAPolicy(Policy):
         """Decide for several observations at once, of any tasks.
 
         Each sample stops on its own; the timings are those of the batch. Without a rule, `default_stop` is taken. With
-        a budget, counted from the call on, as many iterations are made as should fit, judged by what they cost in
-        earlier decisions and in this one; at least one.
+        a budget, counted from when its group is begun, as many iterations are made as should fit, judged by what they
+        cost in earlier decisions and in this one; at least one.
 
         Args:
             observations: at least one.
-            asks: one per observation. Those that agree in all but seed, carry and step are decided together.
+            asks: one per observation. Those that agree in all but seed, carry and step are decided together, one
+                such group after the other, those with a budget first.
 
         Raises:
             ObservationError: a camera is missing or a state has another size.
@@ -189,7 +190,7 @@ class RDVLAPolicy(Policy):
         if len(groups) == 1:
             return self._decide(observations, asks)
         chunks: dict[int, ActionChunk] = {}
-        for group in groups.values():
+        for _, group in sorted(groups.items(), key=lambda each: each[0].budget_ms is None):
             decided = self._decide([observations[index] for index in group], [asks[index] for index in group])
             chunks |= zip(group, decided, strict=True)
         return [chunks[index] for index in range(len(asks))]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from rdvla.errors import CheckpointError, ConfigError, ServeError
 from rdvla.experts.policy import ExpertPolicy
+from rdvla.hub import CHECKPOINT
 from rdvla.policy import Policy
 from rdvla.types import GripperConvention
 
@@ -121,9 +122,18 @@ def choose_policy(
 
 
 def fingerprint(folder: Path) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of all files in `folder`, names included, but for `*.md`."""
+    """Return 16 hexadecimal digits of the SHA-256 of a checkpoint's files in `folder`, their names included.
+
+    Cards, pictures and what tools leave beside them (`.cache`, `.git`) are no part of it.
+    """
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
+    names = {path: path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    kinds = tuple(pattern.removeprefix("*") for pattern in CHECKPOINT.patterns)
+    for path in sorted(
+        path
+        for path, name in names.items()
+        if name.name.endswith(kinds) and not any(part.startswith(".") for part in name.parts)
+    ):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         with path.open("rb") as file:
             while block := file.read(1 << 20):

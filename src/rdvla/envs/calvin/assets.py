@@ -7,6 +7,7 @@ metres, angles in radians, quaternions in the order x, y, z, w.
 import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import yaml
 
 from rdvla.errors import ConfigError
 from rdvla.files import refuse_pointer, user_cache
+
+logger = logging.getLogger(__name__)
 
 VARIABLE = "RDVLA_CALVIN_DATA"
 SCENES = ("A", "B", "C", "D")
@@ -248,6 +251,8 @@ def load_scene(name: str, folder: Path | None = None) -> SceneConfig:
     if name not in SCENES:
         raise ConfigError(f"scene = {name!r}: CALVIN has the scenes {', '.join(SCENES)}.")
     root = find_data(folder)
+    for path in _needed(name):
+        _require_file(root / path)
     scene = _read(root / "conf" / "scene" / f"calvin_scene_{name}.yaml")
     robot = _read(root / "conf" / "robot" / "panda.yaml") | _read(root / "conf" / "robot" / "panda_longer_finger.yaml")
     cameras = {name: _read(root / "conf" / "cameras" / "cameras" / f"{name}.yaml") for name in ("static", "gripper")}
@@ -257,9 +262,31 @@ def load_scene(name: str, folder: Path | None = None) -> SceneConfig:
         raise ConfigError(
             f"scene {name} in '{root / 'conf'}' is not as expected ({type(error).__name__}: {error}). {_HOW}"
         ) from error
-    for file in (config.robot.urdf, config.table, *config.blocks.values(), "plane/plane.urdf"):
+    for file in (config.robot.urdf, config.table, *config.blocks.values()):
         _require_file(config.data / file)
+    _tell_changes(name, root)
     return config
+
+
+def _needed(scene: str) -> list[str]:
+    """Return the manifest's files that a scene reads, also meshes and textures, whose lack pybullet does not tell."""
+    rest = [other for other in SCENES if other != scene]
+    others = [part for other in rest for part in (f"/calvin_table_{other}/", f"/calvin_scene_{other}.yaml")]
+    files = (path for path in manifest().files if not Path(path).name.startswith("LICENSE"))
+    return [path for path in files if not any(part in path for part in others)]
+
+
+@functools.cache
+def _tell_changes(scene: str, root: Path) -> None:
+    changed = [path for path in _needed(scene) if not _is_genuine(root, path)]
+    if changed:
+        logger.warning(
+            "CALVIN scene %s: %s in '%s' are not as published, so physics or pictures may differ. `rdvla setup calvin` "
+            "fetches the published ones.",
+            scene,
+            ", ".join(changed),
+            root,
+        )
 
 
 def _scene(

@@ -25,6 +25,8 @@ VARIABLE = "RDVLA_CALVIN_RENDERER"
 
 logger = logging.getLogger(__name__)
 
+_LINES_TOLD = 3
+
 _PROBE_SECONDS = 60
 _PROBE = (
     "import importlib.util, pybullet as p; c = p.connect(p.DIRECT, options='--width=8 --height=8'); "
@@ -101,23 +103,26 @@ def quietly() -> Iterator[list[str]]:
     """Keep what C code prints inside the block from the streams; after it, the yielded list has the lines."""
     printed: list[str] = []
     with tempfile.TemporaryFile() as captured:
-        with _redirected(captured.fileno()):
-            yield printed
-        captured.seek(0)
-        printed += captured.read().decode(errors="replace").splitlines()
-    for line in printed:
-        logger.debug("pybullet: %s", line.rstrip())
+        try:
+            with _redirected(captured.fileno()):
+                yield printed
+        finally:
+            captured.seek(0)
+            printed += captured.read().decode(errors="replace").splitlines()
+            for line in printed:
+                logger.debug("pybullet: %s", line.rstrip())
 
 
 @contextlib.contextmanager
 def guarded(what: str) -> Iterator[list[str]]:
     """Keep pybullet quiet inside the block, as `quietly` does, and turn its errors into a `SimulatorError`."""
-    error = import_pybullet().error
+    error, printed = import_pybullet().error, []
     try:
         with quietly() as printed:
             yield printed
     except error as cause:
-        raise SimulatorError(f"{what} failed in pybullet: {cause}") from cause
+        said = "; ".join(line.strip() for line in printed[-_LINES_TOLD:] if line.strip())
+        raise SimulatorError(f"{what} failed in pybullet: {cause}" + (f" It says: {said}" if said else "")) from cause
 
 
 @contextlib.contextmanager

@@ -45,12 +45,16 @@ class Simulation:
         self._size = size
         with guarded(f"CALVIN scene {config.name}: loading") as printed:
             self.client = Client(renderer, size or max(camera.size for camera in config.cameras.values()))
-            self._start_physics()
-            self.robot = Robot(self.client, config.robot, config.data)
-            self.scene = Scene(self.client, config)
-            self.cameras = {
-                name: Camera(self.client, camera, self.robot.body) for name, camera in config.cameras.items()
-            }
+            try:
+                self._start_physics()
+                self.robot = Robot(self.client, config.robot, config.data)
+                self.scene = Scene(self.client, config)
+                self.cameras = {
+                    name: Camera(self.client, camera, self.robot.body) for name, camera in config.cameras.items()
+                }
+            except BaseException:
+                self.client.disconnect()
+                raise
         self.drawn_by = {
             key.lower(): value for key, _, value in (line.partition("=") for line in printed) if key == "GL_RENDERER"
         }
@@ -145,20 +149,6 @@ class Simulation:
         """
         with guarded(f"camera {camera}"):
             return self.cameras[camera].draw(self._size)
-
-    def link_pose(self, body: str, link: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return where a link is: position `[3]` (m) and quaternion `[4]` (x, y, z, w) of its frame, world frame.
-
-        Args:
-            body: a name of `bodies`.
-            link: a name of `links[body]`.
-        """
-        index = self.links[body][link]
-        if index == _BASE_LINK[0]:
-            position, quaternion = self.client.getBasePositionAndOrientation(self.bodies[body])
-        else:
-            position, quaternion = self.client.getLinkState(self.bodies[body], index)[4:6]
-        return np.array(position), np.array(quaternion)
 
     def link_box(self, body: str, link: str) -> NDArray[np.float64]:
         """Return the axis-parallel box around a link's collision shape: float64 `[2, 3]`, lower and upper corner, m."""

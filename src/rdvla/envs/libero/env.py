@@ -78,11 +78,6 @@ class LiberoEnv:
         return self._files.spec
 
     @property
-    def num_init_states(self) -> int:
-        """How many bundled initial states the task has (the base suites: 50)."""
-        return len(self._load_init_states())
-
-    @property
     def embodiment(self) -> Embodiment:
         """LIBERO's Panda, with pictures of `camera_size`."""
         return self._embodiment

@@ -4,14 +4,15 @@ Shape suffixes: B images (all cameras and samples together), T tokens per image,
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from rdvla.config import Config
+from rdvla.errors import ConfigError
 from rdvla.model.backbones.inline import Inline, InlineConfig, Tower
 
 _Spread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -37,6 +38,12 @@ class ViTConfig(Config):
     attention_pool: bool = False
     mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
     std: tuple[_Spread, _Spread, _Spread]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.width % self.num_heads:
+            raise ConfigError(f"a tower's width ({self.width}) must be a multiple of its num_heads ({self.num_heads}).")
+        return self
 
 
 class DinoSiglipConfig(Config):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from rdvla.config import Config
@@ -29,11 +29,17 @@ class ConvConfig(Config):
     image_size: PositiveInt = 128
     stem_stride: PositiveInt = 4
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (32, 64, 96, 128)
-    residual_stages: int = 2
+    residual_stages: NonNegativeInt = 2
     norm_groups: PositiveInt = 8
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if odd := [width for width in self.channels if width % self.norm_groups]:
+            raise ConfigError(f"vision.channels: {odd[0]} must be a multiple of norm_groups ({self.norm_groups}).")
+        if self.residual_stages > len(self.channels):
+            raise ConfigError(
+                f"vision.residual_stages = {self.residual_stages}: there are {len(self.channels)} stages (channels)."
+            )
         if rest := self.image_size % self.stride:
             below = self.image_size - rest
             nearest = " or ".join(str(size) for size in (below, below + self.stride) if size)
