@@ -219,6 +219,6 @@ def test_a_damaged_model_is_an_error_of_the_simulator(tmp_path, monkeypatch):
     pybullet = bullet.import_pybullet()
     connected = [pybullet.isConnected(number) for number in range(20)]
     for _ in range(2):
-        with pytest.raises(SimulatorError, match="scene D: loading failed .*It says: .*XML_ERROR_PARSING_ELEMENT"):
+        with pytest.raises(SimulatorError, match=r"scene D: loading failed .*It says: .*XML_ERROR_PARSING_ELEMENT"):
             Simulation(load_scene("D", tmp_path / "calvin"), renderer="tiny")
     assert [pybullet.isConnected(number) for number in range(20)] == connected
