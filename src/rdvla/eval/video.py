@@ -89,8 +89,9 @@ class Film:
 
     def encode(self) -> bytes:
         """Return the film as an mp4 file, at the speed of the robot; its last picture is held for a second."""
-        for _ in range(self._fps if self._last is not None else 0):
-            self._write(self._last)
+        if self._last is not None:
+            for _ in range(self._fps):
+                self._write(self._last)
         self._container.mux(self._stream.encode(None))
         self._container.close()
         with self._folder:
