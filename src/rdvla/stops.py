@@ -23,9 +23,8 @@ SAFE_GATE = 0.3
 """`StopRule.defer` where nothing was fitted: well above what the scratchpad changes by where rules usually stop."""
 
 
-def exact(number: float) -> str:
-    """Return a threshold in as few digits as tell it from others: rules are told apart by their names."""
-    return f"{number:.15g}"
+EXACT = ".15g"
+"""Format of thresholds, in as few digits as tell one from another: rules are told apart by their names."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class RuleSpec:
 
     def condition(self, threshold: float) -> str:
         """Return e.g. `action_mse < 0.001` or `cosine > 0.999`."""
-        return f"{self.name} {'<' if self.runs == 'below' else '>'} {exact(threshold)}"
+        return f"{self.name} {'<' if self.runs == 'below' else '>'} {threshold:{EXACT}}"
 
 
 BUILT_IN = (
@@ -227,7 +226,7 @@ class StopRule:
         spec = self.spec
         if spec is None or self.threshold is None:
             return f"depth {self.max_depth}"
-        gate = "" if self.defer is None else f", Coda deferred to {exact(self.defer)}"
+        gate = "" if self.defer is None else f", Coda deferred to {self.defer:{EXACT}}"
         return spec.condition(self.threshold) + gate
 
     @property
@@ -237,10 +236,10 @@ class StopRule:
         return None if spec is None or self.threshold is None else spec.limit(self.threshold)
 
     def __str__(self) -> str:
-        if self.name == FIXED or self.threshold is None:
+        if self.name == FIXED:
             return f"fixed({self.max_depth})"
-        parts = [exact(self.threshold), f"max {self.max_depth}"]
-        parts += [] if self.defer is None else [f"defer {exact(self.defer)}"]
+        parts = [f"{self.threshold:{EXACT}}", f"max {self.max_depth}"]
+        parts += [] if self.defer is None else [f"defer {self.defer:{EXACT}}"]
         parts += [f"min {self.min_depth}"] if self.min_depth > 1 else []
         parts += [f"every {self.check_every}"] if self.check_every > 1 else []
         return f"{self.name}({', '.join(parts)})"

@@ -213,6 +213,15 @@ def finite_vector(values: ArrayLike, name: str, size: int) -> NDArray[Any]:
     vector = numbers(values, name)
     if vector.shape != (size,):
         raise ConfigError(f"{name} must have shape [{size}], found {list(vector.shape)}.")
-    if not np.isfinite(vector).all():
-        raise ConfigError(f"{name} has non-finite values: {vector.tolist()}.")
+    require_finite(vector, name)
     return vector
+
+
+def require_finite(values: NDArray[Any], name: str) -> None:
+    """Make sure that an array holds finite numbers.
+
+    Raises:
+        ConfigError: it does not, named `name`.
+    """
+    if not np.isfinite(values).all():
+        raise ConfigError(f"{name} has non-finite values: {values.tolist()}.")

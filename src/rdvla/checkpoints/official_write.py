@@ -83,9 +83,9 @@ def _unread(backbone: PrismaticConfig) -> list[str]:
     """Return what a reader would take for granted of a backbone, and is otherwise."""
     vision, released = backbone.vision, DinoSiglipConfig()
     usual = PROJECTOR_RATIO * (vision.dino.width + vision.siglip.width)
-    unread = (
-        [] if backbone.projector_width == usual else [f"projector_width is {backbone.projector_width}, not {usual}"]
-    )
+    unread = []
+    if backbone.projector_width != usual:
+        unread.append(f"projector_width is {backbone.projector_width}, not {usual}")
     for name, own, theirs in (("dino", vision.dino, released.dino), ("siglip", vision.siglip, released.siglip)):
         for field in ("layer_scale", "attention_pool"):
             if getattr(own, field) != getattr(theirs, field):

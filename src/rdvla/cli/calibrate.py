@@ -16,7 +16,7 @@ from rdvla.eval.deferring import Deferred, fit_deferred
 from rdvla.eval.paired import Interval
 from rdvla.eval.replay import agreement, read_decisions
 from rdvla.files import write_json
-from rdvla.stops import exact, rules
+from rdvla.stops import EXACT, rules
 from rdvla.tables import align, count
 
 SAME = 0.998
@@ -215,9 +215,7 @@ def format_table(found: Sequence[Calibrated], target: Target | None) -> str:
     if target is not None:
         title += "; measured on tasks not fitted on" if held_out else "; of one task, so measured where it was fitted"
     head = ["rule", "threshold", "iterations", "95 % interval", "decodings", "ms", "change", "95 % interval", "p95"]
-    rows = [
-        [each.rule.name, exact(each.rule.threshold or 0.0), *_cells(each.held_out or each.fitted)] for each in found
-    ]
+    rows = [[each.rule.name, f"{each.rule.threshold:{EXACT}}", *_cells(each.held_out or each.fitted)] for each in found]
     return f"{title}\n\n{align([head, *rows])}"
 
 
@@ -227,7 +225,7 @@ def format_deferred(found: Sequence[Deferred]) -> str:
     rows = [
         [
             each.rule.name,
-            exact(each.rule.defer or 0.0),
+            f"{each.rule.defer:{EXACT}}",
             f"{each.same.value:.2%}",
             f"{each.same.low:.2%} - {each.same.high:.2%}",
             f"{each.decodings.value:.2f}",

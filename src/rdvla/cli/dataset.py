@@ -58,9 +58,11 @@ def convert_dataset(
         raise ConfigError(f"--fps must be above 0 and below {MAX_FPS}, found {fps}.")
     if camera_size is not None and not regenerate:
         raise ConfigError("--camera-size belongs to --regenerate; pictures that are there keep their size.")
+    if camera_size is None and regenerate:
+        camera_size = 256
     console = Console()
     root, name = _find(source)
-    episodes = _open_source(root, name, split, fps, (camera_size or 256) if regenerate else None)
+    episodes = _open_source(root, name, split, fps, camera_size)
     with _progress(console, "episodes") as progress:
         info = convert(episodes, output, storage=storage, progress=progress)
     dropped = getattr(episodes, "dropped", 0)
@@ -173,7 +175,8 @@ def _open_source(
     if (root / INFO_PATH).is_file():
         DatasetInfo.load(root)  # of an older version still, or damaged
         raise DatasetError(f"'{root}' is a LeRobotDataset {VERSION} already; use it as it is.")
-    sentences = sentence_file(root, split or "train")
+    split = "train" if split is None else split
+    sentences = sentence_file(root, split)
     if sentences is not None:
         refuse("a CALVIN recording", fps=fps)
         return CalvinRecordings.open(sentences)
@@ -182,7 +185,7 @@ def _open_source(
             f"'{root}' holds none of what can be converted: a LeRobotDataset v2.1 ({INFO_PATH}), RLDS "
             f"(dataset_info.json beside features.json), CALVIN ({SENTENCES}) or LIBERO's demonstrations (*_demo.hdf5)."
         )
-    return RldsDataset.open(root, split=split or "train", fps=fps)
+    return RldsDataset.open(root, split=split, fps=fps)
 
 
 def _regeneration(demonstrations: "LiberoDemonstrations", camera_size: int) -> "EpisodeSource":

@@ -245,5 +245,5 @@ def auroc(higher: NDArray[np.float64], lower: NDArray[np.float64]) -> float | No
     if not len(higher) or not len(lower):
         return None
     order = np.sort(lower)
-    below_or_half_of_ties = np.searchsorted(order, higher, "left") + np.searchsorted(order, higher, "right")
-    return float(below_or_half_of_ties.mean() / 2 / len(lower))
+    twice_below_once_tied = np.searchsorted(order, higher, "left") + np.searchsorted(order, higher, "right")
+    return float(twice_below_once_tied.mean() / 2 / len(lower))

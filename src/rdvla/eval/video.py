@@ -17,8 +17,8 @@ EVERY = 2
 
 _SIDE = 384
 _WORDS, _STRIP = 40, 56
-WIDTH, HEIGHT = _SIDE, _SIDE + _WORDS + _STRIP
-_WIDTH = 56
+_HEIGHT = _SIDE + _WORDS + _STRIP
+_LETTERS = 56
 _INK, _FAINT, _BACK, _DOT = (235, 236, 240), (150, 154, 165), (24, 26, 32), (242, 142, 43)
 _UNLIT = (62, 66, 76)
 
@@ -36,10 +36,10 @@ def annotate(image: NDArray[np.uint8], *, words: str, iterations: int, max_depth
     Returns:
         uint8 `[480, 384, 3]`.
     """
-    canvas = Image.new("RGB", (WIDTH, HEIGHT), _BACK)
+    canvas = Image.new("RGB", (_SIDE, _HEIGHT), _BACK)
     canvas.paste(Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), (0, 0))
     draw = ImageDraw.Draw(canvas)
-    lines = textwrap.wrap(words, _WIDTH, max_lines=2, placeholder=" ...")
+    lines = textwrap.wrap(words, _LETTERS, max_lines=2, placeholder=" ...")
     small = ImageFont.load_default(13)
     draw.multiline_text((14, _SIDE + 26), "\n".join(lines), font=small, fill=_INK, anchor="lm", spacing=4)
     if iterations:
@@ -74,7 +74,7 @@ class Film:
         self._container = self._av.open(str(self._path), "w", format="mp4", options={"movflags": "+faststart"})
         settings = {"crf": "27", "preset": "veryfast", "threads": "1"}
         self._stream = self._container.add_stream("libx264", rate=self._fps, options=settings)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        self._stream.width, self._stream.height, self._stream.pix_fmt = _SIDE, _HEIGHT, "yuv420p"
         self._stream.codec_context.time_base = Fraction(1, self._fps)
         self._last: NDArray[np.uint8] | None = None
 

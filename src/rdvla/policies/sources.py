@@ -127,15 +127,11 @@ def fingerprint(folder: Path) -> str:
     Cards, pictures and what tools leave beside them (`.cache`, `.git`) are no part of it.
     """
     digest = hashlib.sha256()
-    names = {path: path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
     kinds = tuple(pattern.removeprefix("*") for pattern in CHECKPOINT.patterns)
-    for path in sorted(
-        path
-        for path, name in names.items()
-        if name.name.endswith(kinds) and not any(part.startswith(".") for part in name.parts)
-    ):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with path.open("rb") as file:
+    names = [path.relative_to(folder) for path in folder.rglob("*") if path.name.endswith(kinds) and path.is_file()]
+    for name in sorted(name for name in names if not any(part.startswith(".") for part in name.parts)):
+        digest.update(name.as_posix().encode() + b"\0")
+        with (folder / name).open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:16]

@@ -139,6 +139,7 @@ class _Run:
             self._watcher.started(self._start)
             if self._start and self._log is not None and not self._log.has(self._start, "success/"):
                 self._play(self._start)  # which an interruption kept from being played, or played to the end
+        ranks.wait()
         for step in range(self._start, config.max_steps):
             numbers = self._learner.step(step, [next(batches) for _ in range(config.grad_accumulation_steps)])
             if ranks.is_first:

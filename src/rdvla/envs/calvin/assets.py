@@ -192,14 +192,20 @@ def manifest() -> Manifest:
     return Manifest(content["repository"], content["revision"], files)
 
 
-@functools.cache
 def revision(folder: Path) -> str:
-    """Return the revision of the data files in `folder`: the pinned one, or `changed: ` and the files that differ.
-
-    Licence texts change nothing that is simulated or drawn.
-    """
-    changed = [path for path in missing_files(folder) if not Path(path).name.startswith("LICENSE")]
+    """Return the revision of the data files in `folder`: the pinned one, or `changed: ` and the files that differ."""
+    changed = _changed(folder)
     return f"changed: {', '.join(changed)}" if changed else manifest().revision
+
+
+@functools.cache
+def _changed(folder: Path) -> tuple[str, ...]:
+    return tuple(path for path in _read_files() if not _is_genuine(folder, path))
+
+
+def _read_files() -> list[str]:
+    """Return the manifest's files but for licence texts, which change nothing that is simulated or drawn."""
+    return [path for path in manifest().files if not Path(path).name.startswith("LICENSE")]
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -272,13 +278,12 @@ def _needed(scene: str) -> list[str]:
     """Return the manifest's files that a scene reads, also meshes and textures, whose lack pybullet does not tell."""
     rest = [other for other in SCENES if other != scene]
     others = [part for other in rest for part in (f"/calvin_table_{other}/", f"/calvin_scene_{other}.yaml")]
-    files = (path for path in manifest().files if not Path(path).name.startswith("LICENSE"))
-    return [path for path in files if not any(part in path for part in others)]
+    return [path for path in _read_files() if not any(part in path for part in others)]
 
 
 @functools.cache
 def _tell_changes(scene: str, root: Path) -> None:
-    changed = [path for path in _needed(scene) if not _is_genuine(root, path)]
+    changed = [path for path in _needed(scene) if path in _changed(root)]
     if changed:
         logger.warning(
             "CALVIN scene %s: %s in '%s' are not as published, so physics or pictures may differ. `rdvla setup calvin` "

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rdvla.envs.calvin.assets import RobotConfig
 from rdvla.errors import ConfigError
-from rdvla.types import finite_vector, numbers
+from rdvla.types import finite_vector, numbers, require_finite
 
 ACTION_DIM = 7
 OBS_DIM = 15
@@ -176,8 +176,8 @@ def check_pose(position: ArrayLike, orientation: ArrayLike) -> tuple[NDArray[np.
             f"a pose is a position [3] and an orientation, Euler [3] or quaternion [4]; found shapes "
             f"{list(point.shape)} and {list(turn.shape)}."
         )
-    _check(point, "position")
-    _check(turn, "orientation")
+    require_finite(point, "position")
+    require_finite(turn, "orientation")
     return point, turn
 
 
@@ -189,8 +189,3 @@ def check_gripper(gripper: float) -> None:
     """
     if gripper not in (-1, 1):
         raise ConfigError(f"gripper = {gripper}: CALVIN takes +1 (open) or -1 (close) and nothing between.")
-
-
-def _check(values: NDArray[Any], name: str) -> None:
-    if not np.isfinite(values).all():
-        raise ConfigError(f"{name} has non-finite values: {values.tolist()}.")

@@ -60,9 +60,8 @@ def depth_table(given: Given) -> Section:
 
 
 def _ladder(series: Series) -> Ladder:
-    ways = {(rule.way, rule.ask.manner) for rule in series.fixed}
     ladder = {rule.depth: rule for rule in series.fixed if rule.depth is not None}
-    if len(ways) > 1 or len(ladder) < len(series.fixed):
+    if len(series.ladders) > 1 or len(ladder) < len(series.fixed):
         names = "; ".join(rule.name for rule in series.fixed)
         raise ConfigError(
             f"{series.label} was played in several ways, which one curve cannot show ({names}); name the runs of one."

@@ -12,7 +12,7 @@ from rdvla.eval.records import ErrorRecord
 from rdvla.execution import SYNCHRONOUS
 from rdvla.horizons import DEFAULT_HORIZON
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs, ranges
-from rdvla.stops import StopRule, exact
+from rdvla.stops import EXACT, StopRule
 
 DEPTH = 12
 """The paper's fixed depth: what other rules are compared with."""
@@ -99,10 +99,10 @@ def options(rule: RuleGroup) -> tuple[str, ...]:
         words += "--depth", str(stop.depth)
     elif stop is not None:
         usual = StopRule(stop.name)
-        words += "--stop", stop.name, "--delta", exact(stop.threshold or 0.0)
+        words += "--stop", stop.name, "--delta", f"{stop.threshold:{EXACT}}"
         for name in ("min_depth", "max_depth", "check_every", "defer"):
             if (value := getattr(stop, name)) != getattr(usual, name):
-                words += f"--{name.replace('_', '-')}", exact(value)
+                words += f"--{name.replace('_', '-')}", f"{value:{EXACT}}"
     if ask.budget_ms is not None:
         words += "--budget-ms", f"{ask.budget_ms:g}"
     if ask.warm_start != "noise":
