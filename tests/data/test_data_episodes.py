@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rdvla.data.episodes import chunk_starts, chunk_windows
+from rdvla.data.episodes import chunk_starts, chunk_windows, next_keyframes
 from rdvla.errors import ConfigError
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "parity" / "golden" / "data"
@@ -19,6 +19,20 @@ def test_sampling():
     assert chunk_starts(5, 3, "padded").tolist() == [0, 1, 2, 3, 4]
     assert chunk_starts(5, 3, "published").tolist() == [0, 1, 2]
     assert chunk_starts(2, 8, "published").tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("commands", "keyframes"),
+    [
+        ([-1, -1, 1, 1, -1], [2, 2, 4, 4, 4]),
+        ([1, 1, 1], [2, 2, 2]),
+        ([0, 0, 1, 0, 1, -1, 0], [5, 5, 5, 5, 5, 6, 6]),
+        ([0.3, -0.2, -0.9], [1, 2, 2]),
+        ([1], [0]),
+    ],
+)
+def test_a_keyframe_is_where_the_gripper_changes_next(commands, keyframes):
+    assert next_keyframes(np.array(commands, dtype=np.float32)).tolist() == keyframes
 
 
 def test_refuses():

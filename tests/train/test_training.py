@@ -50,13 +50,14 @@ def test_an_interrupted_run_continues_bit_for_bit(dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_steps_of_one(dataset, tmp_path):
+@pytest.mark.parametrize("keyframe", [None, {"weight": 2.0}, {"alone": True}])
+def test_two_processes_take_the_steps_of_one(dataset, tmp_path, keyframe):
     file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(settings(dataset, tmp_path / "two", batch_size=4)))
+    file.write_text(yaml.safe_dump(settings(dataset, tmp_path / "two", batch_size=4, keyframe=keyframe)))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "rdvla.train", "--config", str(file)]
     subprocess.run(command, check=True, capture_output=True)
-    run(dataset, tmp_path / "one", batch_size=8)
+    run(dataset, tmp_path / "one", batch_size=8, keyframe=keyframe)
 
     def losses(folder):
         lines = [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]

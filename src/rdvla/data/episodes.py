@@ -5,7 +5,7 @@ Shapes: B samples, T = chunk_size, A = action size, S = state size, H, W = image
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ class ChunkBatch:
         instructions: B sentences, the tasks in words.
         episode_index: int64 `[B]`, the episode within the dataset.
         frame_index: int64 `[B]`, the frame within the episode.
+        keyframe: where the robot will be at the samples' next keyframes; None unless the dataset was asked for it.
     """
 
     images: Mapping[str, NDArray[np.uint8]]
@@ -44,6 +45,42 @@ class ChunkBatch:
     instructions: tuple[str, ...]
     episode_index: NDArray[np.int64]
     frame_index: NDArray[np.int64]
+    keyframe: "KeyframeBatch | None" = None
+
+
+@dataclass(frozen=True)
+class KeyframeBatch:
+    """Samples' next keyframes (`next_keyframes`).
+
+    Attributes:
+        state: float32 `[B, S]`, unnormalised: the state there.
+        is_far: bool `[B]`: whether the robot still has some way to go.
+    """
+
+    state: NDArray[np.float32]
+    is_far: NDArray[np.bool_]
+
+
+def next_keyframes(gripper_L: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Return the next keyframe of every frame of an episode: where the gripper opens or closes next, else the end.
+
+    Keyframes at changes of the gripper are those of James and Davison (Q-attention, 2022), less the frames at which the
+    arm rests.
+
+    Args:
+        gripper_L: the commands of an episode of L frames, open and closed of opposite sign; 0 changes nothing.
+
+    Returns:
+        int64 `[L]`: for every frame the first one after it whose command is another than the one before; L - 1 if
+        there is none.
+    """
+    frames = np.arange(len(gripper_L))
+    commanded = np.maximum.accumulate(np.where(gripper_L != 0, frames, 0))  # the frame of the last command so far
+    signs = np.sign(gripper_L[commanded])
+    changes = np.flatnonzero(signs[1:] * signs[:-1] < 0) + 1
+    ends = np.append(changes, len(gripper_L) - 1)
+    following: NDArray[np.int64] = ends[np.searchsorted(changes, frames, side="right")]
+    return following
 
 
 def chunk_windows(

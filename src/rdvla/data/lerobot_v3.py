@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data.conventions import about_actions, contradiction, robots_contradiction
-from rdvla.data.episodes import ChunkBatch, Progress, Sampling, Timestamps, chunk_starts, chunk_windows
+from rdvla.data.episodes import (
+    ChunkBatch,
+    KeyframeBatch,
+    Progress,
+    Sampling,
+    Timestamps,
+    chunk_starts,
+    chunk_windows,
+    next_keyframes,
+)
 from rdvla.data.findings import Finding, about_jumps, first_error
 from rdvla.data.frame_cache import (
     KEEP_SIZE,
@@ -50,6 +59,8 @@ class LeRobotDataset:
         frame_slot: int64 `[N]`, which of the F frames a row shows; -1 for rows that are not fresh.
         episodes: the episodes of this view, ascending.
         anchors: int64 `[len]`, the row each sample starts at.
+        keyframes: int64 `[N]`, the row of every row's next keyframe; None if samples bring none (`with_keyframes`).
+        is_far: bool `[N]`, the rows that are far from their keyframe; None likewise.
     """
 
     sources: tuple[LeRobotSource, ...]
@@ -62,6 +73,8 @@ class LeRobotDataset:
     frame_slot: NDArray[np.int64]
     episodes: tuple[int, ...]
     anchors: NDArray[np.int64]
+    keyframes: NDArray[np.int64] | None = None
+    is_far: NDArray[np.bool_] | None = None
 
     @classmethod
     def open(
@@ -178,6 +191,32 @@ class LeRobotDataset:
         joined = np.concatenate(anchors) if anchors else np.zeros(0, dtype=np.int64)
         return replace(self, episodes=chosen, anchors=joined)
 
+    def with_keyframes(self, entries: Sequence[int] | None, beyond: float) -> Self:
+        """Return the view with samples that bring the state at their next keyframe (`next_keyframes`).
+
+        The gripper is the last action entry, its commands as in LIBERO or CALVIN (-1 and 1).
+
+        Args:
+            entries: of the state, whose distance counts; None takes all.
+            beyond: in the state's own units: samples at a larger Euclidean distance from their keyframe are far.
+
+        Raises:
+            ConfigError: an entry that the state does not have.
+        """
+        chosen = list(range(self.state_size)) if entries is None else list(entries)
+        if max(chosen) >= self.state_size:
+            raise ConfigError(f"the state has the entries 0 to {self.state_size - 1}, not {max(chosen)}.")
+        gripper = self.source.columns[self.action_keys[-1]][:, -1]
+        episodes = [self.source.rows(episode) for episode in range(len(self.source.episodes))]
+        keyframes = np.concatenate([next_keyframes(gripper[rows]) + rows.start for rows in episodes])
+        place = self._gather(self.state_keys, np.arange(len(keyframes)))[:, chosen]
+        is_far = np.linalg.norm(place[keyframes] - place, axis=1) > beyond
+        return replace(self, keyframes=keyframes, is_far=is_far)
+
+    def far_samples(self) -> Self:
+        """Return the view without samples that are near their keyframe; of a dataset `with_keyframes`."""
+        return self if self.is_far is None else replace(self, anchors=self.anchors[self.is_far[self.anchors]])
+
     def look_through(self, convention: ActionConvention) -> list[Finding]:
         """Return what is doubtful in the numbers of all episodes, and what the last action entry is taken for.
 
@@ -232,7 +271,13 @@ class LeRobotDataset:
             instructions=tuple(self.source.instruction(row) for row in rows_B),
             episode_index=episodes_B,
             frame_index=rows_B - start_B,
+            keyframe=self._keyframe(rows_B),
         )
+
+    def _keyframe(self, rows_B: NDArray[np.int64]) -> KeyframeBatch | None:
+        if self.keyframes is None or self.is_far is None:
+            return None
+        return KeyframeBatch(self._gather(self.state_keys, self.keyframes[rows_B]), self.is_far[rows_B])
 
     def _gather(self, keys: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return float32 `[*rows.shape, D]`, the columns `keys` joined."""

@@ -31,6 +31,8 @@ class TrainBatch:
         frame_index: int64 `[B]`.
         factors: float32 `[B, M, 9]` on the CPU: the augmentation that each image still is to get (`augment_tensors`);
             None if it has it.
+        keyframe: float32 `[B, S]`, normalised: the state at each sample's keyframe; None if the dataset gives none.
+        is_far: bool `[B]`, the samples that are far from it; None likewise.
     """
 
     inputs: Inputs
@@ -39,6 +41,8 @@ class TrainBatch:
     episode_index: NDArray[np.int64]
     frame_index: NDArray[np.int64]
     factors: Tensor | None = None
+    keyframe: Tensor | None = None
+    is_far: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """Return the batch with its tensors on `device`, its images augmented."""
@@ -48,7 +52,10 @@ class TrainBatch:
             images = augment_tensors(inputs.images.flatten(0, 1), self.factors.flatten(0, 1))
             inputs = replace(inputs, images=images.view_as(inputs.images))
         actions, is_pad = self.actions.to(device), self.action_is_pad.to(device)
-        return replace(self, inputs=inputs, actions=actions, action_is_pad=is_pad, factors=None)
+        batch = replace(self, inputs=inputs, actions=actions, action_is_pad=is_pad, factors=None)
+        if self.keyframe is None or self.is_far is None:
+            return batch
+        return replace(batch, keyframe=self.keyframe.to(device), is_far=self.is_far.to(device))
 
     def pin_memory(self) -> Self:
         """Return the batch with its images where a GPU fetches them without waiting (called by torch's loader)."""
@@ -114,6 +121,8 @@ def collate(
         episode_index=batch.episode_index,
         frame_index=batch.frame_index,
         factors=factors,
+        keyframe=None if batch.keyframe is None else torch.from_numpy(io.state(batch.keyframe.state)),
+        is_far=None if batch.keyframe is None else torch.from_numpy(batch.keyframe.is_far),
     )
 
 

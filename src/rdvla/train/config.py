@@ -1,5 +1,6 @@
 """Everything a training run can be told."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -29,6 +30,18 @@ def _several(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+def _compiles(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ConfigError(f"'{value}' is no regular expression: {error}.") from None
+    return value
+
+
+Pattern = Annotated[str, BeforeValidator(_compiles)]
+"""A regular expression."""
+
 Names = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_several)]
 """A name, or a list of them."""
 
@@ -52,6 +65,8 @@ class DataConfig(Config):
         augmentation: applied to every training image.
         state_noise: deviation of the Gaussian noise added to the normalised state.
         validation_fraction: fraction of the episodes held out, evenly spread.
+        instructions: a regular expression: only episodes in whose instruction it is found, whatever the case, are
+            learned from and held out; null takes all.
     """
 
     root: Path | Annotated[tuple[Path, ...], Field(min_length=1)]
@@ -66,12 +81,33 @@ class DataConfig(Config):
     augmentation: Augmentation = LIGHT_AUGMENTATION
     state_noise: NonNegativeFloat = 0.05
     validation_fraction: float = Field(default=0.04, ge=0.0, lt=1.0)
+    instructions: Pattern | None = None
 
     @property
     def name(self) -> str:
         """The names of the datasets: what the checkpoint calls their statistics."""
         roots = (self.root,) if isinstance(self.root, Path) else self.root
         return "+".join(root.name for root in roots)
+
+
+class KeyframeConfig(Config):
+    """A second task beside the actions: to tell from the latent tokens where the robot will be at the next keyframe.
+
+    A keyframe is where the gripper opens or closes next, or the episode's end. A linear layer reads the mean of the
+    latent tokens, which know pictures and words and no state; it is trained along and not saved with the policy.
+
+    Attributes:
+        weight: of its loss (mean absolute error of the normalised state) beside that of the actions.
+        entries: which entries of the state, counted from 0; null takes all.
+        beyond: only samples at a larger distance from their keyframe count, in the state's own units (m): nearer ones
+            show the arm where it will be.
+        alone: learn this only, from those samples only: a first stage, after which `model.base_vlm` takes the backbone.
+    """
+
+    weight: PositiveFloat = 1.0
+    entries: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
+    beyond: NonNegativeFloat = 0.0
+    alone: bool = False
 
 
 class HeadOverrides(Config):
@@ -266,6 +302,7 @@ class TrainConfig(Config):
 
     Attributes:
         output: run folder; a run that is there already is continued.
+        keyframe: a second task that makes the backbone look where things are; null has none.
         seed: decides initialisation, order, augmentation, depths and scratchpads.
         device: `auto` takes a GPU where there is one.
         precision: `mixed` computes in bfloat16 and keeps trained weights in float32; `bfloat16` keeps them in bfloat16
@@ -297,6 +334,7 @@ class TrainConfig(Config):
     data: DataConfig
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    keyframe: KeyframeConfig | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: str = "auto"
     precision: TrainPrecision | None = None
@@ -331,6 +369,10 @@ class TrainConfig(Config):
                 "captured needs weights and activations that stay in their place, sharded and"
                 " model.gradient_checkpointing move them; choose one."
             )
+        if self.keyframe is not None and (self.sharded or self.captured):
+            raise ConfigError("keyframe is computed in whole networks, operation by operation; drop sharded, captured.")
+        if self.keyframe is not None and self.data.gripper == "none":
+            raise ConfigError("keyframe needs a gripper to go by, and data.gripper is none; name its convention.")
         if self.evaluation is not None and self.evaluation.every % self.save_freq:
             raise ConfigError(
                 f"evaluation.every ({self.evaluation.every}) must be a multiple of save_freq ({self.save_freq}):"

@@ -15,6 +15,7 @@ from rdvla.train.batches import TrainBatch
 from rdvla.train.captured import CapturedGradient
 from rdvla.train.config import TrainConfig
 from rdvla.train.distributed import Ranks
+from rdvla.train.keyframe import PROBE, KeyframeGradient, KeyframeProbe, keyframe_loss
 from rdvla.train.lora import merged_weights
 from rdvla.train.optim import make_optimizer, rate_factor
 from rdvla.train.precision import saved_dtype
@@ -49,8 +50,12 @@ class Learner:
         if self.sharded:
             with ranks.together():
                 shard(checkpoint.model, compute.device)
+        self._probe: KeyframeProbe | None = None
+        if config.keyframe is not None:
+            self._probe = KeyframeProbe(config.keyframe, checkpoint.model.config)
+            checkpoint.model.add_module(PROBE, self._probe)
         self.model = checkpoint.model.to(compute.device).train()
-        self._gradient = (CapturedGradient if config.captured else Gradient)(self.model, compute)
+        self._gradient = self._choose_gradient()
         self._optimizer = make_optimizer(self.model, config.optimizer)
         self._average = Average(self.model, config.ema_decay)
         self._mean_loss, self._losses = 0.0, 0
@@ -83,25 +88,42 @@ class Learner:
         self._losses += 1
         return numbers | {"learning_rate": optimizer.learning_rate * factor}
 
+    def _choose_gradient(self) -> Gradient:
+        config = self._config
+        if self._probe is None:
+            return (CapturedGradient if config.captured else Gradient)(self.model, self._compute)
+        samples = config.batch_size * config.grad_accumulation_steps * self._ranks.count
+        return KeyframeGradient(self.model, self._compute, self._probe, samples=samples)
+
     @property
     def _highest_loss(self) -> float:
         return self._config.max_loss_ratio * self._mean_loss if self._losses >= _MEAN_STEPS else math.inf
 
     def validate(self, batches: Iterable[TrainBatch]) -> dict[str, float]:
-        """Return the averaged weights' validation loss per depth."""
+        """Return the averaged weights' validation loss per depth, and that of the second task if there is one."""
+        batches, config = list(batches), self._config
+        losses: dict[int, float] = {}
+        numbers: dict[str, float] = {}
         self.model.eval()
         with self._collective(), self._average.used_by(self.model):
-            losses = validation_losses(
-                self.model, batches, self._config.validation_depths, seed=self._config.seed, compute=self._compute
-            )
+            if self._probe is not None:
+                numbers["validation_keyframe_l1"] = keyframe_loss(self.model, self._probe, batches, self._compute)
+            if config.keyframe is None or not config.keyframe.alone:
+                losses = validation_losses(
+                    self.model, batches, config.validation_depths, seed=config.seed, compute=self._compute
+                )
         self.model.train()
-        return {f"validation_l1/depth_{depth}": loss for depth, loss in losses.items()}
+        return {f"validation_l1/depth_{depth}": loss for depth, loss in losses.items()} | numbers
 
     def policy(self, step: int) -> Checkpoint:
         """Return a copy for use: averaged weights, adapters merged, on the CPU, in the dtype of saved policies."""
         dtype = saved_dtype(self._compute.precision)
         with self._collective(), self._average.used_by(self.model):
-            weights = {name: weight.to("cpu", dtype, copy=True) for name, weight in merged_weights(self.model)}
+            weights = {
+                name: weight.to("cpu", dtype, copy=True)
+                for name, weight in merged_weights(self.model)
+                if not name.startswith(PROBE)
+            }
         model = build_empty(self.model.config)
         model.load_state_dict(weights, strict=True, assign=True)
         return replace(self._checkpoint, model=model.eval(), step=step)

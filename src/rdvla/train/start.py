@@ -1,5 +1,6 @@
 """What a run starts from: the split dataset, and the policy at step 0."""
 
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,10 +31,17 @@ from rdvla.types import ActionConvention
 
 @dataclass(frozen=True)
 class Split:
-    """Training and held-out episodes of one dataset."""
+    """Training and held-out episodes of one dataset.
+
+    Attributes:
+        training: to learn from.
+        validation: held out; None without any.
+        sentences: the instructions of all episodes but those held out: what a new tokenizer is made of.
+    """
 
     training: LeRobotDataset
     validation: LeRobotDataset | None
+    sentences: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -97,17 +105,38 @@ def open_split(config: TrainConfig, origin: Origin, decoding: Progress | None) -
         timestamps=config.data.timestamps,
         progress=decoding,
     )
-    held_out = round(len(dataset.episodes) * config.data.validation_fraction)
-    if held_out == 0:
-        return Split(dataset, None)
-    positions = np.linspace(0, len(dataset.episodes) - 1, held_out).round().astype(int)
-    validation = {dataset.episodes[position] for position in positions}
-    training = [episode for episode in dataset.episodes if episode not in validation]
+    if config.keyframe is not None:
+        dataset = dataset.with_keyframes(config.keyframe.entries, config.keyframe.beyond)
+    chosen = _chosen(dataset, config.data.instructions)
+    held_out = round(len(chosen) * config.data.validation_fraction)
+    positions = np.linspace(0, len(chosen) - 1, held_out).round().astype(int)
+    validation = {chosen[position] for position in positions}
+    training = [episode for episode in chosen if episode not in validation]
     if not training:
         raise ConfigError(
-            f"validation_fraction {config.data.validation_fraction} of {len(dataset.episodes)} episodes leaves none."
+            f"validation_fraction {config.data.validation_fraction} of {len(chosen)} episodes leaves none."
         )
-    return Split(dataset.select(training), dataset.select(sorted(validation)))
+    others = dataset.select([episode for episode in dataset.episodes if episode not in validation])
+    views = [dataset.select(training), dataset.select(sorted(validation))]
+    if config.keyframe is not None and config.keyframe.alone:
+        views = [view.far_samples() for view in views]
+        if not len(views[0]):
+            raise ConfigError(f"keyframe.beyond {config.keyframe.beyond} leaves no sample; take a smaller distance.")
+    return Split(views[0], views[1] if len(views[1]) else None, others.instructions)
+
+
+def _chosen(dataset: LeRobotDataset, instructions: str | None) -> list[int]:
+    """Return the episodes in whose instruction the regular expression is found."""
+    if instructions is None:
+        return list(dataset.episodes)
+    wanted = re.compile(instructions, re.IGNORECASE)
+    chosen = [episode for episode in dataset.episodes if wanted.search(dataset.instruction(episode))]
+    if not chosen:
+        raise ConfigError(
+            f"data.instructions '{instructions}' is found in no instruction; there are {len(dataset.instructions)}, "
+            f"the first is '{dataset.instructions[0]}'."
+        )
+    return chosen
 
 
 def new_checkpoint(config: TrainConfig, split: Split, origin: Origin) -> Checkpoint:
@@ -168,4 +197,4 @@ def _tokenizer(config: TrainConfig, split: Split, origin: Origin) -> Tokenizer:
         raise ConfigError(
             "model.base_vlm has no tokenizer; name a directory with Qwen2.5's tokenizer files in model.tokenizer."
         )
-    return train_tokenizer(split.training.instructions, vocab_size=model.vocab_size)
+    return train_tokenizer(split.sentences, vocab_size=model.vocab_size)

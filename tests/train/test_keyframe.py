@@ -1,0 +1,128 @@
+"""The second task: where the robot will be at the next keyframe."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from train_fakes import IMAGE, run, settings
+
+from rdvla import checkpoints
+from rdvla.data.lerobot_meta import Feature
+from rdvla.data.lerobot_v3 import LeRobotDataset
+from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
+from rdvla.errors import ConfigError
+from rdvla.train.config import TrainConfig
+
+ALONE = {"entries": [0, 1], "alone": True}
+
+
+def logged(folder, key):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def record_goals(root, *, episodes, seed=0):
+    """Record an arm that goes from the middle to where the pictures' colour says, and closes there."""
+    rng = np.random.default_rng(seed)
+    names = ("height", "width", "channels")
+    features = {"observation.state": Feature("float32", (8,)), "action": Feature("float32", (7,))}
+    features |= {key: Feature("image", (64, 64, 3), names) for key in IMAGE.values()}
+    writer = LeRobotWriter(root, fps=20, features=features)
+    for _ in range(episodes):
+        goal = rng.uniform(-1, 1, 2)
+        state, action = rng.normal(0, 0.01, (4, 8)), np.zeros((4, 7))
+        state[2:, :2] = goal
+        action[:, 6] = (-1, -1, 1, 1)
+        picture = np.full((64, 64, 3), (*(128 + 127 * goal), 128), dtype=np.uint8)
+        writer.add_episode(
+            RecordedEpisode(
+                task="follow the colour",
+                columns={"observation.state": state.astype(np.float32), "action": action.astype(np.float32)},
+                images={key: [picture] * 4 for key in IMAGE.values()},
+            )
+        )
+    writer.finalize()
+    return root
+
+
+def test_samples_bring_the_state_at_the_next_change_of_the_gripper(tmp_path):
+    whole = LeRobotDataset.open(record_goals(tmp_path / "goals", episodes=2), chunk_size=2)
+    assert whole.batch([0]).keyframe is None
+    dataset = whole.with_keyframes([0, 1], 0.1)
+    keyframe = dataset.batch(range(8)).keyframe
+    states = dataset.source.columns["observation.state"]
+    np.testing.assert_array_equal(keyframe.state, states[[2, 2, 3, 3, 6, 6, 7, 7]])
+    assert keyframe.is_far.tolist() == [True, True, False, False] * 2
+    assert dataset.far_samples().anchors.tolist() == [0, 1, 4, 5]
+    with pytest.raises(ConfigError, match="entries 0 to 7, not 8"):
+        whole.with_keyframes([8], 0.0)
+
+
+def test_the_backbone_learns_what_only_the_pictures_say(tmp_path):
+    """Always the mean errs by half a unit: goals are even between -1 and 1."""
+    dataset = record_goals(tmp_path / "goals", episodes=60)
+    config = {
+        "data": {"root": str(dataset), "validation_fraction": 0.2, "augmentation": {}, "state_noise": 0.0},
+        "keyframe": {"entries": [0, 1], "beyond": 0.05, "alone": True},
+        "optimizer": {"learning_rate": 2e-3, "warmup_steps": 10},
+        "batch_size": 16,
+        "max_steps": 120,
+        "ema_decay": 0.0,
+    }
+    frequencies = {"save_freq": 120, "validate_freq": 120, "log_freq": 120, "validation_samples": 64}
+    run(dataset, tmp_path / "run", **config, **frequencies)
+    assert logged(tmp_path / "run", "validation_keyframe_l1")[-1] < 0.25
+    assert not logged(tmp_path / "run", "validation_l1/depth_1"), "no actions were learned"
+
+
+def test_alone_it_trains_the_backbone_and_leaves_the_head(dataset, tmp_path):
+    ends = [run(dataset, tmp_path / str(steps), max_steps=steps, ema_decay=0.0, keyframe=ALONE) for steps in (1, 3)]
+    first, last = (checkpoints.load(end).model.state_dict() for end in ends)
+    assert not torch.equal(first["backbone.latent_tokens"], last["backbone.latent_tokens"])
+    assert torch.equal(first["head.coda.output_proj.weight"], last["head.coda.output_proj.weight"])
+    assert first.keys() == last.keys()
+    assert not any("keyframe" in name for name in last)
+
+
+def test_beside_actions_both_are_judged_and_an_interrupted_run_goes_on(dataset, tmp_path):
+    keyframe = {"weight": 0.5}
+    whole = run(dataset, tmp_path / "whole", keyframe=keyframe)
+    run(dataset, tmp_path / "parts", max_steps=2, keyframe=keyframe)
+    parts = run(dataset, tmp_path / "parts", keyframe=keyframe)
+    plain = run(dataset, tmp_path / "plain")
+    weights = [(end / "model.safetensors").read_bytes() for end in (whole, parts, plain)]
+    assert weights[0] == weights[1] != weights[2]
+    for key in ("validation_keyframe_l1", "validation_l1/depth_2"):
+        assert all(math.isfinite(value) for value in logged(tmp_path / "whole", key))
+        assert logged(tmp_path / "whole", key)
+
+
+def test_what_does_not_go_together_is_refused(dataset, tmp_path):
+    for change, reason in (
+        ({"sharded": True}, "drop sharded, captured"),
+        ({"captured": True}, "drop sharded, captured"),
+        ({"data": {"root": str(dataset), "gripper": "none"}}, "needs a gripper to go by"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            TrainConfig.build(settings(dataset, tmp_path / "x", keyframe={}, **change))
+    with pytest.raises(ConfigError, match=r"keyframe\.beyond 100.0 leaves no sample"):
+        run(dataset, tmp_path / "far", keyframe={"beyond": 100, "alone": True})
+
+
+def test_one_kind_of_episode_may_be_learned_alone(dataset, tmp_path):
+    """A new tokenizer knows the other sentences all the same."""
+    data = {"root": str(dataset), "validation_fraction": 0.34}
+    run(dataset, tmp_path / "red", max_steps=1, data=data | {"instructions": "RED|mauve"})
+    run(dataset, tmp_path / "all", max_steps=1, data=data)
+    red, everything = (checkpoints.load(tmp_path / name / "policy") for name in ("red", "all"))
+    (statistics,) = red.statistics.values()
+    assert statistics.num_trajectories == 2, "three are red, one of them is held out"
+    assert red.tokenizer.get_vocab() == everything.tokenizer.get_vocab()
+    for pattern, reason in (
+        ("mauve", "'mauve' is found in no instruction; there are 2"),
+        ("(", "no regular expression"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            run(dataset, tmp_path / "none", data=data | {"instructions": pattern})
