@@ -118,6 +118,14 @@ class TestRandomStarts:
         assert len(evaluated) <= 4
         assert not drawn & evaluated
 
+    def test_one_task_alone_makes_sense_where_it_begins(self, scene):
+        for task in chains.first_tasks():
+            drawn = [random_start(np.random.default_rng(seed), scene, task) for seed in range(3)]
+            for chain, _ in drawn:
+                assert chain.tasks == (task,)
+                assert follow(chain.initial, [task]) is not None
+            assert len({obs.tobytes() for _, obs in drawn}) == 3
+
     def test_evaluation_chains_have_a_place_in_every_scene(self, scene):
         for index in range(20):
             chain = evaluation_chain(index)

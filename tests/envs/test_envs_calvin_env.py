@@ -12,6 +12,7 @@ from rdvla.envs.calvin.chains import evaluation_chain
 from rdvla.envs.calvin.sentences import SENTENCES
 from rdvla.envs.episode import play
 from rdvla.errors import ConfigError, MissingExtraError, SimulatorError
+from rdvla.experts import make_expert
 
 WAIT = CALVIN.stand_still(None)
 
@@ -24,6 +25,15 @@ class TestSuites:
             assert num_init_states(name, 0) == 1000
         with pytest.raises(ConfigError, match="one task, 0"):
             num_init_states("calvin_d", 1)
+
+    def test_tasks_one_by_one(self):
+        tasks = list_tasks("calvin_b_single")
+        assert [task.task_id for task in tasks] == list(range(27))
+        assert {task.name: task.instruction for task in tasks}["lift_red_block_table"] == "grasp and lift the red block"
+        assert find_suite("calvin_b_single", "released").tasks()[0].max_steps == 800
+        assert num_init_states("calvin_b_single", 26) == 0
+        with pytest.raises(ConfigError, match="no task 27"):
+            num_init_states("calvin_b_single", 27)
 
     def test_protocols(self):
         assert find_suite("calvin_d").protocol == "official"
@@ -111,6 +121,21 @@ class TestEnv:
         assert any(spoken)
         with pytest.raises(ConfigError, match="seed = -1"):
             env.reset(Seed(-1))
+
+    def test_one_task_alone(self):
+        (task,) = [task for task in list_tasks("calvin_c_single") if task.name == "lift_blue_block_table"]
+        with make_env("calvin_c_single", task.task_id) as env:
+            expert = make_expert(task)
+            env.reset(Seed(2))
+            (stage,) = env.stages
+            assert (stage.name, stage.max_steps) == ("lift_blue_block_table", 360)
+            assert stage.instruction in SENTENCES[stage.name]
+            expert.reset(env)
+            solved = [env.step(expert.act(env)) for _ in range(120)]
+            assert sum(solved) == 1, "solved once, and nothing comes after it"
+            assert env.stage_index == 1
+            with pytest.raises(ConfigError, match="'calvin_c_single' has no bundled starts"):
+                env.reset(InitState(0))
 
     @pytest.mark.parametrize("suite", ["calvin_a", "calvin_b", "calvin_c", "calvin_d"])
     def test_what_is_drawn_stays_where_it_is(self, suite):

@@ -31,7 +31,7 @@ def record_goals(root, *, episodes, seed=0):
     features |= {key: Feature("image", (64, 64, 3), names) for key in IMAGE.values()}
     writer = LeRobotWriter(root, fps=20, features=features)
     for _ in range(episodes):
-        goal = rng.uniform(-1, 1, 2)
+        goal = rng.choice([-1.0, 1.0], 2)
         state, action = rng.normal(0, 0.01, (4, 8)), np.zeros((4, 7))
         state[2:, :2] = goal
         action[:, 6] = (-1, -1, 1, 1)
@@ -61,19 +61,19 @@ def test_samples_bring_the_state_at_the_next_change_of_the_gripper(tmp_path):
 
 
 def test_the_backbone_learns_what_only_the_pictures_say(tmp_path):
-    """Always the mean errs by half a unit: goals are even between -1 and 1."""
+    """Always the mean errs by 1: goals are -1 or 1."""
     dataset = record_goals(tmp_path / "goals", episodes=60)
     config = {
         "data": {"root": str(dataset), "validation_fraction": 0.2, "augmentation": {}, "state_noise": 0.0},
         "keyframe": {"entries": [0, 1], "beyond": 0.05, "alone": True},
         "optimizer": {"learning_rate": 2e-3, "warmup_steps": 10},
         "batch_size": 16,
-        "max_steps": 120,
+        "max_steps": 80,
         "ema_decay": 0.0,
     }
-    frequencies = {"save_freq": 120, "validate_freq": 120, "log_freq": 120, "validation_samples": 64}
+    frequencies = {"save_freq": 80, "validate_freq": 80, "log_freq": 80, "validation_samples": 64}
     run(dataset, tmp_path / "run", **config, **frequencies)
-    assert logged(tmp_path / "run", "validation_keyframe_l1")[-1] < 0.25
+    assert logged(tmp_path / "run", "validation_keyframe_l1")[-1] < 0.5
     assert not logged(tmp_path / "run", "validation_l1/depth_1"), "no actions were learned"
 
 
@@ -104,11 +104,15 @@ def test_what_does_not_go_together_is_refused(dataset, tmp_path):
         ({"sharded": True}, "drop sharded, captured"),
         ({"captured": True}, "drop sharded, captured"),
         ({"data": {"root": str(dataset), "gripper": "none"}}, "needs a gripper to go by"),
+        (
+            {"evaluation": {"every": 1, "suites": ["toy"]}, "keyframe": ALONE},
+            "no actions that an evaluation could play",
+        ),
     ):
         with pytest.raises(ConfigError, match=reason):
-            TrainConfig.build(settings(dataset, tmp_path / "x", keyframe={}, **change))
-    with pytest.raises(ConfigError, match=r"keyframe\.beyond 100.0 leaves no sample"):
-        run(dataset, tmp_path / "far", keyframe={"beyond": 100, "alone": True})
+            TrainConfig.build(settings(dataset, tmp_path / "x", **({"keyframe": {}} | change)))
+    with pytest.raises(ConfigError, match=r"keyframe\.beyond 100\.0: no sample of the training episodes is so far"):
+        run(dataset, tmp_path / "far", keyframe={"beyond": 100})
 
 
 def test_one_kind_of_episode_may_be_learned_alone(dataset, tmp_path):
@@ -122,7 +126,7 @@ def test_one_kind_of_episode_may_be_learned_alone(dataset, tmp_path):
     assert red.tokenizer.get_vocab() == everything.tokenizer.get_vocab()
     for pattern, reason in (
         ("mauve", "'mauve' is found in no instruction; there are 2"),
-        ("(", "no regular expression"),
+        ("(", r"data\.instructions.*not a regular expression"),
     ):
         with pytest.raises(ConfigError, match=reason):
             run(dataset, tmp_path / "none", data=data | {"instructions": pattern})

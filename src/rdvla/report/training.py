@@ -15,6 +15,7 @@ from rdvla.report.template import render_template
 WIDE, NARROW, HALF = 900, 340, 430
 METRICS, CONFIG = "metrics.jsonl", "config.json"
 VALIDATION, _SUCCESS = "validation_l1/depth_", "success/"
+_KEYFRAME = "validation_keyframe_l1"
 _SMOOTH = 40
 """The drawn mean goes over so many logged losses at most."""
 
@@ -103,7 +104,9 @@ def _headline(run: TrainingRun) -> str:
 
 def _lede(run: TrainingRun) -> str:
     validation = run.starting_with(VALIDATION)
-    parts = ["Loss: mean absolute error of normalised actions."]
+    keyframe = run.config.get("keyframe") or {}
+    what = "the normalised state at the next keyframe" if keyframe.get("alone") else "normalised actions"
+    parts = [f"Loss: mean absolute error of {what}."]
     if validation:
         depth, points = min(validation.items(), key=lambda item: item[1][-1][1])
         parts.append(f"On held-out episodes it ends at {points[-1][1]:.4f} with {depth} iterations, its best depth.")
@@ -131,6 +134,10 @@ def _figures(run: TrainingRun) -> list[dict[str, Any]]:
         ends = [Curve("", sorted(last), "line c1")]
         text = "The last validation, by the number of iterations (logarithmic). A flat end means that it has converged."
         found.append(_figure("Depth", text, lambda w: curves(ends, w, "validation loss", "iterations", log=True)))
+    if _KEYFRAME in numbers:
+        places = [Curve("", numbers[_KEYFRAME], "line c1")]
+        text = "Held-out episodes, averaged weights: how far the keyframe's state, read from the latent tokens, is off."
+        found.append(_figure("Keyframe", text, lambda w: curves(places, w, "mean absolute error", low=0.0)))
     success = run.starting_with(_SUCCESS)
     if success:
         rates = [

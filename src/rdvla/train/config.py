@@ -35,7 +35,7 @@ def _compiles(value: object) -> object:
         try:
             re.compile(value)
         except re.error as error:
-            raise ConfigError(f"'{value}' is no regular expression: {error}.") from None
+            raise ValueError(f"not a regular expression ({error}).") from None
     return value
 
 
@@ -65,8 +65,8 @@ class DataConfig(Config):
         augmentation: applied to every training image.
         state_noise: deviation of the Gaussian noise added to the normalised state.
         validation_fraction: fraction of the episodes held out, evenly spread.
-        instructions: a regular expression: only episodes in whose instruction it is found, whatever the case, are
-            learned from and held out; null takes all.
+        instructions: a regular expression: only episodes in whose first instruction it is found, whatever the case,
+            are learned from and held out; null takes all.
     """
 
     root: Path | Annotated[tuple[Path, ...], Field(min_length=1)]
@@ -97,7 +97,8 @@ class KeyframeConfig(Config):
     latent tokens, which know pictures and words and no state; it is trained along and not saved with the policy.
 
     Attributes:
-        weight: of its loss (mean absolute error of the normalised state) beside that of the actions.
+        weight: of its loss beside that of the actions: the mean absolute error of the normalised state, 0 for samples
+            that do not count; irrelevant where it is alone.
         entries: which entries of the state, counted from 0; null takes all.
         beyond: only samples at a larger distance from their keyframe count, in the state's own units (m): nearer ones
             show the arm where it will be.
@@ -373,6 +374,8 @@ class TrainConfig(Config):
             raise ConfigError("keyframe is computed in whole networks, operation by operation; drop sharded, captured.")
         if self.keyframe is not None and self.data.gripper == "none":
             raise ConfigError("keyframe needs a gripper to go by, and data.gripper is none; name its convention.")
+        if self.keyframe is not None and self.keyframe.alone and self.evaluation is not None:
+            raise ConfigError("keyframe.alone trains no actions that an evaluation could play; drop evaluation.")
         if self.evaluation is not None and self.evaluation.every % self.save_freq:
             raise ConfigError(
                 f"evaluation.every ({self.evaluation.every}) must be a multiple of save_freq ({self.save_freq}):"

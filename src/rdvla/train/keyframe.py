@@ -4,7 +4,6 @@ A loss of actions asks little for where things are: far from them an action says
 robot's state says the rest, and a small policy learns to go to where things lie on average. This asks for nothing else.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -25,17 +24,19 @@ PROBE = "keyframe_probe"
 class KeyframeProbe(nn.Module):
     """A linear layer on the mean of the deepest latent tokens that the head attends to."""
 
-    def __init__(self, config: KeyframeConfig, network: RDVLAConfig) -> None:
-        """Build the layer for `network` with random weights from torch's global generator."""
+    def __init__(self, config: KeyframeConfig, network: RDVLAConfig, *, seed: int) -> None:
+        """Build the layer for `network`; its random weights depend on `seed` alone."""
         super().__init__()
         self.config = config
         self.entries = list(range(network.head.state_dim)) if config.entries is None else list(config.entries)
-        self.out = nn.Linear(network.backbone.width, len(self.entries))
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            self.output_proj = nn.Linear(network.backbone.width, len(self.entries))
 
     def forward(self, contexts: Mapping[int, Context]) -> Tensor:
         """Return the normalised state at the keyframe, float32 `[B, entries]`."""
         latents_BQD = contexts[max(contexts)].latents[:, :-1]  # the last is the state
-        predicted_BE: Tensor = self.out(latents_BQD.mean(dim=1).to(self.out.weight.dtype))
+        predicted_BE: Tensor = self.output_proj(latents_BQD.mean(dim=1).to(self.output_proj.weight.dtype))
         return predicted_BE.float()
 
     def error(self, contexts: Mapping[int, Context], batch: TrainBatch) -> tuple[Tensor, Tensor]:
@@ -75,11 +76,11 @@ class KeyframeGradient(Gradient):
 
 @torch.no_grad()
 def keyframe_loss(model: RDVLA, probe: KeyframeProbe, batches: Iterable[TrainBatch], compute: Compute) -> float:
-    """Return the mean absolute error of the normalised state at the keyframe, over far samples; NaN without any."""
+    """Return the mean absolute error of the normalised state at the keyframe, over far samples, at least one."""
     total, count = 0.0, 0
     for batch in batches:
         batch = batch.to(compute.device)
         with arithmetic(compute.precision, compute.device):
             error, far = probe.error(model.encode(batch.inputs), batch)
         total, count = total + error.item(), count + int(far)
-    return total / count if count else math.nan
+    return total / count

@@ -117,16 +117,21 @@ def open_split(config: TrainConfig, origin: Origin, decoding: Progress | None) -
             f"validation_fraction {config.data.validation_fraction} of {len(chosen)} episodes leaves none."
         )
     others = dataset.select([episode for episode in dataset.episodes if episode not in validation])
-    views = [dataset.select(training), dataset.select(sorted(validation))]
-    if config.keyframe is not None and config.keyframe.alone:
-        views = [view.far_samples() for view in views]
-        if not len(views[0]):
-            raise ConfigError(f"keyframe.beyond {config.keyframe.beyond} leaves no sample; take a smaller distance.")
-    return Split(views[0], views[1] if len(views[1]) else None, others.instructions)
+    views = {"training": dataset.select(training)}
+    if validation:
+        views["held-out"] = dataset.select(sorted(validation))
+    for kind, view in views.items():
+        if not len(view):
+            raise ConfigError(f"the {kind} episodes have no sample with data.sampling '{config.data.sampling}'.")
+        if config.keyframe is not None and not len(far := view.far_samples()):
+            raise ConfigError(f"keyframe.beyond {config.keyframe.beyond}: no sample of the {kind} episodes is so far.")
+        if config.keyframe is not None and config.keyframe.alone:
+            views[kind] = far
+    return Split(views["training"], views.get("held-out"), others.instructions)
 
 
 def _chosen(dataset: LeRobotDataset, instructions: str | None) -> list[int]:
-    """Return the episodes in whose instruction the regular expression is found."""
+    """Return the episodes in whose (first) instruction the regular expression is found."""
     if instructions is None:
         return list(dataset.episodes)
     wanted = re.compile(instructions, re.IGNORECASE)

@@ -100,7 +100,8 @@ def train_step(
         highest_loss: a larger loss stops training before the step is taken.
 
     Returns:
-        `loss` (mean absolute error over every action of the step), `grad_norm` (before clipping), `depth`.
+        `loss` (mean absolute error over every action of the step, or what else `gradient` returns), `grad_norm` (before
+        clipping), `depth`.
 
     Raises:
         TrainingError: the loss or the gradient is not finite, or the loss too large; names this rank's episodes and

@@ -49,7 +49,7 @@ _TASKS = tuple(RULES)
 
 @dataclass(frozen=True)
 class Chain:
-    """Five tasks and the situation in which the first begins.
+    """Five tasks, or one alone, and the situation in which the first begins.
 
     Attributes:
         initial: the situation, see `rdvla.envs.calvin.rules`.
@@ -91,14 +91,23 @@ def start_obs(chain: Chain, scene: SceneConfig) -> NDArray[np.float64]:
     return _scene_obs(chain.initial, poses, scene)
 
 
-def random_start(rng: np.random.Generator, scene: SceneConfig) -> tuple[Chain, NDArray[np.float64]]:
-    """Draw a chain, and an observation of `scene` with which it begins (see `start_obs`).
+def random_start(
+    rng: np.random.Generator, scene: SceneConfig, task: str | None = None
+) -> tuple[Chain, NDArray[np.float64]]:
+    """Draw a chain, or `task` alone, and an observation of `scene` with which it begins (see `start_obs`).
 
     Blocks lie anywhere on the right surface, in any orientation up to a quarter turn; but none in the slider's way, and
     none so near the table's end that pushing throws it off. So no drawn start is that of an evaluation chain, although
     the tasks may be the same.
+
+    Args:
+        rng: is drawn from.
+        scene: A, B, C or D.
+        task: one of `first_tasks()`; None draws five.
     """
     situations = initial_situations()
+    if task is not None:
+        situations = tuple(situation for situation in situations if follow(situation, [task]) is not None)
     situation = situations[rng.integers(len(situations))]
     poses: dict[str, list[float]] = {}
     for block in BLOCKS:
@@ -108,7 +117,8 @@ def random_start(rng: np.random.Generator, scene: SceneConfig) -> tuple[Chain, N
             if all(np.hypot(*(position - other[:3])[:2]) > _CLEARANCE for other in poses.values()):
                 break
         poses[block] = [*position, 0.0, 0.0, rng.uniform(*_ANY_YAW)]
-    return Chain(situation, _random_tasks(rng, situation)), _scene_obs(situation, poses, scene)
+    tasks = _random_tasks(rng, situation) if task is None else (task,)
+    return Chain(situation, tasks), _scene_obs(situation, poses, scene)
 
 
 @functools.cache
@@ -126,6 +136,14 @@ def initial_situations() -> tuple[Situation, ...]:
         dict(zip(values, chosen, strict=True))
         for chosen in itertools.product(*values.values())
         if chosen.count("table") in (1, 2) and all(chosen.count(place) < 2 for place in COMPARTMENTS)
+    )
+
+
+@functools.cache
+def first_tasks() -> tuple[str, ...]:
+    """Return the tasks that make sense in a situation in which chains begin, 27 of the 34."""
+    return tuple(
+        task for task in _TASKS if any(follow(situation, [task]) is not None for situation in initial_situations())
     )
 
 

@@ -1,4 +1,4 @@
-"""CALVIN as an `Env`: a chain of five tasks is an episode of five stages."""
+"""CALVIN as an `Env`: a chain of five tasks is an episode of five stages, a task alone an episode of one."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -30,7 +30,9 @@ class CalvinEnv:
     (m), its Euler angles (rad), opening width (m), last gripper action.
     """
 
-    def __init__(self, task: TaskSpec, scene: str, stage_steps: int, *, camera_size: int | None = None) -> None:
+    def __init__(
+        self, task: TaskSpec, scene: str, stage_steps: int, *, camera_size: int | None = None, alone: bool = False
+    ) -> None:
         """Read the scene; the simulation starts with the first episode.
 
         Args:
@@ -38,6 +40,7 @@ class CalvinEnv:
             scene: A, B, C or D.
             stage_steps: control steps allowed for each of the five tasks.
             camera_size: height and width of both cameras in pixels; None takes the published 200 and 84.
+            alone: play `task` itself, from drawn starts, instead of chains.
 
         Raises:
             ConfigError: no data files, or a camera size below 1.
@@ -46,6 +49,7 @@ class CalvinEnv:
         self._embodiment = CALVIN.with_pictures(camera_size)
         import_pybullet()
         self._task = task
+        self._alone = alone
         self._scene = assets.load_scene(scene)
         self._stage_steps = stage_steps
         self._size = None if camera_size is None else (camera_size, camera_size)
@@ -57,7 +61,7 @@ class CalvinEnv:
 
     @property
     def task(self) -> TaskSpec:
-        """The chains of the scene."""
+        """The chains of the scene, or one task."""
         return self._task
 
     @property
@@ -67,12 +71,12 @@ class CalvinEnv:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The five tasks of the running chain."""
+        """The five tasks of the running chain, or the one."""
         return self._stages
 
     @property
     def stage_index(self) -> int:
-        """Number of the present stage, from 0; 5 when all are solved."""
+        """Number of the present stage, from 0; as many as there are when all are solved."""
         return self._stage_index
 
     @property
@@ -105,17 +109,19 @@ class CalvinEnv:
                 a chain, a start that is not among those of the evaluation, and one of several sentences for each task.
 
         Raises:
-            ConfigError: a chain or seed out of range.
+            ConfigError: a chain or seed out of range, or an evaluation chain where one task is played.
             SimulatorError: the simulator broke.
         """
         match start:
+            case InitState() if self._alone:
+                raise ConfigError(f"suite '{self._task.suite}' has no bundled starts; take a Seed.")
             case InitState(index):
                 chain = evaluation_chain(index)
                 scene_obs = start_obs(chain, self._scene)
                 sentences = [SENTENCES[task][0] for task in chain.tasks]
             case Seed(value):
                 rng = np.random.default_rng(value)
-                chain, scene_obs = random_start(rng, self._scene)
+                chain, scene_obs = random_start(rng, self._scene, self._task.name if self._alone else None)
                 sentences = [str(rng.choice(SENTENCES[task])) for task in chain.tasks]
         self.close()
         self._simulation = Simulation(self._scene, renderer=self._renderer, size=self._size)

@@ -1,4 +1,7 @@
-"""CALVIN's suites: chains of five tasks in the scenes A to D. Listing them needs neither pybullet nor data files."""
+"""CALVIN's suites: chains of five tasks in the scenes A to D, and their tasks one by one.
+
+Listing them needs neither pybullet nor data files.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +9,8 @@ from typing import TYPE_CHECKING
 from rdvla.embodiment import CALVIN
 from rdvla.envs.base import Suite, TaskSpec
 from rdvla.envs.calvin.assets import SCENES
-from rdvla.envs.calvin.chains import CHAIN_LENGTH, NUM_CHAINS
+from rdvla.envs.calvin.chains import CHAIN_LENGTH, NUM_CHAINS, first_tasks
+from rdvla.envs.calvin.sentences import SENTENCES
 from rdvla.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,8 +54,11 @@ class CalvinSuite(Suite):
         from rdvla.envs.calvin.env import CalvinEnv
 
         self._require(task_id)
-        scene = self.name[-1].upper()
-        return CalvinEnv(self.tasks()[0], scene, self._stage_steps, camera_size=camera_size)
+        return CalvinEnv(self.tasks()[0], self._scene, self._stage_steps, camera_size=camera_size)
+
+    @property
+    def _scene(self) -> str:
+        return self.name.split("_")[1].upper()
 
     @property
     def _stage_steps(self) -> int:
@@ -62,7 +69,42 @@ class CalvinSuite(Suite):
             raise ConfigError(f"task_id = {task_id!r}: suite '{self.name}' has one task, 0: the chains.")
 
 
+class SingleTaskSuite(CalvinSuite):
+    """The tasks of one scene that a chain may begin with, one by one, from drawn starts; there are no bundled ones.
+
+    For demonstrations of some tasks only, and to see which tasks a policy solves.
+    """
+
+    num_stages = 1
+
+    def tasks(self) -> Sequence[TaskSpec]:
+        """Return the tasks; each has several sentences, of which an episode draws one."""
+        return [
+            TaskSpec(self.name, number, task, SENTENCES[task][0], self._stage_steps)
+            for number, task in enumerate(first_tasks())
+        ]
+
+    def num_init_states(self, task_id: int) -> int:
+        """Return 0: starts are drawn.
+
+        Raises:
+            ConfigError: no such task.
+        """
+        self.select([task_id])
+        return 0
+
+    def make_env(self, task_id: int, *, camera_size: int | None = None) -> "CalvinEnv":
+        """Prepare the scene; every episode starts a simulation of its own."""
+        from rdvla.envs.calvin.env import CalvinEnv
+
+        (task,) = self.select([task_id])
+        return CalvinEnv(task, self._scene, self._stage_steps, camera_size=camera_size, alone=True)
+
+
 def suites() -> Mapping[str, Suite]:
-    """Return the suites by name, `calvin_a` to `calvin_d`."""
-    names = [f"calvin_{scene.lower()}" for scene in SCENES]
-    return {name: CalvinSuite(name, CalvinSuite.protocols[0]) for name in names}
+    """Return the suites by name: `calvin_a` to `calvin_d`, `calvin_a_single` to `calvin_d_single`."""
+    chains = [f"calvin_{scene.lower()}" for scene in SCENES]
+    found: dict[str, Suite] = {name: CalvinSuite(name, CalvinSuite.protocols[0]) for name in chains}
+    return found | {
+        name: SingleTaskSuite(name, CalvinSuite.protocols[0]) for name in (f"{chain}_single" for chain in chains)
+    }
