@@ -54,6 +54,15 @@ def test_what_never_changes_and_what_repeats_is_said(tmp_path):
     assert remarks[-1].startswith("33% of the rows")
 
 
+def test_an_entry_that_hardly_changes(tmp_path):
+    still = episode(0, length=9)
+    still.columns["action"][:, 2] = 0.5
+    still.columns["action"][4:, 2] = np.nextafter(np.float32(0.5), np.float32(1))
+    record(tmp_path / "d", [still])
+    counts = summarise(tmp_path / "d").vectors[1].histograms[2]
+    assert (counts[0], counts[-1], counts.sum()) == (4, 5, 9)
+
+
 def test_the_command_prints_tables_and_writes_a_page(root, tmp_path):
     page = tmp_path / "page.html"
     result = CliRunner().invoke(app, ["dataset", "inspect", str(root), "--output", str(page), "--samples", "2"])

@@ -127,7 +127,7 @@ def _vector(key: str, feature: Feature, values_ND: NDArray[Any]) -> VectorSummar
 
 
 def _histogram(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    counts, _ = np.histogram(values, bins=_BINS)
+    counts, _ = np.histogram(values.astype(np.float64), bins=_BINS)  # float32 has no bins between neighbours
     return counts.astype(np.int64)
 
 
