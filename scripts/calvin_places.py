@@ -1,7 +1,8 @@
 """Draw scenes of CALVIN D and say where the blocks on the table lie: no demonstrations, for `keyframe.alone` only.
 
 python scripts/calvin_places.py SEED SCENES OUTPUT writes a LeRobotDataset with an episode of two rows for every block
-on the table: the arm somewhere, its gripper open; then the state in which it would hold the block, closed.
+on the table: the arm somewhere, its gripper open; then the same state but for the hand's position, which is where it
+would hold the block. So it is for `keyframe.entries: [0, 1, 2]` only.
 """
 
 import sys

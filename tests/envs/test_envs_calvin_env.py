@@ -10,6 +10,7 @@ from rdvla.envs.calvin import bullet
 from rdvla.envs.calvin.assets import manifest
 from rdvla.envs.calvin.chains import evaluation_chain
 from rdvla.envs.calvin.sentences import SENTENCES
+from rdvla.envs.calvin.tasks import COLOURS, TASKS
 from rdvla.envs.episode import play
 from rdvla.errors import ConfigError, MissingExtraError, SimulatorError
 from rdvla.experts import make_expert
@@ -29,7 +30,10 @@ class TestSuites:
     def test_tasks_one_by_one(self):
         tasks = list_tasks("calvin_b_single")
         assert [task.task_id for task in tasks] == list(range(27))
-        assert {task.name: task.instruction for task in tasks}["lift_red_block_table"] == "grasp and lift the red block"
+        assert [tasks[number].name for number in (16, 18, 20)] == [f"lift_{c}_block_table" for c in COLOURS]
+        assert tasks[16].instruction == "grasp and lift the red block"
+        never_first = {"stack_block", "unstack_block", "place_in_slider", "place_in_drawer"}
+        assert set(TASKS) - {task.name for task in tasks} == never_first | {f"lift_{c}_block_drawer" for c in COLOURS}
         assert find_suite("calvin_b_single", "released").tasks()[0].max_steps == 800
         assert num_init_states("calvin_b_single", 26) == 0
         with pytest.raises(ConfigError, match="no task 27"):

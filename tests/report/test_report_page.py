@@ -157,6 +157,18 @@ def test_an_alarm_of_overlapping_chunks_has_no_lead(tmp_path):
     assert "1 of 1 failures, and in 0 of 0 successes" in about_alarm(rule)
 
 
+def test_a_task_whose_episodes_drew_their_sentences_is_called_by_its_name(tmp_path):
+    def drawn(record):
+        words = f"sentence of {record['init_state']}" if record["task_id"] == 1 else record["instruction"]
+        return record | {"instruction": words}
+
+    run = edit(write_run(tmp_path / "run", stops=(ADAPTIVE,), n_tasks=2), drawn)
+    text = check(render(load_runs([run]))).text
+    assert "pick up the alphabet soup and place it in the basket" in text
+    assert "libero object 1" in text
+    assert "sentence of" not in text
+
+
 def test_a_figure_of_what_never_moves():
     assert "<svg" in decay([[0.0, 0.0]] * 3, 400, "title", "label")
 

@@ -13,6 +13,7 @@ from rdvla.data.lerobot_meta import Feature
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 from rdvla.errors import ConfigError
+from rdvla.report.training import write_training_report
 from rdvla.train.config import TrainConfig
 
 ALONE = {"entries": [0, 1], "alone": True}
@@ -23,7 +24,7 @@ def logged(folder, key):
     return [line[key] for line in lines if key in line]
 
 
-def record_goals(root, *, episodes, seed=0):
+def record_goals(root, *, episodes, seed=0, begins_there=False):
     """Record an arm that goes from the middle to where the pictures' colour says, and closes there."""
     rng = np.random.default_rng(seed)
     names = ("height", "width", "channels")
@@ -34,6 +35,7 @@ def record_goals(root, *, episodes, seed=0):
         goal = rng.choice([-1.0, 1.0], 2)
         state, action = rng.normal(0, 0.01, (4, 8)), np.zeros((4, 7))
         state[2:, :2] = goal
+        state[0, :2] = goal if begins_there else state[0, :2]
         action[:, 6] = (-1, -1, 1, 1)
         picture = np.full((64, 64, 3), (*(128 + 127 * goal), 128), dtype=np.uint8)
         writer.add_episode(
@@ -75,6 +77,10 @@ def test_the_backbone_learns_what_only_the_pictures_say(tmp_path):
     run(dataset, tmp_path / "run", **config, **frequencies)
     assert logged(tmp_path / "run", "validation_keyframe_l1")[-1] < 0.5
     assert not logged(tmp_path / "run", "validation_l1/depth_1"), "no actions were learned"
+    write_training_report(tmp_path / "run", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "mean absolute error of the normalised state at the next keyframe" in page
+    assert "Held-out episodes, averaged weights: how far the keyframe" in page
 
 
 def test_alone_it_trains_the_backbone_and_leaves_the_head(dataset, tmp_path):
@@ -97,6 +103,15 @@ def test_beside_actions_both_are_judged_and_an_interrupted_run_goes_on(dataset, 
     for key in ("validation_keyframe_l1", "validation_l1/depth_2"):
         assert all(math.isfinite(value) for value in logged(tmp_path / "whole", key))
         assert logged(tmp_path / "whole", key)
+
+
+def test_the_second_task_is_judged_on_far_samples_wherever_those_of_the_actions_lie(tmp_path):
+    """The one held-out sample of the actions is an episode's first, and near."""
+    dataset = record_goals(tmp_path / "goals", episodes=4, begins_there=True)
+    changes = {"data": {"root": str(dataset), "validation_fraction": 0.5}, "validation_samples": 1, "validate_freq": 1}
+    run(dataset, tmp_path / "run", max_steps=1, keyframe={"entries": [0, 1], "beyond": 0.05}, **changes)
+    (error,) = logged(tmp_path / "run", "validation_keyframe_l1")
+    assert math.isfinite(error)
 
 
 def test_what_does_not_go_together_is_refused(dataset, tmp_path):

@@ -31,7 +31,7 @@ def collect(
     task_ids: Annotated[
         str | None, typer.Option(help="Tasks of every suite, e.g. 3,9 or 0-4 [default: all that the expert solves].")
     ] = None,
-    episodes: Annotated[int, typer.Option(help="Demonstrations per task; of CALVIN, chains of five.")] = 40,
+    episodes: Annotated[int, typer.Option(help="Demonstrations per task; of CALVIN's chains, chains of five.")] = 40,
     workers: Annotated[int, typer.Option(help="Workers, each with a simulator of its own.")] = 2,
     seed: Annotated[int, typer.Option(help="Decides placements and noise.")] = 0,
     render_every: Annotated[

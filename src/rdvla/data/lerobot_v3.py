@@ -214,7 +214,7 @@ class LeRobotDataset:
         return replace(self, keyframes=keyframes, is_far=is_far)
 
     def far_samples(self) -> Self:
-        """Return the view without samples that are near their keyframe; of a dataset `with_keyframes`."""
+        """Return the view without samples that are near their keyframe; all of them unless `with_keyframes`."""
         return self if self.is_far is None else replace(self, anchors=self.anchors[self.is_far[self.anchors]])
 
     def look_through(self, convention: ActionConvention) -> list[Finding]:

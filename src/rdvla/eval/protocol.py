@@ -255,7 +255,9 @@ def check_init_states(suite: Suite, task_ids: Sequence[int] | None, init_states:
     for task in suite.select(task_ids):
         available = suite.num_init_states(task.task_id) if init_states else 0
         if init_states and not available:
-            raise ConfigError(f"{asked}, but {task.suite} has no bundled initial states; start from seeds (--seeds).")
+            raise ConfigError(
+                f"{asked}, but {task.suite} has no bundled initial states; it is played from seeds (--seeds)."
+            )
         if max(init_states, default=-1) >= available:
             raise ConfigError(
                 f"{asked}, but {task.suite} task {task.task_id} ({task.name}) has {available} initial states: "

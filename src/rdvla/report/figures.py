@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.summary import group_by, summarise_group
 from rdvla.report.findings import full, percent
-from rdvla.report.load import RuleGroup, Series
+from rdvla.report.load import RuleGroup, Series, task_words
 from rdvla.report.svg import Drawing, Point, Scale, axis_x, axis_y, decades, nice_ticks, spread
 
 NARROW = 480
@@ -170,7 +170,7 @@ def iterations_per_task(rules: Sequence[RuleGroup], width: int) -> str:
     for record in (record for rule in rules for record in rule.played):
         tasks.setdefault((record.suite, record.task_id), []).append(record)
     rows = sorted(tasks, key=lambda task: _mean_iterations(tasks[task]))
-    names = _task_names([members[0] for members in tasks.values()], 44 if narrow else 46)
+    names = _task_names({task: task_words(members) for task, members in tasks.items()}, 44 if narrow else 46)
     longest = max(len(name) for name in names.values())
     left, row = (12, 44) if narrow else (110 + 6.6 * longest, 22 if len(rules) < 3 else 26)
     height = 34 + row * len(rows) + 48
@@ -202,12 +202,12 @@ def _mean_iterations(records: Iterable[EpisodeRecord]) -> float:
     return statistics.fmean(count for record in records for count in record.iterations)
 
 
-def _task_names(tasks: Sequence[EpisodeRecord], limit: int) -> dict[tuple[str, int], str]:
-    """Return what tells a task from the others of its suite: its instruction without the words common to all."""
+def _task_names(tasks: Mapping[tuple[str, int], str], limit: int) -> dict[tuple[str, int], str]:
+    """Return what tells a task from the others of its suite: its words without those common to all."""
     names = {}
-    for suite in dict.fromkeys(task.suite for task in tasks):
-        members = [task for task in tasks if task.suite == suite]
-        sentences = [task.instruction.split() for task in members]
+    for suite in dict.fromkeys(suite for suite, _ in tasks):
+        members = [task for task in tasks if task[0] == suite]
+        sentences = [tasks[task].split() for task in members]
         shortest = min(len(sentence) for sentence in sentences)
         alike = [len({tuple(sentence[:n]) for sentence in sentences}) == 1 for n in range(1, shortest)]
         start = sum(alike) if len(members) > 1 else 0
@@ -215,7 +215,7 @@ def _task_names(tasks: Sequence[EpisodeRecord], limit: int) -> dict[tuple[str, i
         end = sum(alike) if len(members) > 1 else 0
         for task, sentence in zip(members, sentences, strict=True):
             name = " ".join(sentence[start : len(sentence) - end])
-            names[(suite, task.task_id)] = name if len(name) <= limit else name[: limit - 1] + "…"
+            names[task] = name if len(name) <= limit else name[: limit - 1] + "…"
     return names
 
 

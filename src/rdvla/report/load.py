@@ -186,6 +186,12 @@ def group_runs(runs: Sequence[Run]) -> list[Series]:
     return series
 
 
+def task_words(records: Sequence[AnyRecord]) -> str:
+    """Return the instruction that a task's episodes share; where each drew one of several, the task's name in words."""
+    sentences = {record.instruction for record in records}
+    return sentences.pop() if len(sentences) == 1 else records[0].task.replace("_", " ")
+
+
 def say_starts(records: Sequence[AnyRecord]) -> str:
     """Return where episodes began, for people: `initial states 0-9, placement seeds 5000`."""
     states = {record.init_state for record in records if record.init_state is not None}

@@ -16,7 +16,7 @@ from rdvla.report import figures, findings
 from rdvla.report.against import Against
 from rdvla.report.chains import chain_section
 from rdvla.report.chains import headline as chain_headline
-from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs, say_starts
+from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs, say_starts, task_words
 from rdvla.report.results.build import whole_tables
 from rdvla.report.template import render_template
 from rdvla.report.traces import trace_section
@@ -144,7 +144,7 @@ def _task_rows(series: Series) -> list[dict[str, Any]]:
         {
             "suite": suite,
             "task_id": task_id,
-            "instruction": group[0].instruction,
+            "instruction": task_words(group),
             "cells": [_cell(rule, (suite, task_id)) for rule in series.rules],
         }
         for (suite, task_id), group in sorted(groups.items())

@@ -1,7 +1,7 @@
 """What changes while training: trained weights, optimiser, averaged weights, the running mean of the loss."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -99,11 +99,12 @@ class Learner:
     def _highest_loss(self) -> float:
         return self._config.max_loss_ratio * self._mean_loss if self._losses >= _MEAN_STEPS else math.inf
 
-    def validate(self, batches: Callable[[], Iterable[TrainBatch]]) -> dict[str, float]:
+    def validate(self, batches: Iterable[TrainBatch], far: Iterable[TrainBatch]) -> dict[str, float]:
         """Return the averaged weights' validation loss per depth, and that of the second task if there is one.
 
         Args:
-            batches: returns the held-out samples, once for each of the two.
+            batches: held-out samples.
+            far: those for the second task, at least one of them far from its keyframe.
         """
         config = self._config
         losses: dict[int, float] = {}
@@ -111,10 +112,10 @@ class Learner:
         self.model.eval()
         with self._collective(), self._average.used_by(self.model):
             if self._probe is not None:
-                numbers["validation_keyframe_l1"] = keyframe_loss(self.model, self._probe, batches(), self._compute)
+                numbers["validation_keyframe_l1"] = keyframe_loss(self.model, self._probe, far, self._compute)
             if config.keyframe is None or not config.keyframe.alone:
                 losses = validation_losses(
-                    self.model, batches(), config.validation_depths, seed=config.seed, compute=self._compute
+                    self.model, batches, config.validation_depths, seed=config.seed, compute=self._compute
                 )
         self.model.train()
         return {f"validation_l1/depth_{depth}": loss for depth, loss in losses.items()} | numbers

@@ -4,7 +4,6 @@ import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +193,9 @@ class _Run:
         """
         config, last = self._config, done == self._config.max_steps
         if self._split.validation is not None and (last or done % config.validate_freq == 0):
-            self._record(done, self._learner.validate(partial(self._held_out, self._split.validation)))
+            held_out = self._split.validation
+            far = self._held_out(held_out.far_samples())
+            self._record(done, self._learner.validate(self._held_out(held_out), far))
         if last or done % config.save_freq == 0:
             policy, state = self._learner.policy(done), self._learner.state()
             if self._ranks.is_first:

@@ -38,7 +38,7 @@ class CalvinEnv:
         Args:
             task: what the episodes are called.
             scene: A, B, C or D.
-            stage_steps: control steps allowed for each of the five tasks.
+            stage_steps: control steps allowed for each task.
             camera_size: height and width of both cameras in pixels; None takes the published 200 and 84.
             alone: play `task` itself, from drawn starts, instead of chains.
 
@@ -102,11 +102,12 @@ class CalvinEnv:
         return self._stage_start
 
     def reset(self, start: Start) -> None:
-        """Start a chain in a new simulation.
+        """Start a chain, or the one task, in a new simulation.
 
         Args:
             start: an `InitState` is the evaluation chain of that number, with the benchmark's sentences. A `Seed` draws
-                a chain, a start that is not among those of the evaluation, and one of several sentences for each task.
+                a chain unless there is one task, a start that is none of the evaluation's, and for each task one of
+                several sentences.
 
         Raises:
             ConfigError: a chain or seed out of range, or an evaluation chain where one task is played.

@@ -5,5 +5,5 @@ from rdvla.experts.calvin.expert import CalvinExpert
 
 
 def make_expert(task: TaskSpec) -> CalvinExpert:
-    """Return the expert for chains."""
+    """Return the expert, who asks the environment for the present task."""
     return CalvinExpert()

@@ -11,7 +11,7 @@ from rdvla.eval.ranks import rank_correlation
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.summary import group_by
 from rdvla.report.findings import thirds
-from rdvla.report.load import RuleGroup
+from rdvla.report.load import RuleGroup, task_words
 from rdvla.report.results.given import DEPTH, Given, play, rule_at, unfinished
 from rdvla.report.results.strategies import per_decision
 from rdvla.report.results.table import BLANK, Cell, Section, Table, correlation_text, number_cell, rate_cell, words
@@ -66,7 +66,7 @@ def _tasks(rule: RuleGroup, found: ByTask, failed: Mapping[str, ByTask]) -> Tabl
     most = sorted(found, key=lambda name: -_mean(found[name]))
     rows = [
         (
-            words(f"{suite} {number}: {found[suite, number][0].instruction}"),
+            words(f"{suite} {number}: {task_words(found[suite, number])}"),
             number_cell(_over_episodes(found[suite, number])),
             *_by_part(found[suite, number]),
             *(_solved(by_task.get((suite, number), ())) for by_task in failed.values()),
