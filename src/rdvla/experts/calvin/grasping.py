@@ -19,7 +19,7 @@ _CLEAR = 0.018  # m between a finger's middle and another block
 _PRESSING = 500.0  # what a finger inside another block costs, in rad of turning per m: it pushes that into the table
 _FINGERS = 0.075  # m from the middle of the hand to the outside of a finger
 _IN_COMPARTMENT, _BELOW_EDGE = 0.35, 0.4  # tilt in rad: in a compartment, and in the drawer below the table's edge
-_AROUND = 0.012  # m from where it is to be held: closing fingers fetch it, and nobody sees why a hand waits for less
+_WAITS = 6  # further steps before it closes where it is: nobody sees why a hand that is around a block waits longer
 _ABOVE = np.array([0.0, 0.0, 0.1])
 _OUT = np.array([0.0, -0.12, 0.11])
 
@@ -43,7 +43,7 @@ def grasp(table: PlayTable, hand: Hand, name: str, attempt: int = 0, turn: float
     yield from hand.travel(block.position + way_out(block), yaw=yaw, tilt=tilt, roll=roll)
     block = table.blocks[name]  # it may have been sliding
     place = block.position + np.array([_aside(table, block), 0, 0.004])
-    yield from hand.go(place, speed=0.6, within=_AROUND, precise=True)
+    yield from hand.go(place, speed=0.6, precise=True, patience=_WAITS)
     yield from hand.close(9)
 
 

@@ -30,7 +30,7 @@ _STEP, _TURN = 0.02, 0.05  # an action of 1 in m and rad
 _GAIN = 0.5  # share of the rest of the way that a step goes
 _DOWN = np.pi
 _TURNED = 0.08  # rad
-_PATIENCE = 15  # further steps before a move that is blocked ends
+_PATIENCE = 15  # see `Hand.go`
 _UPRIGHT = 0.7  # m from the robot's foot, as far as the upright hand reaches
 _LEAN, _MOST = 4.0, 0.6  # rad per m beyond, and at most
 _TO_WALL, _MOST_TO_WALL = 6.0, 0.35  # rad per m beyond, and at most
@@ -77,6 +77,7 @@ class Hand:
         speed: float = 1.0,
         within: float = 0.006,
         precise: bool = False,
+        patience: int = _PATIENCE,
         until: Callable[[], bool] = lambda: False,
     ) -> Moves:
         """Move in a straight line until there, or as near as it gets.
@@ -89,6 +90,7 @@ class Hand:
             speed: in (0, 1], of 2 cm per step.
             within: how near is there, m.
             precise: whether this needs accuracy.
+            patience: steps more than the way needs, before a move that does not get there ends.
             until: ends the move early.
         """
         self.yaw = self.yaw if yaw is None else yaw
@@ -97,7 +99,7 @@ class Hand:
         goal = np.asarray(position, dtype=np.float64)
         commanded, euler = self._table.commanded
         turn = np.abs(self._turn(euler)).max() / _TURN
-        steps = int(max(np.linalg.norm(goal - commanded) / (_STEP * speed), turn)) + _PATIENCE
+        steps = int(max(np.linalg.norm(goal - commanded) / (_STEP * speed), turn)) + patience
         for _ in range(steps):
             if until() or self._is_at(goal, within):
                 return
