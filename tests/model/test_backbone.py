@@ -153,6 +153,45 @@ def test_tokens_per_image_are_the_towers():
         assert model.backbone.vision(torch.zeros(1, side, side, 3)).shape[1] == model.config.backbone.tokens_per_image
 
 
+def _vision_of_words(*prompts, **vision):
+    """Return what two equal pictures become beside prompts of word ids, before the language model: `[N, P, D]`."""
+    torch.manual_seed(0)
+    backbone = changed(rdvla_tiny(300), {"vision": {"image_size": 64, **vision}}).backbone.network()
+    for asked in backbone.vision.asked:
+        torch.nn.init.normal_(asked.scale_and_shift.weight)
+    images = torch.randint(0, 256, (1, 2, 64, 64, 3), dtype=torch.uint8).expand(len(prompts), -1, -1, -1, -1)
+    ids_BL = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long)
+    for row, prompt in zip(ids_BL, prompts, strict=True):
+        row[: len(prompt)] = torch.tensor(prompt)
+    with torch.no_grad():
+        return backbone(images, ids_BL, torch.tensor([len(prompt) for prompt in prompts]), {0})[0].vision[:, 1:]
+
+
+def test_a_tower_that_reads_the_sentence_sees_what_is_asked():
+    red, blue, same = _vision_of_words([5, 6], [5, 9, 7, 8], [5, 6, 0], reads_sentence=True)
+    assert (red - blue).abs().amax(dim=1).min() > 1e-3  # of every feature, in some cell
+    assert not torch.equal(red, same)  # id 0 is a word like any other where it is within the length
+    alone = _vision_of_words([5, 6], reads_sentence=True)[0]
+    torch.testing.assert_close(alone, red, atol=1e-5, rtol=1e-5)  # whatever its companions' lengths
+    red, blue = _vision_of_words([5, 6], [5, 9])
+    assert torch.equal(red, blue)
+
+
+def test_a_tower_that_reads_the_sentence_begins_like_one_that_does_not_and_needs_one():
+    tower = changed(rdvla_tiny(300), {"vision": {"reads_sentence": True}}).backbone.network().vision
+    images = torch.randint(0, 256, (1, 128, 128, 3), dtype=torch.uint8)
+    first, second = (tower(images, sentence) for sentence in torch.randn(2, 1, 128))
+    assert torch.equal(first, second)
+    with pytest.raises(ValueError, match="this tower reads the sentence"):
+        tower(images)
+
+
+def test_keypoints_of_several_maps():
+    one, two = (changed(rdvla_tiny(300), {"vision": {"keypoint_stages": n}}).backbone.network() for n in (1, 2))
+    assert two.vision.keypoints.in_features == one.vision.keypoints.in_features + 2 * 64
+    assert two.vision(torch.zeros(1, 128, 128, 3)).shape == one.vision(torch.zeros(1, 128, 128, 3)).shape
+
+
 @pytest.mark.parametrize(("size", "nearest"), [(100, "96 or 128"), (8, "32")])
 def test_an_image_size_that_the_stages_do_not_divide_is_refused(size, nearest):
     with pytest.raises(ConfigError, match=rf"vision.image_size = {size} must be a multiple of 32.*: {nearest}\."):
@@ -164,6 +203,7 @@ def test_an_image_size_that_the_stages_do_not_divide_is_refused(size, nearest):
     [
         ({"vision": {"channels": [30, 64]}}, "30 must be a multiple of norm_groups"),
         ({"vision": {"residual_stages": 5}}, "residual_stages = 5: there are 4 stages"),
+        ({"vision": {"keypoint_stages": 4}}, "keypoint_stages = 4: 3 maps come before the last"),
         ({"vision": {"residual_stages": -1}}, "residual_stages"),
         ({"language": {"num_kv_heads": 3}}, "must be a multiple of num_kv_heads"),
         ({"language": {"num_heads": 5}}, "must be an even multiple of num_heads"),

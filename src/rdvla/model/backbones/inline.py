@@ -54,8 +54,11 @@ class Tower(nn.Module, ABC):
     width: int
 
     @abstractmethod
-    def forward(self, images: Tensor) -> Tensor:
-        """Encode RGB images `[B, H, W, 3]` (0..255, uint8 or float) into tokens `[B, tokens_per_image, C]`."""
+    def forward(self, images: Tensor, sentence_BD: Tensor | None = None) -> Tensor:
+        """Encode RGB images `[B, H, W, 3]` (0..255, uint8 or float) into tokens `[B, tokens_per_image, C]`.
+
+        `sentence_BD` is the mean embedding of each image's prompt, for towers that look for what it asks for.
+        """
 
     def blocks(self) -> list[nn.Module]:
         """Return the repeated blocks."""
@@ -102,9 +105,9 @@ class Inline(Backbone):
         Returns:
             The sequence `[B, T, D]` and the position of the first of the Q "latents" of each sample, int64 `[B]`.
         """
-        features = self.vision(images.flatten(0, 1))
-        patches_BPD = self.projector(features).unflatten(0, images.shape[:2]).flatten(1, 2)
         text_BLD = self.language.embed(ids_BL)
+        features = self.vision(images.flatten(0, 1), _mean(text_BLD, lengths_B).repeat_interleave(images.shape[1], 0))
+        patches_BPD = self.projector(features).unflatten(0, images.shape[:2]).flatten(1, 2)
         batch, num_text, num_patches = len(text_BLD), text_BLD.shape[1], patches_BPD.shape[1]
         latents = self.latent_tokens.to(text_BLD.dtype).expand(batch, -1, -1)
         pool = torch.cat((text_BLD, patches_BPD.to(text_BLD.dtype), latents), dim=1)
@@ -128,3 +131,9 @@ class Inline(Backbone):
         above = range(max(layers), self.config.num_layers)
         tower = (f"vision.{name}" for name in self.vision.uncomputed())
         return (*tower, *(f"language.model.layers.{index}." for index in above))
+
+
+def _mean(text_BLD: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return the mean over each prompt's length, `[B, D]`."""
+    is_text_BL1 = (torch.arange(text_BLD.shape[1], device=text_BLD.device) < lengths_B[:, None]).unsqueeze(-1)
+    return (text_BLD * is_text_BL1).sum(dim=1) / lengths_B[:, None].to(text_BLD.dtype)

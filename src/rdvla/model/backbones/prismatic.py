@@ -248,8 +248,8 @@ class DinoSiglip(Tower):
         self.featurizer = ViT(config.dino, config.num_patches, config.patch_size)
         self.fused_featurizer = ViT(config.siglip, config.num_patches, config.patch_size)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Encode RGB images `[B, H, W, 3]` (0..255) into `[B, T, C_dino + C_siglip]`."""
+    def forward(self, images: Tensor, sentence_BD: Tensor | None = None) -> Tensor:
+        """Encode RGB images `[B, H, W, 3]` (0..255) into `[B, T, C_dino + C_siglip]`, whatever the sentence."""
         images = images.float() / 255
         return torch.cat((self.featurizer(images), self.fused_featurizer(images)), dim=-1)
 

@@ -24,6 +24,9 @@ class ConvConfig(Config):
         channels: width of each stage, two at least; every stage after the first halves the resolution.
         residual_stages: how many of the last stages are followed by a residual block.
         norm_groups: groups of the group normalisation.
+        reads_sentence: scale and shift every stage's channels by what the sentence asks for (FiLM: Perez et al., 2018),
+            so that the keypoints of a red block are found when the red block is asked for.
+        keypoint_stages: how many of the maps before the last give keypoints, one per channel.
     """
 
     image_size: PositiveInt = 128
@@ -31,6 +34,8 @@ class ConvConfig(Config):
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (32, 64, 96, 128)
     residual_stages: NonNegativeInt = 2
     norm_groups: PositiveInt = 8
+    reads_sentence: bool = False
+    keypoint_stages: PositiveInt = 1
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -39,6 +44,11 @@ class ConvConfig(Config):
         if self.residual_stages > len(self.channels):
             raise ConfigError(
                 f"vision.residual_stages = {self.residual_stages}: there are {len(self.channels)} stages (channels)."
+            )
+        if self.keypoint_stages >= len(self.channels):
+            before = len(self.channels) - 1
+            raise ConfigError(
+                f"vision.keypoint_stages = {self.keypoint_stages}: there are {before} maps before the last."
             )
         if rest := self.image_size % self.stride:
             below = self.image_size - rest
@@ -82,7 +92,7 @@ class TinyConfig(InlineConfig):
 
     def network(self) -> Inline:
         """Return the network with random weights."""
-        return Inline(self, ConvTower(self.vision))
+        return Inline(self, ConvTower(self.vision, self.width))
 
 
 class ResidualBlock(nn.Module):
@@ -100,15 +110,32 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
 
 
+class _Asked(nn.Module):
+    """Scales and shifts a map's channels by what a sentence asks for; changes nothing before it is trained."""
+
+    def __init__(self, sentence_width: int, channels: int) -> None:
+        """Start with scale 1 and shift 0."""
+        super().__init__()
+        self.scale_and_shift = nn.Linear(sentence_width, 2 * channels)
+        nn.init.zeros_(self.scale_and_shift.weight)
+        nn.init.zeros_(self.scale_and_shift.bias)
+
+    def forward(self, map_BChw: Tensor, sentence_BD: Tensor) -> Tensor:
+        """Return the map `[B, C, h, w]`."""
+        scale_BC11, shift_BC11 = self.scale_and_shift(sentence_BD)[:, :, None, None].chunk(2, dim=1)
+        return map_BChw * (1 + scale_BC11) + shift_BC11
+
+
 class ConvTower(Tower):
     """A small residual network: its last feature map cell by cell, plus one token of keypoints.
 
-    The keypoint token embeds, per channel of the map before the last, where in the image that channel is active (a
-    spatial softmax: Finn et al., Deep Spatial Autoencoders, 2016). It keeps positions finer than the grid of tokens.
+    The keypoint token embeds, per channel of the map before the last (or of several), where in the image that channel
+    is active (a spatial softmax: Finn et al., Deep Spatial Autoencoders, 2016). It keeps positions finer than the grid
+    of tokens.
     """
 
-    def __init__(self, config: ConvConfig) -> None:
-        """Build one stage per entry of `config.channels`."""
+    def __init__(self, config: ConvConfig, sentence_width: int) -> None:
+        """Build one stage per entry of `config.channels`; a sentence that is read has the size `sentence_width`."""
         super().__init__()
         self.stages = nn.ModuleList()
         previous = 3
@@ -122,19 +149,32 @@ class ConvTower(Tower):
                 layers.append(ResidualBlock(channels, config.norm_groups))
             self.stages.append(nn.Sequential(*layers, nn.GroupNorm(config.norm_groups, channels), nn.ReLU()))
             previous = channels
+        self.asked = nn.ModuleList(
+            _Asked(sentence_width, channels) for channels in config.channels if config.reads_sentence
+        )
         self.width = previous
-        self.keypoints = nn.Linear(2 * config.channels[-2], previous)
+        self.keypoint_maps = slice(-1 - config.keypoint_stages, -1)
+        self.keypoints = nn.Linear(2 * sum(config.channels[self.keypoint_maps]), previous)
         self.pos_embed = nn.Parameter(torch.randn(1, config.num_tokens, previous) * 0.02)
         self.temperature = nn.Parameter(torch.ones(1))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Encode RGB images `[B, H, W, 3]` (0..255) into `[B, T, C]`, T = cells + 1."""
+    def forward(self, images: Tensor, sentence_BD: Tensor | None = None) -> Tensor:
+        """Encode RGB images `[B, H, W, 3]` (0..255) into `[B, T, C]`, T = cells + 1; see `Tower` for the sentence.
+
+        Raises:
+            ValueError: the tower reads the sentence, and there is none.
+        """
+        if self.asked and sentence_BD is None:
+            raise ValueError("this tower reads the sentence: pass its mean embedding.")
         x_BChw = images.permute(0, 3, 1, 2).to(self.pos_embed.dtype) / 127.5 - 1
         maps = []
-        for stage in self.stages:
+        for index, stage in enumerate(self.stages):
             x_BChw = stage(x_BChw)
+            if sentence_BD is not None and self.asked:
+                x_BChw = self.asked[index](x_BChw, sentence_BD)
             maps.append(x_BChw)
-        keypoint_B1C = self.keypoints(_where_active(maps[-2], self.temperature)).unsqueeze(1)
+        places = [_where_active(each_BChw, self.temperature) for each_BChw in maps[self.keypoint_maps]]
+        keypoint_B1C = self.keypoints(torch.cat(places, dim=1)).unsqueeze(1)
         return torch.cat((x_BChw.flatten(2).transpose(1, 2), keypoint_B1C), dim=1) + self.pos_embed
 
 
