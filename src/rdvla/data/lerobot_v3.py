@@ -59,8 +59,7 @@ class LeRobotDataset:
         frame_slot: int64 `[N]`, which of the F frames a row shows; -1 for rows that are not fresh.
         episodes: the episodes of this view, ascending.
         anchors: int64 `[len]`, the row each sample starts at.
-        keyframes: int64 `[N]`, the row of every row's next keyframe; None if samples bring none (`with_keyframes`).
-        is_far: bool `[N]`, the rows that are far from their keyframe; None likewise.
+        keyframes: every row's next keyframe; None if samples bring none (`with_keyframes`).
     """
 
     sources: tuple[LeRobotSource, ...]
@@ -73,8 +72,7 @@ class LeRobotDataset:
     frame_slot: NDArray[np.int64]
     episodes: tuple[int, ...]
     anchors: NDArray[np.int64]
-    keyframes: NDArray[np.int64] | None = None
-    is_far: NDArray[np.bool_] | None = None
+    keyframes: "_Keyframes | None" = None
 
     @classmethod
     def open(
@@ -208,14 +206,16 @@ class LeRobotDataset:
             raise ConfigError(f"the state has the entries 0 to {self.state_size - 1}, not {max(chosen)}.")
         gripper = self.source.columns[self.action_keys[-1]][:, -1]
         episodes = [self.source.rows(episode) for episode in range(len(self.source.episodes))]
-        keyframes = np.concatenate([next_keyframes(gripper[rows]) + rows.start for rows in episodes])
-        place = self._gather(self.state_keys, np.arange(len(keyframes)))[:, chosen]
-        is_far = np.linalg.norm(place[keyframes] - place, axis=1) > beyond
-        return replace(self, keyframes=keyframes, is_far=is_far)
+        next_row = np.concatenate([next_keyframes(gripper[rows]) + rows.start for rows in episodes])
+        place = self._gather(self.state_keys, np.arange(len(next_row)))[:, chosen]
+        is_far = np.linalg.norm(place[next_row] - place, axis=1) > beyond
+        return replace(self, keyframes=_Keyframes(next_row, is_far))
 
     def far_samples(self) -> Self:
         """Return the view without samples that are near their keyframe; all of them unless `with_keyframes`."""
-        return self if self.is_far is None else replace(self, anchors=self.anchors[self.is_far[self.anchors]])
+        if self.keyframes is None:
+            return self
+        return replace(self, anchors=self.anchors[self.keyframes.is_far[self.anchors]])
 
     def look_through(self, convention: ActionConvention) -> list[Finding]:
         """Return what is doubtful in the numbers of all episodes, and what the last action entry is taken for.
@@ -275,9 +275,10 @@ class LeRobotDataset:
         )
 
     def _keyframe(self, rows_B: NDArray[np.int64]) -> KeyframeBatch | None:
-        if self.keyframes is None or self.is_far is None:
+        if self.keyframes is None:
             return None
-        return KeyframeBatch(self._gather(self.state_keys, self.keyframes[rows_B]), self.is_far[rows_B])
+        at_B = self.keyframes.next_row[rows_B]
+        return KeyframeBatch(self._gather(self.state_keys, at_B), self.keyframes.is_far[rows_B])
 
     def _gather(self, keys: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return float32 `[*rows.shape, D]`, the columns `keys` joined."""
@@ -295,6 +296,14 @@ class LeRobotDataset:
         if not 0 <= episode < count:
             raise DatasetError(f"there is no episode {episode}; the dataset has 0 to {count - 1}.")
         return int(episode)
+
+
+@dataclass(frozen=True)
+class _Keyframes:
+    """Of each of N rows: int64 row of its next keyframe, and whether the robot is far from there."""
+
+    next_row: NDArray[np.int64]
+    is_far: NDArray[np.bool_]
 
 
 def _choose_cameras(info: DatasetInfo, cameras: Mapping[str, str] | None) -> dict[str, str]:

@@ -12,11 +12,33 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rdvla.data.augmentation import Augmentation, augment
-from rdvla.data.episodes import ChunkBatch
+from rdvla.data.episodes import ChunkBatch, KeyframeBatch
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.model.rdvla import Inputs
 from rdvla.policies.io import PolicyIO
 from rdvla.train.augment import augment_tensors
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """Where samples' robots will be at their next keyframe.
+
+    Attributes:
+        state: float32 `[B, S]`, normalised.
+        is_far: bool `[B]`, whether they are far from there.
+    """
+
+    state: Tensor
+    is_far: Tensor
+
+    @classmethod
+    def of(cls, stored: KeyframeBatch, io: PolicyIO) -> Self:
+        """Normalise what a dataset brings."""
+        return cls(torch.from_numpy(io.state(stored.state)), torch.from_numpy(stored.is_far))
+
+    def to(self, device: torch.device) -> Self:
+        """Return it on `device`."""
+        return replace(self, state=self.state.to(device), is_far=self.is_far.to(device))
 
 
 @dataclass(frozen=True)
@@ -31,8 +53,7 @@ class TrainBatch:
         frame_index: int64 `[B]`.
         factors: float32 `[B, M, 9]` on the CPU: the augmentation that each image still is to get (`augment_tensors`);
             None if it has it.
-        keyframe: float32 `[B, S]`, normalised: the state at each sample's keyframe; None if the dataset gives none.
-        is_far: bool `[B]`, the samples that are far from it; None likewise.
+        keyframe: each sample's next keyframe; None if the dataset gives none.
     """
 
     inputs: Inputs
@@ -41,8 +62,7 @@ class TrainBatch:
     episode_index: NDArray[np.int64]
     frame_index: NDArray[np.int64]
     factors: Tensor | None = None
-    keyframe: Tensor | None = None
-    is_far: Tensor | None = None
+    keyframe: Keyframe | None = None
 
     def to(self, device: torch.device) -> Self:
         """Return the batch with its tensors on `device`, its images augmented."""
@@ -52,10 +72,8 @@ class TrainBatch:
             images = augment_tensors(inputs.images.flatten(0, 1), self.factors.flatten(0, 1))
             inputs = replace(inputs, images=images.view_as(inputs.images))
         actions, is_pad = self.actions.to(device), self.action_is_pad.to(device)
-        batch = replace(self, inputs=inputs, actions=actions, action_is_pad=is_pad, factors=None)
-        if self.keyframe is None or self.is_far is None:
-            return batch
-        return replace(batch, keyframe=self.keyframe.to(device), is_far=self.is_far.to(device))
+        keyframe = None if self.keyframe is None else self.keyframe.to(device)
+        return replace(self, inputs=inputs, actions=actions, action_is_pad=is_pad, factors=None, keyframe=keyframe)
 
     def pin_memory(self) -> Self:
         """Return the batch with its images where a GPU fetches them without waiting (called by torch's loader)."""
@@ -121,8 +139,7 @@ def collate(
         episode_index=batch.episode_index,
         frame_index=batch.frame_index,
         factors=factors,
-        keyframe=None if batch.keyframe is None else torch.from_numpy(io.state(batch.keyframe.state)),
-        is_far=None if batch.keyframe is None else torch.from_numpy(batch.keyframe.is_far),
+        keyframe=None if batch.keyframe is None else Keyframe.of(batch.keyframe, io),
     )
 
 

@@ -45,10 +45,10 @@ class KeyframeProbe(nn.Module):
         Raises:
             ValueError: the batch has no keyframes.
         """
-        if batch.keyframe is None or batch.is_far is None:
+        if batch.keyframe is None:
             raise ValueError("the batch has no keyframes.")
-        errors_B = (self(contexts) - batch.keyframe[:, self.entries]).abs().mean(dim=1)
-        return (errors_B * batch.is_far).sum(), batch.is_far.sum()
+        errors_B = (self(contexts) - batch.keyframe.state[:, self.entries]).abs().mean(dim=1)
+        return (errors_B * batch.keyframe.is_far).sum(), batch.keyframe.is_far.sum()
 
 
 class KeyframeGradient(Gradient):
