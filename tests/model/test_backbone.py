@@ -139,6 +139,7 @@ def test_configurations_of_the_first_checkpoints():
     """They have the backbone's sizes beside the head, and the kind in the tower."""
     now = rdvla_tiny(300).model_dump(mode="json")
     backbone = now.pop("backbone")
+    assert not backbone.pop("reads_sentence")  # they know nothing of it
     kind = {"prismatic": "dinosiglip", "tiny": "conv"}[backbone.pop("kind")]
     then = now | backbone | {"vision": {"kind": kind} | backbone["vision"]}
     assert RDVLAConfig.build(then) == rdvla_tiny(300)
@@ -153,10 +154,10 @@ def test_tokens_per_image_are_the_towers():
         assert model.backbone.vision(torch.zeros(1, side, side, 3)).shape[1] == model.config.backbone.tokens_per_image
 
 
-def _vision_of_words(*prompts, **vision):
+def _seen(*prompts, **sizes):
     """Return what two equal pictures become beside prompts of word ids, before the language model: `[N, P, D]`."""
     torch.manual_seed(0)
-    backbone = changed(rdvla_tiny(300), {"vision": {"image_size": 64, **vision}}).backbone.network()
+    backbone = changed(rdvla_tiny(300), {"backbone": {"vision": {"image_size": 64}, **sizes}}).backbone.network()
     for asked in backbone.vision.asked:
         torch.nn.init.normal_(asked.scale_and_shift.weight)
     images = torch.randint(0, 256, (1, 2, 64, 64, 3), dtype=torch.uint8).expand(len(prompts), -1, -1, -1, -1)
@@ -168,17 +169,17 @@ def _vision_of_words(*prompts, **vision):
 
 
 def test_a_tower_that_reads_the_sentence_sees_what_is_asked():
-    red, blue, same = _vision_of_words([5, 6], [5, 9, 7, 8], [5, 6, 0], reads_sentence=True)
+    red, blue, same = _seen([5, 6], [5, 9, 7, 8], [5, 6, 0], reads_sentence=True)
     assert (red - blue).abs().amax(dim=1).min() > 1e-3  # of every feature, in some cell
     assert not torch.equal(red, same)  # id 0 is a word like any other where it is within the length
-    alone = _vision_of_words([5, 6], reads_sentence=True)[0]
+    alone = _seen([5, 6], reads_sentence=True)[0]
     torch.testing.assert_close(alone, red, atol=1e-5, rtol=1e-5)  # whatever its companions' lengths
-    red, blue = _vision_of_words([5, 6], [5, 9])
+    red, blue = _seen([5, 6], [5, 9])
     assert torch.equal(red, blue)
 
 
 def test_a_tower_that_reads_the_sentence_begins_like_one_that_does_not_and_needs_one():
-    tower = changed(rdvla_tiny(300), {"vision": {"reads_sentence": True}}).backbone.network().vision
+    tower = changed(rdvla_tiny(300), {"backbone": {"reads_sentence": True}}).backbone.network().vision
     images = torch.randint(0, 256, (1, 128, 128, 3), dtype=torch.uint8)
     first, second = (tower(images, sentence) for sentence in torch.randn(2, 1, 128))
     assert torch.equal(first, second)
@@ -203,7 +204,7 @@ def test_an_image_size_that_the_stages_do_not_divide_is_refused(size, nearest):
     [
         ({"vision": {"channels": [30, 64]}}, "30 must be a multiple of norm_groups"),
         ({"vision": {"residual_stages": 5}}, "residual_stages = 5: there are 4 stages"),
-        ({"vision": {"keypoint_stages": 4}}, "keypoint_stages = 4: 3 maps come before the last"),
+        ({"vision": {"keypoint_stages": 4}}, "keypoint_stages = 4: there are 3 maps before the last"),
         ({"vision": {"residual_stages": -1}}, "residual_stages"),
         ({"language": {"num_kv_heads": 3}}, "must be a multiple of num_kv_heads"),
         ({"language": {"num_heads": 5}}, "must be an even multiple of num_heads"),

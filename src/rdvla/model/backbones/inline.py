@@ -72,14 +72,21 @@ class Tower(nn.Module, ABC):
 class Inline(Backbone):
     """Reads [first token, patches, rest of the prompt, latent tokens] with a causal language model."""
 
-    def __init__(self, config: InlineConfig, vision: Tower) -> None:
-        """Put projector, language model and latent tokens, with random weights, behind the tower `vision`."""
+    def __init__(self, config: InlineConfig, vision: Tower, *, latents_read_sentence: bool = False) -> None:
+        """Put projector, language model and latent tokens, with random weights, behind the tower `vision`.
+
+        With `latents_read_sentence` a projection of the prompt's mean embedding, at first zero, is added to each of
+        the latent tokens.
+        """
         super().__init__()
         self.config: InlineConfig = config
         self.vision = vision
         self.projector = VisionProjector(vision.width, config.projector_width, config.width)
         self.language = LanguageModel(config.language)
         self.latent_tokens = nn.Parameter(torch.randn(config.num_latent_tokens, config.width) * 0.02)
+        self.asked = nn.Linear(config.width, config.width, bias=False) if latents_read_sentence else None
+        if self.asked is not None:
+            nn.init.zeros_(self.asked.weight)
 
     def forward(
         self, images: Tensor, ids_BL: Tensor, lengths_B: Tensor, layers: Collection[int]
@@ -106,10 +113,13 @@ class Inline(Backbone):
             The sequence `[B, T, D]` and the position of the first of the Q "latents" of each sample, int64 `[B]`.
         """
         text_BLD = self.language.embed(ids_BL)
-        features = self.vision(images.flatten(0, 1), _mean(text_BLD, lengths_B).repeat_interleave(images.shape[1], 0))
+        sentence_BD = _mean(text_BLD, lengths_B)
+        features = self.vision(images.flatten(0, 1), sentence_BD.repeat_interleave(images.shape[1], 0))
         patches_BPD = self.projector(features).unflatten(0, images.shape[:2]).flatten(1, 2)
         batch, num_text, num_patches = len(text_BLD), text_BLD.shape[1], patches_BPD.shape[1]
         latents = self.latent_tokens.to(text_BLD.dtype).expand(batch, -1, -1)
+        if self.asked is not None:
+            latents = latents + self.asked(sentence_BD).unsqueeze(1)
         pool = torch.cat((text_BLD, patches_BPD.to(text_BLD.dtype), latents), dim=1)
         length = num_patches + num_text + self.config.num_latent_tokens - 1
         position = torch.arange(length, device=text_BLD.device).expand(batch, -1)

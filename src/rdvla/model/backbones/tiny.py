@@ -24,8 +24,6 @@ class ConvConfig(Config):
         channels: width of each stage, two at least; every stage after the first halves the resolution.
         residual_stages: how many of the last stages are followed by a residual block.
         norm_groups: groups of the group normalisation.
-        reads_sentence: scale and shift every stage's channels by what the sentence asks for (FiLM: Perez et al., 2018),
-            so that the keypoints of a red block are found when the red block is asked for.
         keypoint_stages: how many of the maps before the last give keypoints, one per channel.
     """
 
@@ -34,7 +32,6 @@ class ConvConfig(Config):
     channels: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (32, 64, 96, 128)
     residual_stages: NonNegativeInt = 2
     norm_groups: PositiveInt = 8
-    reads_sentence: bool = False
     keypoint_stages: PositiveInt = 1
 
     @model_validator(mode="after")
@@ -75,10 +72,15 @@ class TinyConfig(InlineConfig):
 
     Attributes:
         vision: the tower.
+        reads_sentence: tell tower and latent tokens what is asked, ahead of the language model: the mean embedding of
+            the sentence scales and shifts the channels of every stage (FiLM: Perez et al., 2018), so that a red block
+            is looked for when the red block is asked for, and is added to every latent token, so that the head is
+            told which way to turn it.
     """
 
     kind: Literal["tiny"] = "tiny"
     vision: ConvConfig = ConvConfig()
+    reads_sentence: bool = False
 
     @property
     def image_size(self) -> int:
@@ -92,7 +94,8 @@ class TinyConfig(InlineConfig):
 
     def network(self) -> Inline:
         """Return the network with random weights."""
-        return Inline(self, ConvTower(self.vision, self.width))
+        tower = ConvTower(self.vision, sentence_width=self.width if self.reads_sentence else None)
+        return Inline(self, tower, latents_read_sentence=self.reads_sentence)
 
 
 class ResidualBlock(nn.Module):
@@ -134,8 +137,8 @@ class ConvTower(Tower):
     of tokens.
     """
 
-    def __init__(self, config: ConvConfig, sentence_width: int) -> None:
-        """Build one stage per entry of `config.channels`; a sentence that is read has the size `sentence_width`."""
+    def __init__(self, config: ConvConfig, *, sentence_width: int | None) -> None:
+        """Build one stage per entry of `config.channels`; a sentence, if one is read, has the size `sentence_width`."""
         super().__init__()
         self.stages = nn.ModuleList()
         previous = 3
@@ -150,7 +153,7 @@ class ConvTower(Tower):
             self.stages.append(nn.Sequential(*layers, nn.GroupNorm(config.norm_groups, channels), nn.ReLU()))
             previous = channels
         self.asked = nn.ModuleList(
-            _Asked(sentence_width, channels) for channels in config.channels if config.reads_sentence
+            _Asked(sentence_width, channels) for channels in config.channels if sentence_width is not None
         )
         self.width = previous
         self.keypoint_maps = slice(-1 - config.keypoint_stages, -1)
