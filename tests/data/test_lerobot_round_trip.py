@@ -63,6 +63,27 @@ def test_only_fresh_rows_start_a_chunk(tmp_path):
     assert published.batch(range(len(published))).frame_index.tolist() == [0, 4, 0, 4]
 
 
+def test_at_rest_beyond_the_end(tmp_path):
+    record(tmp_path / "d", episodes := [episode(0, length=6)])
+    actions = episodes[0].columns["action"]
+    last = open_dataset(tmp_path / "d", tmp_path, sampling="resting").batch([4])
+    np.testing.assert_array_equal(last.actions[0, :2], actions[4:])
+    assert not last.actions[0, 2:, :-1].any()
+    assert last.actions[0, :, -1].tolist() == [actions[4, -1], *[actions[5, -1]] * 3]
+    assert not last.action_is_pad.any()
+
+
+def test_samples_at_a_change_of_the_gripper_come_more_often(tmp_path):
+    episodes = [episode(seed, length=8) for seed in range(2)]
+    for each, gripper in zip(episodes, ([1, 1, 1, 1, 1, -1, -1, -1], [-1] * 8), strict=True):
+        each.columns["action"][:, -1] = gripper  # from one episode to the next is no change
+    record(tmp_path / "d", episodes)
+    dataset = open_dataset(tmp_path / "d", tmp_path, chunk_size=3)
+    assert dataset.with_changes(1).anchors.tolist() == list(range(16))
+    assert dataset.with_changes(3).anchors.tolist() == [*range(16), 3, 3, 4, 4, 5, 5]
+    assert dataset.with_changes(3).select([1]).anchors.tolist() == list(range(8, 16))
+
+
 def test_several_datasets_follow_each_other(tmp_path):
     episodes = [episode(0, task="open the drawer"), episode(1, length=9, render_every=4), episode(2, length=5)]
     record(tmp_path / "a", episodes[:1])

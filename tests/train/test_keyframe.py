@@ -15,6 +15,7 @@ from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 from rdvla.errors import ConfigError
 from rdvla.report.training import write_training_report
 from rdvla.train.config import TrainConfig
+from rdvla.train.start import Origin, open_split
 
 ALONE = {"entries": [0, 1], "alone": True}
 
@@ -120,6 +121,11 @@ def test_what_does_not_go_together_is_refused(dataset, tmp_path):
         ({"captured": True}, "drop sharded, captured"),
         ({"data": {"root": str(dataset), "gripper": "none"}}, "needs a gripper to go by"),
         (
+            {"data": {"root": str(dataset), "gripper": "none", "sampling": "resting"}},
+            r"sampling: resting needs a",
+        ),
+        ({"data": {"root": str(dataset), "gripper": "none", "gripper_changes": 2}}, r"data\.gripper_changes needs a"),
+        (
             {"evaluation": {"every": 1, "suites": ["toy"]}, "keyframe": ALONE},
             "no actions that an evaluation could play",
         ),
@@ -128,6 +134,17 @@ def test_what_does_not_go_together_is_refused(dataset, tmp_path):
             TrainConfig.build(settings(dataset, tmp_path / "x", **({"keyframe": {}} | change)))
     with pytest.raises(ConfigError, match=r"keyframe\.beyond 100\.0: no sample of the training episodes is so far"):
         run(dataset, tmp_path / "far", keyframe={"beyond": 100})
+
+
+def test_a_run_draws_changes_of_the_gripper_as_often_as_it_says(tmp_path):
+    dataset = record_goals(tmp_path / "goals", episodes=4)
+    for times in (1, 3):
+        data = {"root": str(dataset), "gripper_changes": times, "validation_fraction": 0.25}
+        config = TrainConfig.build(settings(dataset, tmp_path / "x", data=data))
+        split = open_split(config, Origin.load(config), None)
+        changing = [row for row in split.training.anchors if row % 4 < 3]  # of chunks longer than an episode
+        assert len(changing) == 3 * 3 * times
+        assert len(split.validation) == 4
 
 
 def test_one_kind_of_episode_may_be_learned_alone(dataset, tmp_path):

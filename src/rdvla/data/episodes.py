@@ -18,7 +18,7 @@ Progress = Callable[[int, int], None]
 Timestamps = Literal["stored", "frame_index"]
 """Which video frame belongs to a row: `stored` goes by its timestamp, `frame_index` by its number."""
 
-Sampling = Literal["padded", "published"]
+Sampling = Literal["padded", "resting", "published"]
 """`padded`: every frame starts a chunk; past the episode's end the last action repeats, marked as padding.
 `published`: the last T - 1 frames of an episode start no chunk, so nothing is padded (as the OpenVLA line trains)."""
 
@@ -107,5 +107,5 @@ def chunk_starts(episode_length: int, chunk_size: int, sampling: Sampling) -> ND
         raise ConfigError(f"chunk_size must be at least 1, found {chunk_size}.")
     if sampling not in get_args(Sampling):
         raise ConfigError(f"unknown sampling '{sampling}'.{suggest(sampling, get_args(Sampling))}")
-    last = episode_length if sampling == "padded" else episode_length - (chunk_size - 1)
+    last = episode_length - (chunk_size - 1) if sampling == "published" else episode_length
     return np.arange(max(last, 0))

@@ -97,7 +97,7 @@ class LeRobotDataset:
             chunk_size: actions per sample.
             cameras: camera name -> feature key; default all cameras, LIBERO's as `primary` and `wrist`.
             transform: brings stored frames to the policy's resolution; see `frame_cache.resize_to`.
-            sampling: `padded` or `published`.
+            sampling: `padded`, `resting` or `published`; see `DataConfig`.
             state_key: feature that becomes `state`; of several, the vectors are joined in the order given.
             action_key: feature that becomes `actions`, or several, likewise.
             timestamps: which video frame belongs to a row: `stored` goes by its timestamp, `frame_index` by its number
@@ -217,6 +217,19 @@ class LeRobotDataset:
             return self
         return replace(self, anchors=self.anchors[self.keyframes.is_far[self.anchors]])
 
+    def with_changes(self, times: int) -> Self:
+        """Return the view with each sample at or in whose chunk the gripper changes so many times, at least once.
+
+        The gripper is the last action entry.
+        """
+        gripper = self.source.columns[self.action_keys[-1]][:, -1]
+        changes = np.concatenate([[0], np.cumsum(np.diff(gripper) != 0)])
+        episodes = np.searchsorted(self.source.episode_start, self.anchors, side="right") - 1
+        before = np.maximum(self.anchors - 1, self.source.episode_start[episodes])
+        last = np.minimum(self.anchors + self.chunk_size, self.source.episode_start[episodes + 1]) - 1
+        changing = self.anchors[changes[last] > changes[before]]
+        return replace(self, anchors=np.concatenate([self.anchors, np.repeat(changing, times - 1)]))
+
     def look_through(self, convention: ActionConvention) -> list[Finding]:
         """Return what is doubtful in the numbers of all episodes, and what the last action entry is taken for.
 
@@ -263,10 +276,14 @@ class LeRobotDataset:
         start_B, end_B = self.source.episode_start[episodes_B], self.source.episode_start[episodes_B + 1]
         frames_BT, is_pad_BT = chunk_windows(rows_B - start_B, (end_B - start_B)[:, None], self.chunk_size)
         slots_B = self.frame_slot[rows_B]
+        actions_BTA = self._gather(self.action_keys, start_B[:, None] + frames_BT)
+        if self.sampling == "resting":
+            actions_BTA[is_pad_BT, :-1] = 0
+            is_pad_BT = np.zeros_like(is_pad_BT)
         return ChunkBatch(
             images={camera: frames[slots_B] for camera, frames in self.frames.items()},
             state=self._gather(self.state_keys, rows_B),
-            actions=self._gather(self.action_keys, start_B[:, None] + frames_BT),
+            actions=actions_BTA,
             action_is_pad=is_pad_BT,
             instructions=tuple(self.source.instruction(row) for row in rows_B),
             episode_index=episodes_B,

@@ -58,7 +58,10 @@ class DataConfig(Config):
             checkpoint the weights come from.
         stored_as_jpeg: the frames went through JPEG before they were stored, so the path's own JPEG step is left out
             in training (the released data are of this kind).
-        sampling: `padded` (every frame starts a chunk) or `published` (the last chunk_size - 1 do not).
+        sampling: `padded` (every frame starts a chunk; what lies beyond the episode's end is not learned), `resting`
+            (beyond it nothing moves and the gripper stays as it is; for relative actions with a gripper) or
+            `published` (the last chunk_size - 1 frames start none).
+        gripper_changes: how often an epoch draws a sample in whose chunk the gripper opens or closes.
         timestamps: `stored`, or `frame_index` for evenly spaced video frames whose stored times are a wall clock's.
         gripper: the environment's gripper convention in the dataset's last action dimension; refused if the values
             contradict it.
@@ -76,12 +79,21 @@ class DataConfig(Config):
     images: ImagePath | None = None
     stored_as_jpeg: bool = False
     sampling: Sampling = "padded"
+    gripper_changes: PositiveInt = 1
     timestamps: Timestamps = "stored"
     gripper: Literal["none", "open_is_negative", "open_is_positive"] = "open_is_negative"
     augmentation: Augmentation = LIGHT_AUGMENTATION
     state_noise: NonNegativeFloat = 0.05
     validation_fraction: float = Field(default=0.04, ge=0.0, lt=1.0)
     instructions: Pattern | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        wants = {"sampling: resting": self.sampling == "resting", "gripper_changes": self.gripper_changes > 1}
+        if self.gripper == "none" and any(wants.values()):
+            name = next(name for name, wanted in wants.items() if wanted)
+            raise ConfigError(f"data.{name} needs a gripper, and data.gripper is none; name its convention.")
+        return self
 
     @property
     def name(self) -> str:

@@ -127,7 +127,8 @@ def open_split(config: TrainConfig, origin: Origin, decoding: Progress | None) -
             raise ConfigError(f"keyframe.beyond {config.keyframe.beyond}: no sample of the {kind} episodes is so far.")
         if config.keyframe is not None and config.keyframe.alone:
             views[kind] = far
-    return Split(views["training"], views.get("held-out"), others.instructions)
+    often = views["training"].with_changes(config.data.gripper_changes)
+    return Split(often, views.get("held-out"), others.instructions)
 
 
 def _chosen(dataset: LeRobotDataset, instructions: str | None) -> list[int]:
