@@ -155,27 +155,31 @@ def test_tokens_per_image_are_the_towers():
 
 
 def _seen(*prompts, **sizes):
-    """Return what two equal pictures become beside prompts of word ids, before the language model: `[N, P, D]`."""
+    """Return what goes into the language model beside prompts of word ids, of two equal pictures and latent tokens."""
     torch.manual_seed(0)
     backbone = changed(rdvla_tiny(300), {"backbone": {"vision": {"image_size": 64}, **sizes}}).backbone.network()
-    for asked in backbone.vision.asked:
-        torch.nn.init.normal_(asked.scale_and_shift.weight)
+    for name, weight in backbone.named_parameters():
+        if "asked" in name:
+            torch.nn.init.normal_(weight)
     images = torch.randint(0, 256, (1, 2, 64, 64, 3), dtype=torch.uint8).expand(len(prompts), -1, -1, -1, -1)
     ids_BL = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long)
     for row, prompt in zip(ids_BL, prompts, strict=True):
         row[: len(prompt)] = torch.tensor(prompt)
     with torch.no_grad():
-        return backbone(images, ids_BL, torch.tensor([len(prompt) for prompt in prompts]), {0})[0].vision[:, 1:]
+        features = backbone(images, ids_BL, torch.tensor([len(prompt) for prompt in prompts]), {0})[0]
+    return features.vision[:, 1:], features.latents[:, 1:]  # without the first and last words
 
 
-def test_a_tower_that_reads_the_sentence_sees_what_is_asked():
-    red, blue, same = _seen([5, 6], [5, 9, 7, 8], [5, 6, 0], reads_sentence=True)
-    assert (red - blue).abs().amax(dim=1).min() > 1e-3  # of every feature, in some cell
-    assert not torch.equal(red, same)  # id 0 is a word like any other where it is within the length
-    alone = _seen([5, 6], reads_sentence=True)[0]
-    torch.testing.assert_close(alone, red, atol=1e-5, rtol=1e-5)  # whatever its companions' lengths
-    red, blue = _seen([5, 6], [5, 9])
-    assert torch.equal(red, blue)
+def test_tower_and_latent_tokens_read_the_sentence():
+    prompts = ([5, 6], [5, 9, 7, 8], [5, 6, 0])
+    alone = _seen(prompts[0], reads_sentence=True)
+    for part, by_itself in zip(_seen(*prompts, reads_sentence=True), alone, strict=True):
+        red, blue, longer = part
+        assert (red - blue).abs().amax(dim=1).min() > 1e-3  # of every feature
+        assert not torch.equal(red, longer)  # id 0 is a word like any other where it is within the length
+        torch.testing.assert_close(by_itself[0], red, atol=1e-5, rtol=1e-5)  # whatever its companions' lengths
+    for red, blue in _seen([5, 6], [5, 9]):
+        assert torch.equal(red, blue)
 
 
 def test_a_tower_that_reads_the_sentence_begins_like_one_that_does_not_and_needs_one():

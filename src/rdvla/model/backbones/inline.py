@@ -113,13 +113,15 @@ class Inline(Backbone):
             The sequence `[B, T, D]` and the position of the first of the Q "latents" of each sample, int64 `[B]`.
         """
         text_BLD = self.language.embed(ids_BL)
-        sentence_BD = _mean(text_BLD, lengths_B)
-        features = self.vision(images.flatten(0, 1), sentence_BD.repeat_interleave(images.shape[1], 0))
+        latents = self.latent_tokens.to(text_BLD.dtype).expand(len(text_BLD), -1, -1)
+        if self.asked is None:
+            features = self.vision(images.flatten(0, 1))
+        else:
+            sentence_BD = _mean(text_BLD, lengths_B)
+            features = self.vision(images.flatten(0, 1), sentence_BD.repeat_interleave(images.shape[1], dim=0))
+            latents = latents + self.asked(sentence_BD).unsqueeze(1)
         patches_BPD = self.projector(features).unflatten(0, images.shape[:2]).flatten(1, 2)
         batch, num_text, num_patches = len(text_BLD), text_BLD.shape[1], patches_BPD.shape[1]
-        latents = self.latent_tokens.to(text_BLD.dtype).expand(batch, -1, -1)
-        if self.asked is not None:
-            latents = latents + self.asked(sentence_BD).unsqueeze(1)
         pool = torch.cat((text_BLD, patches_BPD.to(text_BLD.dtype), latents), dim=1)
         length = num_patches + num_text + self.config.num_latent_tokens - 1
         position = torch.arange(length, device=text_BLD.device).expand(batch, -1)
