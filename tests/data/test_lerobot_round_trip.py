@@ -9,7 +9,7 @@ from one_sample import sample
 from rdvla.data.frame_cache import resize_to
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.data.lerobot_v3 import LeRobotDataset
-from rdvla.errors import DatasetError
+from rdvla.errors import ConfigError, DatasetError
 from rdvla.types import ActionConvention
 
 
@@ -64,24 +64,32 @@ def test_only_fresh_rows_start_a_chunk(tmp_path):
 
 
 def test_at_rest_beyond_the_end(tmp_path):
-    record(tmp_path / "d", episodes := [episode(0, length=6)])
+    record(tmp_path / "d", episodes := [episode(0, length=6), episode(1, length=6)])
     actions = episodes[0].columns["action"]
-    last = open_dataset(tmp_path / "d", tmp_path, sampling="resting").batch([4])
+    dataset = open_dataset(tmp_path / "d", tmp_path, sampling="resting")
+    assert len(dataset) == 12
+    last = dataset.batch([4])
     np.testing.assert_array_equal(last.actions[0, :2], actions[4:])
     assert not last.actions[0, 2:, :-1].any()
     assert last.actions[0, :, -1].tolist() == [actions[4, -1], *[actions[5, -1]] * 3]
     assert not last.action_is_pad.any()
+    for each in episodes:
+        each.columns["action"][:, 1] = np.linspace(0.2, 0.7, 6)
+    record(tmp_path / "absolute", episodes)
+    with pytest.raises(ConfigError, match=r"relative actions, and entry 1 of '.*absolute' goes from 0\.2 to 0\.7"):
+        open_dataset(tmp_path / "absolute", tmp_path, sampling="resting")
 
 
 def test_samples_at_a_change_of_the_gripper_come_more_often(tmp_path):
     episodes = [episode(seed, length=8) for seed in range(2)]
-    for each, gripper in zip(episodes, ([1, 1, 1, 1, 1, -1, -1, -1], [-1] * 8), strict=True):
+    for each, gripper in zip(episodes, ([1, 0.7, 0, 1, 0.5, -1, 0, -1], [-1] * 8), strict=True):
         each.columns["action"][:, -1] = gripper  # from one episode to the next is no change
     record(tmp_path / "d", episodes)
     dataset = open_dataset(tmp_path / "d", tmp_path, chunk_size=3)
     assert dataset.with_changes(1).anchors.tolist() == list(range(16))
     assert dataset.with_changes(3).anchors.tolist() == [*range(16), 3, 3, 4, 4, 5, 5]
-    assert dataset.with_changes(3).select([1]).anchors.tolist() == list(range(8, 16))
+    assert dataset.select([1]).with_changes(3).anchors.tolist() == list(range(8, 16))
+    assert dataset.with_changes(3).select([0]).anchors.tolist() == list(range(8))
 
 
 def test_several_datasets_follow_each_other(tmp_path):

@@ -10,6 +10,7 @@ from torch import nn
 from checkpoint_fakes import act, head, make, same_tensors
 from rdvla import plugins
 from rdvla.checkpoints import load_native, save_native
+from rdvla.checkpoints.base_vlm import copy_vlm
 from rdvla.checkpoints.names import stored_state
 from rdvla.errors import CheckpointError, ConfigError
 from rdvla.model import backbone as backbone_module
@@ -139,7 +140,8 @@ def test_configurations_of_the_first_checkpoints():
     """They have the backbone's sizes beside the head, and the kind in the tower."""
     now = rdvla_tiny(300).model_dump(mode="json")
     backbone = now.pop("backbone")
-    assert not backbone.pop("reads_sentence")  # they know nothing of it
+    assert not backbone.pop("reads_sentence")  # they know nothing of it, nor of this:
+    assert backbone["vision"].pop("keypoint_stages") == 1
     kind = {"prismatic": "dinosiglip", "tiny": "conv"}[backbone.pop("kind")]
     then = now | backbone | {"vision": {"kind": kind} | backbone["vision"]}
     assert RDVLAConfig.build(then) == rdvla_tiny(300)
@@ -182,12 +184,36 @@ def test_tower_and_latent_tokens_read_the_sentence():
         assert torch.equal(red, blue)
 
 
+def test_no_sentence_at_all_is_no_number_lost():
+    for part in _seen([], [5, 9], reads_sentence=True):
+        assert part.isfinite().all()
+
+
+def test_a_backbone_goes_on_where_another_left_off_if_it_has_a_place_for_everything():
+    plain, reading, finer = (
+        RDVLA(changed(rdvla_tiny(300), {"backbone": sizes}))
+        for sizes in ({}, {"reads_sentence": True}, {"vision": {"keypoint_stages": 2}})
+    )
+    copy_vlm(reading, plain)  # begins with what it is asked at zero
+    assert torch.equal(reading.backbone.vision.keypoints.weight, plain.backbone.vision.keypoints.weight)
+    assert not reading.backbone.asked.weight.any()
+    with pytest.raises(ConfigError, match=r"'vision\.asked.*' is .* in it and not there in the network"):
+        copy_vlm(plain, reading)
+    with pytest.raises(ConfigError, match=r"'vision\.keypoints\.weight' is \[128, 192\] in it and \[128, 320\]"):
+        copy_vlm(finer, plain)
+
+
+def test_what_reads_the_sentence_first_was_never_published():
+    with pytest.raises(ConfigError, match="a backbone that reads_sentence"):
+        PublishedNetwork(RDVLA(changed(rdvla_tiny(300), {"backbone": {"reads_sentence": True}})))
+
+
 def test_a_tower_that_reads_the_sentence_begins_like_one_that_does_not_and_needs_one():
     tower = changed(rdvla_tiny(300), {"backbone": {"reads_sentence": True}}).backbone.network().vision
     images = torch.randint(0, 256, (1, 128, 128, 3), dtype=torch.uint8)
     first, second = (tower(images, sentence) for sentence in torch.randn(2, 1, 128))
     assert torch.equal(first, second)
-    with pytest.raises(ValueError, match="this tower reads the sentence"):
+    with pytest.raises(ValueError, match="a tower that reads the sentence"):
         tower(images)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from rdvla.checkpoints import names
 from rdvla.checkpoints.official import tied
 from rdvla.checkpoints.tensors import check_tensors, only_tensors, read_pt
-from rdvla.errors import CheckpointError
+from rdvla.errors import CheckpointError, ConfigError
 from rdvla.model.rdvla import RDVLA
 
 _COMPONENTS = ("vision_backbone", "projector", "llm_backbone")
@@ -78,9 +78,19 @@ def copy_vlm(model: RDVLA, source: RDVLA) -> None:
 
     Args:
         model: the network to initialise, any dtype.
-        source: a network with the same sizes up to the head.
+        source: a network with the same sizes up to the head; what it lacks to read the sentence starts as new.
+
+    Raises:
+        ConfigError: a tensor of `source` has no place in `model`, or another size there.
     """
     own = model.backbone.state_dict()
+    for name, tensor in source.backbone.state_dict().items():
+        if name not in own or own[name].shape != tensor.shape:
+            here = list(own[name].shape) if name in own else "not there"
+            raise ConfigError(
+                f"model.base_vlm: '{name}' is {list(tensor.shape)} in it and {here} in the network; "
+                "drop the departures in model.network.backbone, or take another base."
+            )
     with torch.no_grad():
         for name, tensor in source.backbone.state_dict().items():
             own[name].copy_(tensor)

@@ -74,13 +74,23 @@ def next_keyframes(gripper_L: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
         int64 `[L]`: for every frame the first one after it whose command is another than the one before; L - 1 if
         there is none.
     """
+    changes = gripper_changes(gripper_L)
+    ends = np.append(changes, len(gripper_L) - 1)
+    following: NDArray[np.int64] = ends[np.searchsorted(changes, np.arange(len(gripper_L)), side="right")]
+    return following
+
+
+def gripper_changes(gripper_L: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Return the frames of an episode at which the gripper is told to open or close, ascending.
+
+    Args:
+        gripper_L: the commands of an episode of L frames, open and closed of opposite sign; 0 changes nothing.
+    """
     frames = np.arange(len(gripper_L))
     commanded = np.maximum.accumulate(np.where(gripper_L != 0, frames, 0))  # the frame of the last command so far
     signs = np.sign(gripper_L[commanded])
-    changes = np.flatnonzero(signs[1:] * signs[:-1] < 0) + 1
-    ends = np.append(changes, len(gripper_L) - 1)
-    following: NDArray[np.int64] = ends[np.searchsorted(changes, frames, side="right")]
-    return following
+    changes: NDArray[np.int64] = np.flatnonzero(signs[1:] * signs[:-1] < 0) + 1
+    return changes
 
 
 def chunk_windows(

@@ -22,6 +22,7 @@ from rdvla.data.episodes import (
     Timestamps,
     chunk_starts,
     chunk_windows,
+    gripper_changes,
     next_keyframes,
 )
 from rdvla.data.findings import Finding, about_jumps, first_error
@@ -106,7 +107,8 @@ class LeRobotDataset:
             progress: called with (done, total) while frames are decoded.
 
         Raises:
-            ConfigError: chunk_size below 1, an unknown sampling or way of timestamps.
+            ConfigError: chunk_size below 1, an unknown sampling or way of timestamps; `resting` where an action entry
+                is never on both sides of 0, so that 0 cannot be rest.
             DatasetError: missing, damaged, another version, without one of the named features, or several that differ.
             StorageError: no room for the cache.
         """
@@ -142,6 +144,8 @@ class LeRobotDataset:
             (),
             np.zeros(0, dtype=np.int64),
         )
+        if sampling == "resting":
+            everything._require_relative()
         if not any(len(everything._anchors(episode)) for episode in range(len(source.episodes))):
             raise DatasetError(
                 f"'{source.root}': no episode as long as a chunk of {chunk_size} actions, so that sampling "
@@ -218,16 +222,19 @@ class LeRobotDataset:
         return replace(self, anchors=self.anchors[self.keyframes.is_far[self.anchors]])
 
     def with_changes(self, times: int) -> Self:
-        """Return the view with each sample at or in whose chunk the gripper changes so many times, at least once.
+        """Return the view with each sample in whose chunk the gripper opens or closes so many times, at least once.
 
-        The gripper is the last action entry.
+        The gripper is the last action entry; see `gripper_changes`. A selection from the view has its samples once.
         """
         gripper = self.source.columns[self.action_keys[-1]][:, -1]
-        changes = np.concatenate([[0], np.cumsum(np.diff(gripper) != 0)])
+        changes = np.zeros(len(gripper), dtype=np.int64)
+        for episode in self.episodes:
+            rows = self.source.rows(episode)
+            changes[gripper_changes(gripper[rows]) + rows.start] = 1
+        so_far = np.cumsum(changes)
         episodes = np.searchsorted(self.source.episode_start, self.anchors, side="right") - 1
-        before = np.maximum(self.anchors - 1, self.source.episode_start[episodes])
         last = np.minimum(self.anchors + self.chunk_size, self.source.episode_start[episodes + 1]) - 1
-        changing = self.anchors[changes[last] > changes[before]]
+        changing = self.anchors[so_far[last] > so_far[self.anchors] - changes[self.anchors]]
         return replace(self, anchors=np.concatenate([self.anchors, np.repeat(changing, times - 1)]))
 
     def look_through(self, convention: ActionConvention) -> list[Finding]:
@@ -296,6 +303,16 @@ class LeRobotDataset:
             return None
         at_B = self.keyframes.next_row[rows_B]
         return KeyframeBatch(self._gather(self.state_keys, at_B), self.keyframes.is_far[rows_B])
+
+    def _require_relative(self) -> None:
+        actions = self._gather(self.action_keys, np.arange(self.source.episode_start[-1]))[:, :-1]
+        beyond = np.flatnonzero((actions.min(axis=0) > 0) | (actions.max(axis=0) < 0))
+        if len(beyond):
+            entry = int(beyond[0])
+            raise ConfigError(
+                f"sampling 'resting' is for relative actions, and entry {entry} of '{self.source.root}' goes from "
+                f"{actions[:, entry].min():.3g} to {actions[:, entry].max():.3g}, never to 0; take 'padded'."
+            )
 
     def _gather(self, keys: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return float32 `[*rows.shape, D]`, the columns `keys` joined."""

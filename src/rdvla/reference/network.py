@@ -30,12 +30,15 @@ class PublishedNetwork(nn.Module):
         """Share the tensors of `network`.
 
         Raises:
-            ConfigError: its backbone is not one of ours; there is nothing published to compare it with.
+            ConfigError: its backbone is not one of ours, or reads the sentence first; there is nothing published to
+                compare it with.
         """
         super().__init__()
         if not isinstance(network.backbone, Inline):
             kind = type(network.backbone).__name__
             raise ConfigError(f"there is no published computation to compare a backbone {kind} with.")
+        if network.backbone.asked is not None:
+            raise ConfigError("there is no published computation to compare a backbone that reads_sentence with.")
         self.network, self._backbone = network, network.backbone
         projector = {f"state_projector.{name}": value for name, value in network.state_projector.named_parameters()}
         self._state_projector = part(to_published(projector), PROPRIO)

@@ -21,7 +21,7 @@ _OVER = 0.012  # m that a block's centre is beyond the edge over which it tips
 _BETWEEN = 0.045  # m from the hand to a block between its fingers
 _TAKEN = 0.022  # m from the hand to a block that it has taken
 _BESIDE = 0.08  # m on either side of the slider where it is in the way
-_WAITS = 4  # further steps before a turned block is let go: nobody sees why a hand that has turned it waits longer
+_TURNED_FOR = 4  # steps more than turning takes before a block is let go: nobody sees why a hand would wait longer
 _AT_END = 0.03  # m that a slider at its end lacks to it
 _HANDLE, _HAND = 0.06, 0.06  # m taken by the drawer's handle and by the hand
 
@@ -39,7 +39,7 @@ def rotate(table: PlayTable, hand: Hand, name: str, attempt: int, side: float) -
     """Turn a block where it lies, to the left (`side` +1, counterclockwise) or to the right (-1)."""
     turn = side * _TURN
     yield from grasp(table, hand, name, attempt, turn)
-    yield from hand.go(table.hand + np.array([0, 0, _FREE]), yaw=hand.yaw + turn, patience=_WAITS)
+    yield from hand.go(table.hand + np.array([0, 0, _FREE]), yaw=hand.yaw + turn, patience=_TURNED_FOR)
     yield from hand.open()
     yield from hand.shift([0, 0, 0.08])
 

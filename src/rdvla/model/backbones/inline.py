@@ -146,6 +146,6 @@ class Inline(Backbone):
 
 
 def _mean(text_BLD: Tensor, lengths_B: Tensor) -> Tensor:
-    """Return the mean over each prompt's length, `[B, D]`."""
+    """Return the mean over each prompt's length, `[B, D]`; zero where there is no prompt."""
     is_text_BL1 = (torch.arange(text_BLD.shape[1], device=text_BLD.device) < lengths_B[:, None]).unsqueeze(-1)
-    return (text_BLD * is_text_BL1).sum(dim=1) / lengths_B[:, None].to(text_BLD.dtype)
+    return (text_BLD * is_text_BL1).sum(dim=1) / lengths_B.clamp(min=1)[:, None].to(text_BLD.dtype)

@@ -249,7 +249,7 @@ class DinoSiglip(Tower):
         self.fused_featurizer = ViT(config.siglip, config.num_patches, config.patch_size)
 
     def forward(self, images: Tensor, sentence_BD: Tensor | None = None) -> Tensor:
-        """Encode RGB images `[B, H, W, 3]` (0..255) into `[B, T, C_dino + C_siglip]`, whatever the sentence."""
+        """Encode RGB images `[B, H, W, 3]` (0..255) into `[B, T, C_dino + C_siglip]`; no sentence is read."""
         images = images.float() / 255
         return torch.cat((self.featurizer(images), self.fused_featurizer(images)), dim=-1)
 

@@ -165,15 +165,17 @@ class ConvTower(Tower):
         """Encode RGB images `[B, H, W, 3]` (0..255) into `[B, T, C]`, T = cells + 1; see `Tower` for the sentence.
 
         Raises:
-            ValueError: the tower reads the sentence, and there is none.
+            ValueError: the tower reads the sentence, and there is none, or the other way round.
         """
-        if self.asked and sentence_BD is None:
-            raise ValueError("this tower reads the sentence: pass its mean embedding.")
+        if bool(self.asked) != (sentence_BD is not None):
+            raise ValueError(
+                f"a tower that reads {'the' if self.asked else 'no'} sentence, and sentence_BD says otherwise."
+            )
         x_BChw = images.permute(0, 3, 1, 2).to(self.pos_embed.dtype) / 127.5 - 1
         maps = []
         for index, stage in enumerate(self.stages):
             x_BChw = stage(x_BChw)
-            if sentence_BD is not None and self.asked:
+            if sentence_BD is not None:
                 x_BChw = self.asked[index](x_BChw, sentence_BD)
             maps.append(x_BChw)
         places = [_where_active(each_BChw, self.temperature) for each_BChw in maps[self.keypoint_maps]]
