@@ -83,8 +83,8 @@ def copy_vlm(model: RDVLA, source: RDVLA) -> None:
     Raises:
         ConfigError: a tensor of `source` has no place in `model`, or another size there.
     """
-    own = model.backbone.state_dict()
-    for name, tensor in source.backbone.state_dict().items():
+    own, theirs = model.backbone.state_dict(), source.backbone.state_dict()
+    for name, tensor in theirs.items():
         if name not in own or own[name].shape != tensor.shape:
             here = list(own[name].shape) if name in own else "not there"
             raise ConfigError(
@@ -92,7 +92,7 @@ def copy_vlm(model: RDVLA, source: RDVLA) -> None:
                 "drop the departures in model.network.backbone, or take another base."
             )
     with torch.no_grad():
-        for name, tensor in source.backbone.state_dict().items():
+        for name, tensor in theirs.items():
             own[name].copy_(tensor)
 
 

@@ -20,6 +20,7 @@ Timestamps = Literal["stored", "frame_index"]
 
 Sampling = Literal["padded", "resting", "published"]
 """`padded`: every frame starts a chunk; past the episode's end the last action repeats, marked as padding.
+`resting`: likewise, but past the end every entry except the last, the gripper, is 0, and nothing is marked.
 `published`: the last T - 1 frames of an episode start no chunk, so nothing is padded (as the OpenVLA line trains)."""
 
 

@@ -226,6 +226,8 @@ class LeRobotDataset:
 
         The gripper is the last action entry; see `gripper_changes`. A selection from the view has its samples once.
         """
+        if times == 1:
+            return self
         gripper = self.source.columns[self.action_keys[-1]][:, -1]
         changes = np.zeros(len(gripper), dtype=np.int64)
         for episode in self.episodes:

@@ -89,10 +89,10 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        wants = {"sampling: resting": self.sampling == "resting", "gripper_changes": self.gripper_changes > 1}
-        if self.gripper == "none" and any(wants.values()):
-            name = next(name for name, wanted in wants.items() if wanted)
-            raise ConfigError(f"data.{name} needs a gripper, and data.gripper is none; name its convention.")
+        goes_by_gripper = {"sampling: resting": self.sampling == "resting", "gripper_changes": self.gripper_changes > 1}
+        for name, chosen in goes_by_gripper.items():
+            if chosen and self.gripper == "none":
+                raise ConfigError(f"data.{name} needs a gripper, and data.gripper is none; name its convention.")
         return self
 
     @property
