@@ -1,8 +1,8 @@
-"""Draw scenes of CALVIN D and say where the blocks on the table lie: no demonstrations, for `keyframe.alone` only.
+"""Draw scenes of CALVIN and say where the blocks on the table lie: no demonstrations, for `keyframe.alone` only.
 
-python scripts/calvin_places.py SEED SCENES OUTPUT writes a LeRobotDataset with an episode of two rows for every block
-on the table: the arm somewhere, its gripper open; then the same state but for the hand's position, which is where it
-would hold the block. So it is for `keyframe.entries: [0, 1, 2]` only.
+python scripts/calvin_places.py SUITE SEED SCENES OUTPUT writes a LeRobotDataset with an episode of two rows for every
+block on the table: the arm somewhere, its gripper open; then the same state but for the hand's position, which is where
+it would hold the block. So it is for `keyframe.entries: [0, 1, 2]` only.
 """
 
 import sys
@@ -20,7 +20,7 @@ from rdvla.envs.calvin.sentences import SENTENCES
 from rdvla.experts import make_expert
 
 HELD_Z = 0.466
-"""Height of the hand that holds a block on the table of scene D, m."""
+"""Height of the hand that holds a block on the table, m: the same in the four scenes."""
 
 
 def arms(env: CalvinEnv, rng: np.random.Generator) -> list[np.ndarray]:
@@ -38,7 +38,7 @@ def arms(env: CalvinEnv, rng: np.random.Generator) -> list[np.ndarray]:
     return found
 
 
-def main(seed: int, scenes: int, output: Path) -> None:
+def main(suite: str, seed: int, scenes: int, output: Path) -> None:
     """Write the dataset."""
     rng = np.random.default_rng(seed)
     sizes = {STANDARD_CAMERAS[name]: size for name, size in (("primary", (200, 200)), ("wrist", (84, 84)))}
@@ -47,7 +47,7 @@ def main(seed: int, scenes: int, output: Path) -> None:
     writer = LeRobotWriter(output, fps=CALVIN.control_hz, features=features, robot_type=CALVIN.robot_type)
     action = np.zeros((2, 7), np.float32)
     action[:, 6] = 1, -1
-    with make_env("calvin_d", 0) as env:
+    with make_env(suite, 0) as env:
         poses = arms(env, rng)
         colours = [name.removeprefix("block_") for name in env.simulation.config.blocks]
         for number in range(scenes):
@@ -75,4 +75,4 @@ def main(seed: int, scenes: int, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

@@ -1,7 +1,7 @@
 import pytest
 from eval_fakes import suites
 
-from rdvla.cli.parsing import choose_starts, parse_depths, parse_indices, parse_names
+from rdvla.cli.parsing import asked_by, choose_starts, parse_depths, parse_indices, parse_names
 from rdvla.envs import InitState, Seed
 from rdvla.errors import ConfigError
 from rdvla.eval.protocol import EvalConfig, episode_seed, plan
@@ -46,6 +46,12 @@ def test_starts():
     for episodes, states, seeds in wrong:
         with pytest.raises(ConfigError):
             choose_starts(episodes, states, seeds)
+
+
+def test_only_what_was_given_is_named():
+    assert asked_by(12, None, 11) == "--episodes is 12"
+    assert asked_by(None, "8-50", 50) == "--init-states (--chains) names 50"
+    assert "without --init-states" in asked_by(None, None, 9)
 
 
 def test_plan_crosses_tasks_states_and_rules():

@@ -18,7 +18,7 @@ from rdvla.cli.options import (
     parse_warm_starts,
     with_options,
 )
-from rdvla.cli.parsing import choose_starts, parse_indices, parse_names
+from rdvla.cli.parsing import asked_by, choose_starts, parse_indices, parse_names
 from rdvla.cli.pools import PoolOptions
 from rdvla.envs import Suite, find_suite
 from rdvla.errors import ConfigError
@@ -123,8 +123,7 @@ def eval_command(
         seed=seed,
         videos=video,
     )
-    highest = max(config.init_states, default=0)
-    asked = f"--init-states (--chains) names {highest}" if init_states is not None else f"--episodes is {highest + 1}"
+    asked = asked_by(episodes, init_states, max(config.init_states, default=0))
     for each in suites.values():
         check_init_states(each, config.task_ids, config.init_states, asked)
     if video:

@@ -79,3 +79,12 @@ def choose_starts(episodes: int | None, init_states: str | None, seeds: str | No
     if episodes is not None and episodes > len(named):
         raise ConfigError(f"episodes ({episodes}) exceeds the {len(named)} numbers in {field} '{text}'.")
     return {field.replace("-", "_"): named[:episodes]}
+
+
+def asked_by(episodes: int | None, init_states: str | None, highest: int) -> str:
+    """Return what asks for the bundled state `highest`, for a message: the options of `choose_starts`, or neither."""
+    if init_states is not None:
+        return f"--init-states (--chains) names {highest}"
+    if episodes is not None:
+        return f"--episodes is {highest + 1}"
+    return f"without --init-states (--chains) or --seeds the states 0-{highest} are played"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdvla.cli.options import START_HELP, SimulatorOptions, StopOptions, parse_warm_starts, with_options
-from rdvla.cli.parsing import choose_starts
+from rdvla.cli.parsing import asked_by, choose_starts
 from rdvla.cli.serve import THREADS_HELP, limit_threads
 from rdvla.errors import ConfigError
 from rdvla.policies.sources import EXPERT, LoadOptions, choose_policy
@@ -82,7 +82,7 @@ def play_command(
     states = named.get("init_states", ())
     starts: list[Start] = [*map(InitState, states), *map(Seed, named.get("seeds", ()))]
     found = find_suite(suite, protocol)
-    check_init_states(found, [task_id], states, f"--init-states (--chains) names {max(states, default=0)}")
+    check_init_states(found, [task_id], states, asked_by(None, init_states, max(states, default=0)))
     if policy == EXPERT and (rule, warm_start, horizon) != (None, "noise", None):
         raise ConfigError(
             "the expert does not iterate and decides at every step; drop --depth, --stop, --start and --horizon."
