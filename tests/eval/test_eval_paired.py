@@ -7,7 +7,7 @@ import pytest
 
 from rdvla.errors import ConfigError
 from rdvla.eval.intervals import Z_95
-from rdvla.eval.paired import Pair, Side, Tasks, compare, mcnemar, tango
+from rdvla.eval.paired import Pair, Side, Tasks, compare, holm, mcnemar, tango
 
 
 def pairs_of(wins, losses, both, neither=0, *, tasks=10, totals=({"decisions": 1.0}, {"decisions": 1.0})):
@@ -160,3 +160,9 @@ def test_a_great_loss_is_told_soon():
     assert few.verdict == many.verdict == "undecided"
     assert few.more < 10 < 2000 < few.needed
     assert many.more < 100 < 800 < many.needed
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []

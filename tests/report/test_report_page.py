@@ -12,13 +12,13 @@ from rdvla.errors import ConfigError, RecordError, StorageError
 from rdvla.eval.paired import mcnemar
 from rdvla.eval.records import EPISODES_FILE
 from rdvla.report.figures import decay, success_against_depth
-from rdvla.report.findings import about_alarm, about_depth, best_adaptive, best_fixed, pair
+from rdvla.report.findings import about_alarm, about_depth, best_adaptive, best_fixed, headline, pair
 from rdvla.report.load import group_runs, load_runs
 from rdvla.report.page import render, write_report
 from rdvla.report.svg import Scale, decades, nice_ticks, spread
 from rdvla.report.tradeoff import compared_in_time, success_against_time
 from rdvla.stops import StopRule
-from report_fakes import ADAPTIVE, DEPTHS, edit, write_run
+from report_fakes import ADAPTIVE, DEPTHS, edit, solve, write_run
 
 SECTIONS = [
     "depth",
@@ -139,6 +139,26 @@ def test_an_adaptive_rule_of_another_protocol_is_not_compared_with_a_fixed_depth
     assert series.adaptive
     assert (best_adaptive(series), best_fixed(series).depth) == (None, 12)
     assert about_depth(series) == []
+
+
+def test_depths_with_different_starts_are_compared_on_common_episodes(tmp_path):
+    """Depth 4 solves 4 of the 4 that it played, depth 12 those and 15 of the other 16, the adaptive rule 18."""
+    run = write_run(tmp_path / "run", stops=(StopRule.fixed(4), StopRule.fixed(12), ADAPTIVE), n_tasks=2, episodes=10)
+    few = write_run(tmp_path / "few", stops=(StopRule.fixed(4),), n_tasks=2, episodes=2)
+    solve(few, lambda record: True)
+    lost = {12: [(1, 9)], None: [(1, 8), (1, 9)]}
+    solve(run, lambda record: (record["task_id"], record["init_state"]) not in lost.get(record["depth"], ()))
+    path = run / EPISODES_FILE
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines() if json.loads(line)["depth"] != 4))
+    series = group_runs(load_runs([run, few]))
+    assert [rule.summary.rate.n for rule in series[0].ladder] == [4, 20]
+    assert best_fixed(series[0]).depth == 12
+    assert (
+        headline(series).replace("\u00a0", " ").startswith("95 % of episodes solved at depth 12, 90 % when the policy")
+    )
+    depth, _, adaptive = about_depth(series[0])
+    assert "surest at depth 12" in depth
+    assert "5.0 points against depth 12" in adaptive
 
 
 def test_an_alarm_of_overlapping_chunks_has_no_lead(tmp_path):

@@ -127,6 +127,9 @@ def test_an_unfinished_run_says_so(results, tmp_path):
     log.write_text("".join(line + "\n" for line in log.read_text().splitlines()[:13]))
     missing = results("suites", run)[0]["missing"]
     assert missing[-1] == "'run' has 13 of 20 episodes; its command goes on: `rdvla eval --suite libero_goal`"
+    command = ["rdvla", "eval", "--checkpoint", "/home/me/policies/usual", "--output", "/data/runs/run"]
+    (run / "run.json").write_text(json.dumps(content | {"command": command}))
+    assert results("suites", run)[0]["missing"][-1].endswith(f"`{' '.join(command)}`"), "it has to work when pasted"
 
 
 def test_episodes_that_could_not_be_played_are_told(results, tmp_path):

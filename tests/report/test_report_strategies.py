@@ -77,12 +77,15 @@ def test_iterations_of_tasks_and_phases_go_with_difficulty(results, tmp_path):
     assert rows[0]["iterations per decision"]["value"] == pytest.approx(means[order[0]])
     assert rows[0]["solved under depth 1"]["successes"] == 9 - order[0]
     # the made-up policy thinks longer in later tasks, which here fail more at depth 1, and in the middle of an episode
-    assert together["rows"][0]["rank correlation"]["value"]["value"] > 0.8
+    assert together["rows"][0]["rank correlation"]["value"] > 0.8
     assert together["rows"][0]["rank correlation"]["p_value"] < 0.01
     assert rows[-1]["middle"] > rows[-1]["beginning"] + 1
     assert "against the beginning of the same episode: middle +" in page
     assert together["rows"][-1]["rank correlation"] is None  # nothing fails under the rule itself
     assert found["missing"] == []
+    few, _ = results("iterations", write_run(tmp_path / "few", stops=(ADAPTIVE,), n_tasks=3, episodes=2))
+    assert all(row["iterations per decision"]["low"] is None for row in few["tables"][0]["rows"][:-1])
+    assert few["tables"][0]["rows"][-1]["iterations per decision"]["low"] is not None
     with pytest.raises(ConfigError, match=r"no episode under an adaptive rule; play .*--stop action_mse"):
         results("iterations", write_run(tmp_path / "fixed", stops=(FIXED,), n_tasks=1))
 
@@ -103,6 +106,10 @@ def test_ablations_stand_against_the_first(results, tmp_path):
     assert rows[1]["libero_object"]["successes"] == 5
     assert found["missing"] == ["without injection under action_l2 < 0.001, from the starts of usual"]
     assert "without b, 10 episodes" in page
+    third = write_run(tmp_path / "c", stops=(FIXED,), n_tasks=2, policy_digest="c", policy="checkpoints/third")
+    solve(third, lambda r: r["task_id"] == 0 and r["init_state"] == 0)
+    found, _ = results("ablations", f"usual={usual}", f"without={other}", f"third={third}")
+    assert found["sentences"][0].endswith("(Holm): without, depth 12, p = 0.062; third, depth 12, p = 0.0078.")
     with pytest.raises(ConfigError, match="give NAME=RUN for every one"):
         results("ablations", usual, f"other={other}")
 

@@ -158,6 +158,15 @@ def mcnemar(wins: int, losses: int) -> float:
     return min(1.0, 2 * tail)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values that allow for how many there are (Holm 1979), in the same order."""
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
 def tango(wins: int, losses: int, n: int) -> tuple[float, float]:
     """Return the 95 % score interval of the difference of two paired rates (Tango 1998), in -1..1.
 

@@ -10,6 +10,8 @@ from rdvla.eval.paired import Interval
 
 DRAWS = 2_000
 """Resamples, and shuffles of the test."""
+UNDEFINED = 0.01
+"""Largest share of resamples without a correlation that an interval may leave out."""
 
 Array = NDArray[np.float64]
 Members = Sequence[NDArray[np.intp]]
@@ -21,11 +23,12 @@ class Correlation:
     """A rank correlation.
 
     Attributes:
-        value: -1..1, with the percentile interval that resamples things within their groups.
+        value: -1..1, with the percentile interval that resamples things within their groups; a number alone where more
+            than 1 % of the resamples hold no difference, because the rest would leave out what chance may do.
         p_value: how often chance alone, shuffling within groups, gives one as far from 0.
     """
 
-    value: Interval
+    value: Interval | float
     p_value: float
 
 
@@ -45,13 +48,17 @@ def rank_correlation(first: Sequence[float], second: Sequence[float], groups: Se
     rng = np.random.default_rng(0)
     chosen = np.concatenate([rng.choice(each, (DRAWS, len(each))) for each in members], axis=1)
     drawn = _correlate(x[chosen], y[chosen], members)
-    low, high = np.percentile(drawn[np.isfinite(drawn)], [2.5, 97.5])
+    defined = drawn[np.isfinite(drawn)]
     shuffled = np.tile(y, (DRAWS, 1))
     for each in members:
         shuffled[:, each] = rng.permuted(shuffled[:, each], axis=1)
     by_chance = _correlate(np.tile(x, (DRAWS, 1)), shuffled, members)
     as_far = int(np.sum(np.abs(by_chance) >= abs(value) - 1e-9))
-    return Correlation(Interval(value, float(low), float(high)), (as_far + 1) / (DRAWS + 1))
+    p_value = (as_far + 1) / (DRAWS + 1)
+    if len(defined) < (1 - UNDEFINED) * DRAWS:
+        return Correlation(value, p_value)
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return Correlation(Interval(value, float(low), float(high)), p_value)
 
 
 def _correlate(x: Array, y: Array, members: Members) -> Array:

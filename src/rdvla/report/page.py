@@ -77,12 +77,11 @@ def _lede(series: Sequence[Series]) -> str:
     played = [record for record in records if isinstance(record, EpisodeRecord)]
     tasks = {(record.suite, record.task_id) for record in records}
     suites = sorted({record.suite + (f", protocol {record.protocol}" if record.protocol else "") for record in records})
-    chains = any(record.num_stages > 1 for record in played)
     decisions = sum(len(record.iterations) for record in played)
     return (
         f"{count(len(played), 'episode')} of {count(len(tasks), 'task')} ({', '.join(suites)}), "
         f"{say_starts(records)}; {count(decisions, 'decision')}. "
-        f"Intervals are 95 % Wilson intervals{', of averages over chains bootstrapped' if chains else ''}."
+        "Intervals are at 95 %: of rates Wilson's, of means bootstrapped."
     )
 
 

@@ -1,11 +1,19 @@
 """Ablations: several policies side by side, each against the first on common episodes."""
 
+from collections.abc import Sequence
+
 from rdvla.errors import ConfigError
-from rdvla.report.against import compare_rules
+from rdvla.eval.paired import holm
+from rdvla.report.against import Against, compare_rules
+from rdvla.report.findings import p_value
 from rdvla.report.load import RuleGroup
 from rdvla.report.results.given import Given, unfinished
 from rdvla.report.results.strategies import per_decision
 from rdvla.report.results.table import BLANK, Cell, Section, Table, against_cell, number_cell, rate_cell, words
+
+ONE_TRAINING = (
+    "The tests are about the episodes of these policies: how far another training of each would fall, they do not say."
+)
 
 
 def ablations_table(given: Given) -> Section:
@@ -33,9 +41,18 @@ def ablations_table(given: Given) -> Section:
         "ablations",
         "Ablations",
         (Table("", (*columns, "iterations per decision"), tuple(rows)),),
+        (*_corrected(comparisons), ONE_TRAINING),
         comparisons=tuple(comparisons),
         missing=(*missing, *(each for series in given.all for each in unfinished(series))),
     )
+
+
+def _corrected(comparisons: Sequence[Against]) -> list[str]:
+    if len(comparisons) < 2:
+        return []
+    corrected = holm([each.comparison.p_value for each in comparisons])
+    each = [f"{one.name} p {p_value(p)}" for one, p in zip(comparisons, corrected, strict=True)]
+    return [f"Allowing for {len(comparisons)} comparisons (Holm): {'; '.join(each)}.".replace("\u00a0", " ")]
 
 
 def _row(name: str, rule: RuleGroup, suites: list[str], difference: Cell) -> tuple[Cell, ...]:

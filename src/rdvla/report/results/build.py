@@ -33,8 +33,9 @@ TABLES: Mapping[str, Callable[[Given], Section]] = {
 TITLE = """# Results
 
 The published tables on policies of ours. Every section is written by the command below its tables. Rates stand with
-their 95 % Wilson intervals and successes of episodes; differences are of episodes that both rules played (same task,
-start and seed), with the score interval for pairs and the exact McNemar test.
+their 95 % Wilson intervals and successes of episodes, means with those of resampled tasks (of one task: episodes; of
+chains: chains); differences are of episodes that both rules played (same task, start and seed), with the score interval
+for pairs and the exact McNemar test.
 """
 
 

@@ -19,7 +19,9 @@ DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 ENOUGH, ENOUGH_RATE = 4, 0.9
 FLAT_FROM, FLAT_TO = 8, 12
 NUM_HARDEST = 6
-HINT = "Most failures over all depths together (a run of these tasks alone, as hardest=RUN, gets its own column):"
+HINT = (
+    "Most failures over all depths together (a run of these tasks alone, as hardest=RUN, gets its own column), solved:"
+)
 
 Ladder = Mapping[int, RuleGroup]
 """Depth -> its episodes."""

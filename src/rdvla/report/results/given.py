@@ -138,7 +138,7 @@ def play(series: Series, suites: Sequence[str], *asked: str) -> str:
     option = f"--{kind.replace('_', '-')}"
     words = ["rdvla", "eval", *_source(config.policy), "--suite", ",".join(suites), option, starts]
     words += [word for pair in (usual | chosen).items() for word in pair]
-    return f"`{say_command([*words, '--output', 'runs/NEW'])}`"
+    return f"`{shlex.join([*words, '--output', 'runs/NEW'])}`"
 
 
 def _option(numbers: Iterable[int]) -> str:
@@ -160,7 +160,7 @@ def _source(policy: str) -> list[str]:
 
 
 def say_command(command: Sequence[str]) -> str:
-    """Return a command line for people elsewhere: of absolute paths, the last name."""
+    """Return a command line for people elsewhere, who cannot repeat it as it is: of absolute paths, the last name."""
     return shlex.join(re.sub(r"(^|=)/.*/([^/]+)/?$", r"\1\2", word) for word in command)
 
 
@@ -173,5 +173,5 @@ def unfinished(series: Series) -> list[str]:
         errors = sum(isinstance(record, ErrorRecord) for record in run.records)
         if errors or len(run.records) < planned:
             played = f"{len(run.records) - errors} of {max(planned, len(run.records))} episodes"
-            found.append(f"'{run.folder.name}' has {played}; its command goes on: `{say_command(run.command)}`")
+            found.append(f"'{run.folder.name}' has {played}; its command goes on: `{shlex.join(run.command)}`")
     return found

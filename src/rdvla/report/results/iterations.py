@@ -1,7 +1,6 @@
 """How many iterations tasks and parts of an episode take by themselves, and whether that goes with difficulty."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from statistics import fmean
 
 from rdvla.errors import ConfigError
@@ -20,6 +19,8 @@ BY_CONSTRUCTION = (
     "A failing episode goes on to its limit and may think long there, so failures under the rule itself and iterations "
     "of all episodes come together by construction; iterations of solved episodes do not have this."
 )
+FEW = 5
+"""Fewer episodes of a task have no interval: resampled, two would say that the truth lies between them."""
 PARTS = ("beginning", "middle", "end")
 TaskName = tuple[str, int]
 ByTask = Mapping[TaskName, Sequence[EpisodeRecord]]
@@ -94,7 +95,9 @@ def _by_part(played: Sequence[EpisodeRecord]) -> list[Cell]:
     return [Cell(f"{fmean(part):.2f}", fmean(part)) if part else BLANK for part in parts]
 
 
-def _over_episodes(played: Sequence[EpisodeRecord]) -> Interval:
+def _over_episodes(played: Sequence[EpisodeRecord]) -> Interval | float:
+    if len(played) < FEW:
+        return _mean(played)
     iterations, decisions = [sum(record.iterations) for record in played], [len(record.iterations) for record in played]
     each = Tasks([str(number) for number in range(len(played))])
     return each.interval(lambda total: total(iterations) / total(decisions))
@@ -132,4 +135,5 @@ def _together(rule: RuleGroup, found: ByTask, failed: Mapping[str, ByTask]) -> T
 
 def _correlated(iterations: Sequence[float], failures: Sequence[float], groups: Sequence[str]) -> Cell:
     result = rank_correlation(iterations, failures, groups) if len(groups) > 2 else None
-    return Cell(correlation_text(result).removeprefix("rank correlation "), asdict(result) if result else None)
+    value = number_cell(result.value).value | {"p_value": result.p_value} if result else None
+    return Cell(correlation_text(result).removeprefix("rank correlation "), value)

@@ -45,8 +45,8 @@ def share_cell(share: float | None) -> Cell:
     return BLANK if share is None else Cell(f"{100 * share:.1f} %", share)
 
 
-def number_cell(number: Mean | Interval, unit: float = 1, sign: str = "", digits: int = 2) -> Cell:
-    """Return a number with its interval.
+def number_cell(number: Mean | Interval | float, unit: float = 1, sign: str = "", digits: int = 2) -> Cell:
+    """Return a number, with its interval where it has one.
 
     Args:
         number: the number.
@@ -54,11 +54,10 @@ def number_cell(number: Mean | Interval, unit: float = 1, sign: str = "", digits
         sign: `+` tells the sign of every number.
         digits: behind the point.
     """
-    value, low, high = (
-        f"{unit * each:{sign}.{digits}f}".replace("-", "\u2212") for each in (number.value, number.low, number.high)
-    )
-    text = f"{value} ({low} to {high})"
-    return Cell(text, {"value": number.value, "low": number.low, "high": number.high})
+    whole = [number] if isinstance(number, (int, float)) else [number.value, number.low, number.high]
+    value, *ends = (f"{unit * each:{sign}.{digits}f}".replace("-", "\u2212") for each in whole)
+    text = f"{value} ({ends[0]} to {ends[1]})" if ends else value
+    return Cell(text, dict(zip(("value", "low", "high"), [*whole, None, None], strict=False)))
 
 
 def against_cell(against: Against) -> Cell:
