@@ -5,10 +5,11 @@ import re
 import pytest
 
 from rdvla.envs import find_suite
-from rdvla.report.chains import PUBLISHED, chain_section, headline
+from rdvla.errors import ConfigError
+from rdvla.report.chains import PUBLISHED, by_place, chain_section, headline
 from rdvla.report.load import group_runs, load_runs
 from rdvla.report.page import render
-from report_fakes import DEPTHS, GOALS, write_chains, write_run
+from report_fakes import ADAPTIVE, DEPTHS, GOALS, edit, write_chains, write_run
 
 
 def sections(*folders):
@@ -74,3 +75,26 @@ def test_without_chains_there_is_no_section(tmp_path):
 def test_published_averages_are_the_sums_of_their_rates(suite):
     assert sum(PUBLISHED[suite].at_least) == pytest.approx(PUBLISHED[suite].average, abs=0.01)
     assert len(PUBLISHED[suite].at_least) == find_suite(suite).num_stages
+
+
+def test_iterations_stand_at_the_place_of_what_was_solved(tmp_path):
+    """A task that fails goes on to its limit, so the 20 of the third task are not shown."""
+    run = write_chains(tmp_path / "run", [2, 2, 1], stops=(ADAPTIVE,), iterations=(4, 6, 20))
+    (series,) = group_runs(load_runs([run]))
+    assert [(place, mean.value) for place, mean in by_place(series.rules[0])] == [(1, 4.0), (2, 6.0)]
+    page = render(load_runs([run]))
+    assert "place 2: 6.00 (6.00 to 6.00)" in page.replace("\u00a0", " ")
+    assert "by their place in the chain" in page
+    assert "by their place in the chain" not in render(load_runs([write_chains(tmp_path / "fixed", [2])]))
+
+
+def test_an_episode_drawn_by_two_renderers_is_no_single_result(tmp_path):
+    def drawn(name, renderer, chains):
+        folder = write_chains(tmp_path / name, [1] * len(chains), init_states=chains)
+        return edit(folder, lambda record: record | {"versions": {"renderer": renderer}})
+
+    tiny, egl = drawn("tiny", "tiny", (0, 1)), drawn("egl", "egl", (1, 2))
+    with pytest.raises(ConfigError, match=r"state 1, under .*, played differently \(renderer egl, tiny\); name one"):
+        group_runs(load_runs([tiny, egl]))
+    page = render(load_runs([tiny, drawn("more", "egl", (2,))]))
+    assert "Not alike in all: renderer egl, tiny." in page

@@ -2,9 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from statistics import fmean
 
+import numpy as np
+
+from rdvla.eval.paired import Interval, Tasks
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.summary import ChainScore, score_chains
+from rdvla.execution import SYNCHRONOUS
 from rdvla.report.findings import percent
 from rdvla.report.load import RuleGroup, Series
 from rdvla.tables import count
@@ -120,6 +126,43 @@ def headline(series: Sequence[Series]) -> str | None:
         f"{prefix}{average.value:.2f} of {length} tasks in a row on average{rule}, "
         f"{percent(best.score.at_least[-1])} of {count(average.n, 'chain')} solved whole"
     )
+
+
+def by_stage(record: EpisodeRecord) -> list[list[int]] | None:
+    """Return the iterations of the decisions of every stage that was begun.
+
+    None where decisions overlap or the robot waited for one (not synchronous, or with a delay): the log does not say
+    then in which step a decision was asked for.
+    """
+    one_by_one = record.strategy == SYNCHRONOUS and not record.delay and sum(record.executed) == record.steps
+    if not one_by_one or not record.stages:
+        return None
+    ends = list(accumulate(stage.steps for stage in record.stages))
+    starts = [0, *accumulate(record.executed)][:-1]
+    found: list[list[int]] = [[] for _ in ends]
+    for stage, taken in zip(np.searchsorted(ends, starts, side="right"), record.iterations, strict=True):
+        found[stage].append(taken)
+    return found
+
+
+def stage_means(record: EpisodeRecord) -> list[float]:
+    """Return the mean iterations of every stage that was begun; none where `by_stage` knows none."""
+    return [fmean(counts) for counts in by_stage(record) or ()]
+
+
+def by_place(rule: RuleGroup) -> list[tuple[int, Interval]]:
+    """Return places in a chain, from 1, with the iterations per decision of the tasks solved there.
+
+    A task that fails goes on to its limit, so it is left out. Intervals resample chains.
+    """
+    solved = [stage_means(record)[: record.stages_solved] for record in rule.played if record.num_stages > 1]
+    columns = ([means[k] for means in solved if len(means) > k] for k in range(max(map(len, solved), default=0)))
+    return [(place, each_chain(len(column)).mean(column)) for place, column in enumerate(columns, start=1)]
+
+
+def each_chain(number: int) -> Tasks:
+    """Return chains to be resampled one by one."""
+    return Tasks([str(each) for each in range(number)])
 
 
 def _chains(rule: RuleGroup) -> dict[str, list[EpisodeRecord]]:

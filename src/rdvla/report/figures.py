@@ -9,6 +9,7 @@ import numpy as np
 
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.summary import group_by, summarise_group
+from rdvla.report.chains import by_place
 from rdvla.report.findings import full, percent
 from rdvla.report.load import RuleGroup, Series, task_words
 from rdvla.report.svg import Drawing, Point, Scale, axis_x, axis_y, decades, nice_ticks, spread
@@ -258,6 +259,28 @@ def _over_episode(rule: RuleGroup) -> list[tuple[float, float, float, float]]:
         for k, b in enumerate(bins)
         if b
     ]
+
+
+def iterations_by_place(rules: Sequence[RuleGroup], width: int) -> str:
+    """Draw the iterations of the tasks solved at each place of a chain, with 95 % intervals."""
+    height = 250
+    drawing = Drawing(width, height, "Iterations per decision by place in the chain")
+    curves = [by_place(rule) for rule in rules]
+    last = max(place for curve in curves for place, _ in curve)
+    top = max(mean.high for curve in curves for _, mean in curve)
+    x = Scale((0.6, last + 0.4), (44, width - 16))
+    y = Scale((0.0, top * 1.1), (height - 52, 30))
+    axis_y(drawing, y, [(v, f"{v:g}") for v in nice_ticks(0, y.domain[1], 5)], (44, width - 16), "iterations")
+    axis_x(drawing, x, [(float(k), str(k)) for k in range(1, last + 1)], height - 52, "place in the chain")
+    for index, (rule, curve) in enumerate(zip(rules, curves, strict=True)):
+        css, aside = f"a{index % 4}", 7 * (index - (len(rules) - 1) / 2)
+        drawing.path([(x(place) + aside, y(mean.value)) for place, mean in curve], f"line {css}")
+        for place, mean in curve:
+            at = x(place) + aside
+            drawing.line((at, y(mean.low)), (at, y(mean.high)), f"whisker {css}")
+            tip = f"{rule.name}, place {place}: {mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f})"
+            drawing.dot((at, y(mean.value)), 4.5, f"mark {css}", tip)
+    return str(drawing) + _rule_legend(rules)
 
 
 def histogram(rules: Sequence[RuleGroup], width: int) -> str:

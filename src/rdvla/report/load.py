@@ -170,7 +170,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Series]:
-    """Return the runs by policy: the same name with the same fingerprint is one policy, wherever it was read."""
+    """Return the runs by policy: the same name with the same fingerprint is one policy, wherever it was read.
+
+    Raises:
+        ConfigError: two runs hold the same episode, played with other versions or another renderer.
+    """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         source, digest = str(run.config.get("policy", run.folder)), str(run.config.get("policy_digest", ""))
@@ -179,11 +183,27 @@ def group_runs(runs: Sequence[Run]) -> list[Series]:
     series = []
     for name, members in zip(names, groups.values(), strict=True):
         label = name if names.count(name) == 1 else f"{name} ({members[0].folder.name})"
+        _refuse_other_versions(members)
         same_game = group_by((r for run in members for r in run.records), lambda record: (record.seed, record.protocol))
         records = tuple(record for group in same_game.values() for record in latest(group))
         folders = {id(record): run.folder.resolve() for run in members for record in run.records}
         series.append(Series(label, tuple(members), records, _rules(records, folders)))
     return series
+
+
+def _refuse_other_versions(runs: Sequence[Run]) -> None:
+    """Refuse an episode that two runs played in two ways, of which only one would be shown."""
+    seen: dict[tuple[Any, ...], tuple[Run, EpisodeRecord]] = {}
+    for run in runs:
+        for record in run.records:
+            if not isinstance(record, EpisodeRecord):
+                continue
+            other, before = seen.setdefault((record.key, record.seed, record.protocol), (run, record))
+            if other is not run and (differing := say_mixed([before, record])):
+                raise ConfigError(
+                    f"'{other.folder}' and '{run.folder}' both hold {record.suite} task {record.task_id}, "
+                    f"{record.start}, under {record.rule}, played differently ({differing}); name one of them."
+                )
 
 
 def task_words(records: Sequence[AnyRecord]) -> str:

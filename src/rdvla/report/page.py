@@ -14,9 +14,9 @@ from rdvla.eval.summary import group_by, summarise_group
 from rdvla.files import write_atomically
 from rdvla.report import figures, findings
 from rdvla.report.against import Against
-from rdvla.report.chains import chain_section
+from rdvla.report.chains import by_place, chain_section
 from rdvla.report.chains import headline as chain_headline
-from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs, say_starts, task_words
+from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs, say_mixed, say_starts, task_words
 from rdvla.report.results.build import whole_tables
 from rdvla.report.template import render_template
 from rdvla.report.traces import trace_section
@@ -78,9 +78,11 @@ def _lede(series: Sequence[Series]) -> str:
     tasks = {(record.suite, record.task_id) for record in records}
     suites = sorted({record.suite + (f", protocol {record.protocol}" if record.protocol else "") for record in records})
     decisions = sum(len(record.iterations) for record in played)
+    several = say_mixed(records)
+    mixed = f"Not alike in all: {several}. " if several else ""
     return (
         f"{count(len(played), 'episode')} of {count(len(tasks), 'task')} ({', '.join(suites)}), "
-        f"{say_starts(records)}; {count(decisions, 'decision')}. "
+        f"{say_starts(records)}; {count(decisions, 'decision')}. {mixed}"
         "Intervals are at 95 %: of rates Wilson's, of means bootstrapped."
     )
 
@@ -118,6 +120,8 @@ def _policy_section(series: Series, *, several: bool) -> dict[str, Any]:
             "per_task": _both(lambda width: figures.iterations_per_task(adaptive, width)),
             "over_episode": _both(lambda width: figures.iterations_over_episode(adaptive, width), HALF),
             "histogram": _both(lambda width: figures.histogram(adaptive, width), HALF),
+            "by_place": (placed := [rule for rule in adaptive if by_place(rule)])
+            and _both(lambda width: figures.iterations_by_place(placed, width)),
             "findings": [findings.about_iterations(rule) for rule in series.adaptive],
             "left_out": [rule.name for rule in series.adaptive[MAX_COMPARED:]],
         },

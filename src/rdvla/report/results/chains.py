@@ -1,20 +1,16 @@
 """CALVIN: how many tasks in a row beside the paper, and iterations by place in the chain."""
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from rdvla.errors import ConfigError
 from rdvla.eval.intervals import wilson
-from rdvla.eval.paired import Interval, Pair, Side, Tasks, compare
+from rdvla.eval.paired import Interval, Pair, Side, compare
 from rdvla.eval.ranks import rank_correlation
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.summary import score_chains
-from rdvla.execution import SYNCHRONOUS
-from rdvla.report.chains import PUBLISHED, Published
+from rdvla.report.chains import PUBLISHED, Published, by_stage, each_chain, stage_means
 from rdvla.report.load import RuleGroup
 from rdvla.report.results.given import DEPTH, Given, play, rule_at, unfinished
 from rdvla.report.results.table import (
@@ -83,7 +79,7 @@ def chains_table(given: Given) -> Section:
 def _row(title: str, chains: Sequence[EpisodeRecord], length: int) -> tuple[Cell, ...]:
     score = score_chains(chains)
     assert score is not None, "these are chains"
-    mean = _by_chain(len(chains)).interval(lambda total: _per_decision(total, chains))
+    mean = each_chain(len(chains)).interval(lambda total: _per_decision(total, chains))
     rates = [*map(rate_cell, score.at_least), *[BLANK] * (length - len(score.at_least))]
     return words(title), *rates, number_cell(score.average), number_cell(mean) if mean.value else BLANK
 
@@ -101,7 +97,7 @@ def _difference(rule: RuleGroup, fixed: RuleGroup, length: int) -> tuple[Cell, .
         won = [(one.stages_solved >= count, other.stages_solved >= count) for one, other in shared]
         cells.append(paired_cell(compare([Pair(str(k), Side(a, {}), Side(b, {})) for k, (a, b) in enumerate(won)])))
     ahead, behind = [one for one, _ in shared], [other for _, other in shared]
-    saved = _by_chain(len(shared)).interval(
+    saved = each_chain(len(shared)).interval(
         lambda total: _per_decision(total, ahead) / _per_decision(total, behind) - 1,
     )
     name = f"difference to {fixed.name}, points; average; iterations, %"
@@ -116,7 +112,7 @@ def _per_decision(total: Callable[[Sequence[float]], Any], chains: Sequence[Epis
 
 def _ahead(rule: RuleGroup, fixed: RuleGroup) -> Interval:
     """Return how many more tasks in a row the rule solves, on average over common chains."""
-    return _resampled([float(one.stages_solved - other.stages_solved) for one, other in rule.matched(fixed)])
+    return _mean([float(one.stages_solved - other.stages_solved) for one, other in rule.matched(fixed)])
 
 
 def _more(title: str, rule: RuleGroup, fixed: RuleGroup) -> str:
@@ -126,55 +122,29 @@ def _more(title: str, rule: RuleGroup, fixed: RuleGroup) -> str:
     return f"{title} against {fixed.name}, {len(rule.matched(fixed))} common chains: {score}, {verdict}."
 
 
-def by_stage(record: EpisodeRecord) -> list[list[int]] | None:
-    """Return the iterations of the decisions of every stage that was begun.
-
-    None where decisions overlap or the robot waited for one (not synchronous, or with a delay): the log does not say
-    then in which step a decision was asked for.
-    """
-    one_by_one = record.strategy == SYNCHRONOUS and not record.delay and sum(record.executed) == record.steps
-    if not one_by_one or not record.stages:
-        return None
-    ends = list(accumulate(stage.steps for stage in record.stages))
-    starts = [0, *accumulate(record.executed)][:-1]
-    found: list[list[int]] = [[] for _ in ends]
-    for stage, count in zip(np.searchsorted(ends, starts, side="right"), record.iterations, strict=True):
-        found[stage].append(count)
-    return found
-
-
-def _means(record: EpisodeRecord) -> list[float]:
-    """Return the mean iterations of every stage that was begun."""
-    return [fmean(counts) for counts in by_stage(record) or ()]
-
-
 def _places(title: str, chains: Sequence[EpisodeRecord]) -> Table:
     rows = []
     for place in range(max(len(record.stages) for record in chains)):
         begun = [record for record in chains if len(record.stages) > place]
-        solved = [_means(record) for record in begun if record.stages[place].solved]
+        solved = [stage_means(record) for record in begun if record.stages[place].solved]
         rate = rate_cell(wilson(len(solved), len(begun)))
-        mean = number_cell(_resampled([_means(record)[place] for record in begun]))
-        more = _resampled([means[place] - means[0] for means in solved]) if place and solved else None
+        mean = number_cell(_mean([stage_means(record)[place] for record in begun]))
+        more = _mean([means[place] - means[0] for means in solved]) if place and solved else None
         rows.append((Cell(str(place + 1), place + 1), rate, mean, number_cell(more, sign="+") if more else BLANK))
     head = ("place", "solved when begun", "iterations per decision", "solved tasks against the first of the chain")
     return Table(f"Iterations by place in the chain: {title}", head, tuple(rows))
 
 
-def _by_chain(number: int) -> Tasks:
-    return Tasks([str(each) for each in range(number)])
-
-
-def _resampled(values: Sequence[float]) -> Interval:
-    return _by_chain(len(values)).mean(values)
+def _mean(values: Sequence[float]) -> Interval:
+    return each_chain(len(values)).mean(values)
 
 
 def _later(title: str, chains: Sequence[EpisodeRecord]) -> list[str]:
     """Return whether later tasks take more iterations; of solved tasks, as a failing one goes on to its limit."""
-    several = [means for record in chains if len(means := _means(record)[: record.stages_solved]) > 1]
+    several = [means for record in chains if len(means := stage_means(record)[: record.stages_solved]) > 1]
     if not several:
         return []
-    more = _resampled([fmean(means[1:]) - means[0] for means in several])
+    more = _mean([fmean(means[1:]) - means[0] for means in several])
     verdict = "more" if more.low > 0 else "less" if more.high < 0 else "no measurable difference"
     sentence = (
         f"{title}: later solved tasks against the first of the same chain, {len(several)} chains: "
