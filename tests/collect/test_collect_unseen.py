@@ -8,7 +8,9 @@ from rdvla.collect.recording import Attempt, play
 from rdvla.envs import InitState, Seed
 from rdvla.envs.toy import ToyEnv
 
-STATES, ATTEMPTS = 50, 20
+STATES, ATTEMPTS = 50, 10
+SEEDS = (0, 1, 5)
+"""Of the collections that shipped policies were trained on."""
 
 
 def test_every_demonstration_begins_with_a_placement_of_its_own(monkeypatch):
@@ -23,7 +25,10 @@ def test_every_demonstration_begins_with_a_placement_of_its_own(monkeypatch):
 
 @pytest.mark.sim
 @pytest.mark.slow
-def test_no_bundled_initial_state_is_in_the_data():
+@pytest.mark.parametrize(
+    ("suite", "task"), [("libero_10", 3), ("libero_goal", 3), ("libero_object", 0), ("libero_spatial", 9)]
+)
+def test_no_bundled_initial_state_is_in_the_data(suite, task):
     pytest.importorskip("libero", reason="the LIBERO simulator is not installed")
     from rdvla.envs.libero.env import LiberoEnv
 
@@ -31,9 +36,10 @@ def test_no_bundled_initial_state_is_in_the_data():
         env.reset(start)
         return env.sim.data._data.qpos[9:].copy()  # without the robot's joints
 
-    with LiberoEnv("libero_10", 3, camera_size=64) as env:
+    with LiberoEnv(suite, task, camera_size=64) as env:
         bundled = np.array([placement(InitState(index)) for index in range(STATES)])
-        played = [placement(Seed(Attempt("libero_10", 3, n, seed=0).seeds()[0])) for n in range(ATTEMPTS)]
+        attempts = [Attempt(suite, task, n, seed) for seed in SEEDS for n in range(ATTEMPTS)]
+        played = [placement(Seed(attempt.seeds()[0])) for attempt in attempts]
         again = placement(InitState(7))
     nearest = [np.abs(bundled - one).max(axis=1).min() for one in played]
     assert min(nearest) > 1e-4  # m, and parts of quaternions
