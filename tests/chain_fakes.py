@@ -16,15 +16,16 @@ class ChainEnv:
     task, embodiment, stages = TASK, ROBOT, CHAIN
 
     def __init__(self):
-        self.resets, self.steps, self.stage, self.in_stage = [], 0, 0, 0
+        self.resets, self.steps, self.stage_index, self.in_stage = [], 0, 0, 0
 
     def reset(self, start):
         self.resets.append(start)
-        self.steps = self.stage = self.in_stage = 0
+        self.steps = self.stage_index = self.in_stage = 0
         self.needed = start.index if isinstance(start, InitState) else start.value
 
     def observe(self):
-        return Observation({"primary": self.frame("primary")}, self.state(), CHAIN[min(self.stage, 2)].instruction)
+        stage = CHAIN[min(self.stage_index, 2)]
+        return Observation({"primary": self.frame("primary")}, self.state(), stage.instruction)
 
     def frame(self, camera):
         return np.full((16, 16, 3), self.steps, np.uint8)
@@ -37,7 +38,7 @@ class ChainEnv:
         self.in_stage += 1
         solved = self.in_stage >= self.needed
         if solved:
-            self.stage, self.in_stage = self.stage + 1, 0
+            self.stage_index, self.in_stage = self.stage_index + 1, 0
         return solved
 
     def versions(self):

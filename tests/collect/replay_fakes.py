@@ -41,6 +41,8 @@ def write_file(folder, demonstrations, *, task=TASK, sentence=SENTENCE):
 class FakeEnv:
     """Counts its steps; the task is solved after `needed` of them."""
 
+    stage_index = 0
+
     def __init__(self, suite, task_id, *, needed=0):
         self.task = TaskSpec(suite, task_id, TASK, SENTENCE, 100)
         self.needed = needed

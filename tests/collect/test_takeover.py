@@ -1,13 +1,16 @@
-"""Demonstrations from where a policy gets to, in the toy."""
+"""Demonstrations from where a policy gets to, in the toy and in chains."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from collect_fakes import Pusher, Threes, ThreesSuite
 
+import chain_fakes
+from chain_fakes import CHAIN
 from rdvla.collect.demonstrators import make_demonstrator, make_takeover
-from rdvla.collect.recording import Attempt, play
+from rdvla.collect.recording import Attempt, Part, play
 from rdvla.collect.takeover import Takeover
 from rdvla.envs import Seed
 from rdvla.envs.toy import ToyEnv, ToySuite
@@ -86,6 +89,40 @@ def test_what_the_policy_solves_is_not_demonstrated() -> None:
     played = play(env, takeover(lambda: CheatingPolicy(env), 10_000), ATTEMPT, 4)
     assert played.demonstration is None
     assert played.num_steps == 0
+
+
+class Asked(chain_fakes.Pusher):
+    """Notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def infer(self, observation: Observation, ask: Ask = PLAIN) -> ActionChunk:
+        self.sentences.append(observation.instruction)
+        return super().infer(observation, ask)
+
+
+def test_of_a_chain_the_stages_that_the_expert_solves_are_demonstrated() -> None:
+    policy = Asked()
+    demonstrator = Takeover(Pusher(), lambda: policy, 9)
+    demonstrator.prepare(ThreesSuite("chain"))
+    begun = []
+    for attempt in (Attempt("chain", 0, number, 0) for number in [*range(60), *range(60)]):
+        policy.sentences.clear()
+        recorded = play(Threes(), demonstrator, attempt, 1).demonstration
+        begins = 9 if recorded is None else int(recorded.states[0, 0])
+        begun.append(begins)
+        assert policy.sentences == ["do one", "do two", "do three"][: -(-begins // 3)]
+        if recorded is not None:
+            stage, inside = divmod(begins, 3)
+            lengths = [3 - inside, 3, 3]
+            assert recorded.parts == tuple(
+                Part(each.name, each.instruction, length) for each, length in zip(CHAIN[stage:], lengths, strict=False)
+            )
+            np.testing.assert_array_equal(recorded.states[:, 0], range(begins, 9))
+            np.testing.assert_array_equal(recorded.actions[:, 0], range(begins, 9))
+    assert set(begun) == set(range(10))  # 9: the policy solves everything
+    assert begun[:60] == begun[60:]
 
 
 class OneEyed(RisingPolicy):

@@ -46,12 +46,25 @@ def test_the_environment_is_reset_at_once_and_turns_go_on_from_where_it_is():
     assert env.resets == [Seed(5)]
 
 
+def test_turns_begin_with_the_present_stage():
+    env = ChainEnv()
+    env.reset(InitState(2))
+    for _ in range(3):  # the first stage and half of the second
+        env.step(NOTHING)
+    played = []
+    for turn in turns(env):
+        turn.execute(NOTHING)
+        played.append((turn.stage, turn.stage_index, turn.first))
+    assert played == [(CHAIN[1], 1, True), (CHAIN[2], 2, True), (CHAIN[2], 2, False)]
+    assert turn.stages_solved == len(CHAIN)
+
+
 def test_recorded_actions_are_played_to_their_end():
     env = ChainEnv()
     env.reset(InitState(2))
     solved = [turn.execute(NOTHING) for turn in turns(env, exactly=6)]
     assert solved == [False, True, False, True, False, True]
-    assert env.stage == 3
+    assert env.stage_index == 3
 
 
 def test_a_turn_is_executed_exactly_once():

@@ -37,6 +37,7 @@ class LineEnv:
         self.position, self.frames = 0.0, 0
 
     embodiment = ROBOT
+    stage_index = 0
 
     @property
     def stages(self):

@@ -39,6 +39,7 @@ class CountingEnv:
 
     embodiment = LIBERO
     stages = task.stages
+    stage_index = 0
 
     def reset(self, start: Start) -> None:
         assert isinstance(start, InitState)

@@ -68,6 +68,11 @@ class RenderEveryStep:
         """The stages of the episode."""
         return self._env.stages
 
+    @property
+    def stage_index(self) -> int:
+        """Number of the present stage."""
+        return self._env.stage_index
+
     def reset(self, start: Start) -> None:
         """Start an episode, and render as often as is done before its first decision."""
         self._env.reset(start)

@@ -59,7 +59,7 @@ label at every step. The reader of rdvla does that by itself.
 
 _TAKEOVER = """\
 Episodes begin where another policy had got to ({takeover}).
-Its steps are not in the data; placements that it solved by itself count as failed attempts.
+Its steps are not in the data; placements that it solved to the end by itself count as failed attempts.
 """
 
 

@@ -22,7 +22,7 @@ class Takeover:
     """A demonstrator that begins in the states a policy visits, its mistakes included; what led there is not recorded.
 
     Attributes:
-        max_policy_steps: the policy acts for a random number of control steps from 0 to this.
+        max_policy_steps: the policy acts for a random number of control steps from 0 to this, all stages together.
     """
 
     def __init__(
@@ -46,16 +46,20 @@ class Takeover:
         self._demonstrator.prepare(suite)
 
     def reset(self, env: Any, *, seed: int) -> None:
-        """Let the policy act in `env`, then start the demonstrator; everything random comes from `seed`.
+        """Let the policy act in `env`, then start the demonstrator in the stage that is reached.
+
+        Everything random comes from `seed`.
 
         Raises:
-            AlreadySolvedError: the policy solved the task by itself.
+            AlreadySolvedError: the policy solved every stage by itself.
         """
         assert self._executor is not None, "prepare comes first"
         self._executor.reset(seed)
         steps = np.random.default_rng([seed, 1]).integers(0, self.max_policy_steps + 1)
         for turn in islice(turns(env), int(steps)):
-            if turn.execute(self._executor.act(env.observe)):
+            if turn.first and turn.step:
+                self._executor.next_stage()
+            if turn.execute(self._executor.act(env.observe)) and turn.stages_solved == len(env.stages):
                 raise AlreadySolvedError
         self._demonstrator.reset(env, seed=seed)
 

@@ -122,6 +122,11 @@ class Env(Protocol):
         """The stages of the running episode, in order."""
         ...
 
+    @property
+    def stage_index(self) -> int:
+        """Number of the present stage, from 0."""
+        ...
+
     def reset(self, start: Start) -> None:
         """Start an episode in its first stage and let the scene settle.
 

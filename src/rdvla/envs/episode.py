@@ -24,7 +24,7 @@ class Turn:
     Attributes:
         stage: the stage it belongs to.
         stage_index: number of that stage, from 0.
-        step: number of the step within the episode, from 0.
+        step: number of the step since the turns began, from 0.
         first: whether it is the first of its stage.
         solved: whether it solved the stage; None before it is executed.
     """
@@ -69,14 +69,15 @@ def play(env: Env, start: Start) -> Iterator[Turn]:
 
 
 def turns(env: Env, *, exactly: int | None = None) -> Iterator[Turn]:
-    """Yield the turns from where `env` is: stage by stage, until one is not solved within its steps.
+    """Yield the turns from where `env` is, the present stage first, until a stage is not solved within its steps.
 
     Args:
-        env: has been reset, and not been stepped through a stage since.
-        exactly: play so many turns of the first stage, whatever is solved in between (for recorded actions).
+        env: has been reset; steps that were taken since do not count.
+        exactly: play so many turns of the present stage, whatever is solved in between (for recorded actions).
     """
     step = 0
-    for index, stage in enumerate(env.stages):
+    for index in range(env.stage_index, len(env.stages)):
+        stage = env.stages[index]
         for in_stage in range(stage.max_steps if exactly is None else exactly):
             turn = Turn(stage, index, step, in_stage == 0, env)
             yield turn

@@ -98,6 +98,8 @@ class ToyEnv:
     plus and minus the opening.
     """
 
+    stage_index = 0  # the only one
+
     def __init__(self, task_id: int, *, camera_size: int | None = None) -> None:
         """Prepare a task; `reset` starts it.
 

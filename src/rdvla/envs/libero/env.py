@@ -46,6 +46,8 @@ class LiberoEnv:
     gripper (-1 open, +1 close). The state is described in `rdvla.types.Observation`.
     """
 
+    stage_index = 0  # the only one
+
     def __init__(self, suite: str, task_id: int, *, camera_size: int | None = None) -> None:
         """Start the simulator for a task (5 to 15 seconds).
 
