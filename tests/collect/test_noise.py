@@ -5,8 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chain_fakes import ChainEnv
+from rdvla.collect import demonstrators
 from rdvla.collect.noise import NoiseConfig, NoisyExpert
+from rdvla.envs import Seed
 from rdvla.errors import ConfigError
+from rdvla.eval.protocol import Job, Rule
+from rdvla.eval.rollout import run_episode
+from rdvla.policy import decision_seed
 
 
 class StillExpert:
@@ -29,6 +35,28 @@ def executed(seed: int, steps: int = 2000, *, precise: bool = False, config: Noi
 def test_a_seed_gives_the_same_noise() -> None:
     assert np.array_equal(executed(3, 50), executed(3, 50))
     assert not np.array_equal(executed(3, 50), executed(4, 50))
+
+
+class Watched(ChainEnv):
+    def reset(self, start: Any) -> None:
+        super().reset(start)
+        self.actions: list[np.ndarray] = []
+
+    def step(self, action: np.ndarray) -> bool:
+        self.actions.append(action)
+        return super().step(action)
+
+
+def test_an_evaluation_disturbs_a_chain_as_a_collection_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demonstrators, "make_expert", lambda task: StillExpert())
+    env = Watched()
+    policy = demonstrators.DisturbedExpert()
+    policy.bind(env)
+    for start in Seed(3), Seed(2):  # steps per stage; there are three
+        job = Job(env.task, start, Rule(None, "1"), run_seed=0)
+        run_episode(env, policy, job)
+        expected = executed(decision_seed(job.seed, 0), 3 * start.value)
+        np.testing.assert_array_equal(env.actions, expected)
 
 
 def test_the_label_is_clean_and_the_gripper_is_left_alone() -> None:

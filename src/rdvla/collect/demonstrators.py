@@ -42,5 +42,5 @@ class DisturbedExpert(ExpertPolicy):
         return ActionChunk(self._expert.act(self._env).executed[None])
 
     def reset(self) -> None:
-        """Have the demonstrator read the scene at the next decision."""
-        self._begun = False
+        """Have the demonstrator start at the next decision, if an episode begins; it goes on in a later stage."""
+        self._begun = self._env.stage_index > 0
