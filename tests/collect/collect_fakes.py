@@ -116,6 +116,13 @@ class Breaking(ToyEnv):
             raise SimulatorError("the physics diverged")
 
 
+class Redrawn(ToyEnv):
+    """Drawn by something else."""
+
+    def versions(self):
+        return super().versions() | {"renderer": "egl"}
+
+
 class Hanging(ToyEnv):
     def step(self, action):
         time.sleep(600)

@@ -226,6 +226,16 @@ def test_kept_staging_can_be_extended(reference, tmp_path):
     assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
 
 
+def test_what_is_drawn_otherwise_is_not_mixed(reference, tmp_path):
+    run(tmp_path / "d", episodes=1, keep_staging=True)
+    staged = sorted((tmp_path / "d/.staging").rglob("*.npz"))
+    with pytest.raises(ConfigError, match=r"demonstrations of toy .*renderer was None, is 'egl'.* another --output"):
+        run(tmp_path / "d", env=fakes.Redrawn)
+    assert sorted((tmp_path / "d/.staging").rglob("*.npz")) == staged
+    run(tmp_path / "d")
+    assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
+
+
 def test_a_dataset_does_not_shrink(tmp_path):
     run(tmp_path / "d", episodes=2, keep_staging=True)
     before = content(tmp_path / "d", tmp_path)

@@ -1,7 +1,8 @@
 """Collects demonstrations into a LeRobotDataset v3.0: in parallel, restartable after a kill, reproducible.
 
-The dataset depends on the suites, tasks, number of episodes, seed and camera settings; not on the number of workers,
-on interruptions or on the order in which attempts finish.
+The dataset depends on the suites, tasks, number of episodes, seed and camera settings, and on what simulates and draws
+(`Env.versions`, the same for all of a suite); not on the number of workers, on interruptions or on the order in which
+attempts finish.
 """
 
 import json
@@ -17,7 +18,7 @@ from rdvla.collect.assembly import Storage, assemble
 from rdvla.collect.card import dataset_card
 from rdvla.collect.plan import TaskPlan
 from rdvla.collect.player import AttemptPlayer, AttemptRecipe, ExpertFactory
-from rdvla.collect.recording import Attempt, Play
+from rdvla.collect.recording import Attempt, Demonstration, Play
 from rdvla.collect.staging import Ending, Staging, differing
 from rdvla.data.lerobot_meta import INFO_PATH
 from rdvla.embodiment import Embodiment
@@ -172,7 +173,8 @@ def collect(
         on_status: told about progress.
 
     Raises:
-        ConfigError: unknown suite or task, a task without an expert, or the folder holds something else.
+        ConfigError: unknown suite or task, a task without an expert, or the folder holds something else, also
+            demonstrations of another simulator or renderer.
         DatasetError: a staged file is damaged.
         SimulatorError: the simulator broke again and again.
         StorageError: the disk refuses.
@@ -215,6 +217,7 @@ class _Collection:
     def __init__(self, plans: Sequence[TaskPlan], staging: Staging, on_status: Callable[[CollectStatus], None]) -> None:
         self._plans = {plan.key: plan for plan in plans}
         self._staging, self._on_status = staging, on_status
+        self._versions = {suite: staging.versions(suite) for suite, _ in self._plans}
 
     def waiting(self) -> Mapping[TaskKey, int]:
         return {task: plan.open for task, plan in self._plans.items()}
@@ -226,6 +229,7 @@ class _Collection:
         if result.demonstration is None:
             self._settle(job, "failed", {"num_steps": result.num_steps, "seconds": result.seconds})
             return
+        self._require_same_versions(result.demonstration)
         self._staging.keep(result.demonstration)
         self._plans[job.task].settle(job.number, "solved")
 
@@ -249,6 +253,23 @@ class _Collection:
                 now=" ".join(sorted({f"{attempt.suite}/{attempt.task_id}" for attempt in playing})),
             )
         )
+
+    def _require_same_versions(self, new: Demonstration) -> None:
+        """Make sure that what decides pictures and episodes is as in the demonstrations of the suite that are there.
+
+        Raises:
+            ConfigError: it is not; the message says what differs.
+        """
+        suite = new.attempt.suite
+        before = self._versions[suite] = self._versions[suite] or new.versions
+        changed = differing(before, new.versions, {})
+        if changed:
+            details = "; ".join(f"{name} was {before.get(name)!r}, is {new.versions.get(name)!r}" for name in changed)
+            raise ConfigError(
+                f"'{self._staging.folder.parent}' holds demonstrations of {suite} that were recorded otherwise "
+                f"({details}), and nothing is mixed; go on with what they were recorded with, or choose another "
+                "--output. What is there stays."
+            )
 
     def _settle(self, attempt: Attempt, ending: Ending, details: Mapping[str, Any]) -> None:
         self._staging.settle(attempt, ending, details)

@@ -134,6 +134,15 @@ class Staging:
         path = self._path(attempt, "solved")
         return Demonstration.from_bytes(path.read_bytes(), str(path))
 
+    def versions(self, suite: str) -> Mapping[str, str] | None:
+        """Return what a stored demonstration of `suite` was recorded with; None if there is none.
+
+        Raises:
+            DatasetError: it is damaged.
+        """
+        path = next((self.folder / suite).glob(f"task_*/[0-9]*{_SUFFIXES['solved']}"), None)
+        return None if path is None else Demonstration.from_bytes(path.read_bytes(), str(path)).versions
+
     def add_error(self, attempt: Attempt, message: str) -> None:
         """Append a broken simulation to `errors.jsonl`."""
         line = {"suite": attempt.suite, "task_id": attempt.task_id, "attempt": attempt.number, "message": message}
