@@ -78,7 +78,7 @@ def test_pairs_of_states():
 
 def test_egl_draws_the_recorded_pictures_and_changes_no_physics():
     if bullet.choose_renderer() != "egl":
-        pytest.skip("EGL does not draw here")
+        pytest.skip("EGL does not draw here, or was not chosen")
     arrays, facts = load_recording("D_drawer_place")
     with np.load(GOLDEN / "rollouts" / "D_drawer_place.egl.npz") as file:
         expected = {key: file[key] for key in ("rgb_static_0", "rgb_gripper_0")}
@@ -198,9 +198,24 @@ def test_a_renderer_that_is_none(monkeypatch):
         bullet.choose_renderer()
 
 
-def test_without_egl_the_pictures_are_tinyrenderers_and_it_is_said(monkeypatch, caplog):
-    monkeypatch.delenv(bullet.VARIABLE, raising=False)
+@pytest.fixture
+def without_egl(monkeypatch):
     monkeypatch.setattr(bullet, "_PROBE", "raise SystemExit(1)")
+    bullet._egl_draws.cache_clear()
+    yield
+    bullet._egl_draws.cache_clear()
+
+
+def test_egl_that_was_chosen_and_does_not_draw_is_an_error(monkeypatch, without_egl):
+    monkeypatch.setenv(bullet.VARIABLE, "egl")
+    for _ in range(2):
+        with pytest.raises(SimulatorError, match=f"EGL does not draw here.*libegl1.*{bullet.VARIABLE}=tiny"):
+            bullet.choose_renderer()
+        monkeypatch.setattr(bullet, "_PROBE", "is not run again")
+
+
+def test_without_egl_the_pictures_are_tinyrenderers_and_it_is_said(monkeypatch, without_egl, caplog):
+    monkeypatch.delenv(bullet.VARIABLE, raising=False)
     assert bullet.choose_renderer() == "tiny"
     assert "EGL does not draw here" in caplog.text
     caplog.clear()

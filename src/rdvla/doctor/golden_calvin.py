@@ -24,7 +24,7 @@ from rdvla.doctor.checks import Check, compare, equal, unread, within
 from rdvla.doctor.golden_image import load_arrays
 from rdvla.envs.calvin import chains
 from rdvla.envs.calvin.assets import find_data, load_scene, manifest, revision
-from rdvla.envs.calvin.bullet import Renderer, choose_renderer
+from rdvla.envs.calvin.bullet import VARIABLE, Renderer, choose_renderer
 from rdvla.errors import CheckpointError, SimulatorError
 
 REFERENCE_PYBULLET = "3.2.7"
@@ -85,7 +85,7 @@ def _without_arrays(directory: Path, name: str) -> list[Check]:
 
 
 def _undrawn(case: str) -> Check:
-    return Check(case, "pictures (egl)", "skip", note="EGL does not draw here.")
+    return Check(case, "pictures (egl)", "skip", note=f"{VARIABLE} is tiny, or EGL does not draw here.")
 
 
 def check_oracle_states(path: Path) -> list[Check]:

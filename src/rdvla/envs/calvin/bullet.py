@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _LINES_TOLD = 3
 
+_INSTALL = "On Debian or Ubuntu: apt-get install libegl1 libgl1 libgl1-mesa-dri."
+
 _PROBE_SECONDS = 60
 _PROBE = (
     "import importlib.util, pybullet as p; c = p.connect(p.DIRECT, options='--width=8 --height=8'); "
@@ -83,18 +85,26 @@ def import_pybullet() -> Any:
 
 
 def choose_renderer() -> Renderer:
-    """Return the user's renderer, else `egl` if it draws here, else `tiny`; processes started later do not try again.
+    """Return the user's renderer, else `egl` if it draws here, else `tiny`; processes started later take the same.
 
     Raises:
         ConfigError: the user's is neither.
         MissingExtraError: pybullet is not installed.
+        SimulatorError: it is `egl`, which does not draw here.
     """
     chosen = os.environ.get(VARIABLE, "").strip().lower()
     if chosen not in ("", "egl", "tiny"):
         raise ConfigError(f"{VARIABLE} = '{chosen}': the renderers are egl and tiny.")
-    if not chosen:
-        chosen = "egl" if _egl_draws() else "tiny"
-        os.environ[VARIABLE] = chosen
+    if chosen != "tiny" and not _egl_draws():
+        if chosen == "egl":
+            raise SimulatorError(f"{VARIABLE} = 'egl': EGL does not draw here. {_INSTALL} Or set {VARIABLE}=tiny.")
+        logger.warning(
+            "EGL does not draw here, so CALVIN's pictures come from pybullet's TinyRenderer, about 20 grey levels from "
+            "the published ones. %s To choose it without this message, set %s=tiny.",
+            *(_INSTALL, VARIABLE),
+        )
+        chosen = "tiny"
+    os.environ[VARIABLE] = chosen = chosen or "egl"
     return cast(Renderer, chosen)
 
 
@@ -146,18 +156,11 @@ def _egl_plugin() -> str:
     return "" if spec is None or spec.origin is None else spec.origin
 
 
+@functools.cache
 def _egl_draws() -> bool:
     import_pybullet()
     try:
         probe = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, timeout=_PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         probe = None
-    if probe is not None and probe.returncode == 0 and b"drawn" in probe.stdout:
-        return True
-    logger.warning(
-        "EGL does not draw here, so CALVIN's pictures come from pybullet's TinyRenderer, about 20 grey levels from the "
-        "published ones. On Debian or Ubuntu: apt-get install libegl1 libgl1 libgl1-mesa-dri. To choose it without "
-        "this message, set %s=tiny.",
-        VARIABLE,
-    )
-    return False
+    return probe is not None and probe.returncode == 0 and b"drawn" in probe.stdout
