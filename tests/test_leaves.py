@@ -1,8 +1,11 @@
-"""The leaf modules: horizons, stop rules, conventions, configuration files."""
+"""The leaf modules: horizons, stop rules, conventions, configuration files, errors."""
+
+import copy
 
 import numpy as np
 import pytest
 
+from rdvla import errors
 from rdvla.config import Config, apply_overrides, load_yaml
 from rdvla.errors import ConfigError
 from rdvla.horizons import LinearDecay, make_horizon
@@ -109,3 +112,12 @@ def test_a_missing_or_broken_file_is_said(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(ConfigError, match="mapping"):
         load_yaml(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize(
+    "kind", [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.RDVLAError)]
+)
+def test_every_error_goes_from_one_process_to_another(kind):
+    error = kind("pybullet", "calvin") if kind is errors.MissingExtraError else kind("x = 3: give 2.")
+    again = copy.copy(error)  # by the same method as pickle
+    assert (type(again), str(again), vars(again)) == (kind, str(error), vars(error))

@@ -7,6 +7,7 @@ and keeps its traceback. A message names the field, the offending value and the 
 import difflib
 from collections.abc import Iterable
 from importlib import metadata
+from typing import Self
 
 MOST_NAMES = 20
 """Names listed in one message."""
@@ -66,6 +67,9 @@ class MissingExtraError(RDVLAError):
         super().__init__(f"{package} is not installed. Install it with: pip install {source}")
         self.package = package
         self.extra = extra
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (self.package, self.extra)
 
 
 def _is_installed(distribution: str) -> bool:
