@@ -82,10 +82,20 @@ def test_every_solved_stage_is_a_part_that_begins_with_a_picture(needed, lengths
 
 
 def test_the_card_of_pictures_at_every_step_speaks_of_no_rows_between():
-    row = {"suite": "chain", "task_id": 0, "instruction": "do one", "length": 3, "versions": {}}
+    row = {"suite": "chain", "task_id": 0, "stage": "one", "instruction": "do one", "length": 3, "versions": {}}
     card = dataset_card({"render_every": 1, "seed": 0}, LIBERO, [row])
     assert "rendered at every" not in card
     assert "taken at this row |\n\nWhat was executed" in card
+
+
+def test_the_card_counts_a_task_once_whatever_its_scenes_and_sentences():
+    rows = [
+        {"suite": suite, "task_id": 0, "stage": stage, "instruction": f"{words} {stage}", "length": 3, "versions": {}}
+        for suite in ("calvin_a", "calvin_b")
+        for stage in ("open_drawer", "stack_block")
+        for words in ("do", "please")
+    ]
+    assert "8 episodes, 24 rows, 2 tasks, " in dataset_card({"render_every": 1, "seed": 0}, LIBERO, rows)
 
 
 def test_a_chain_is_written_stage_by_stage(tmp_path):

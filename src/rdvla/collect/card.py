@@ -68,18 +68,18 @@ _GRIPPER = {"open_is_negative": "gripper -1 open / +1 close", "open_is_positive"
 
 def dataset_card(settings: Mapping[str, Any], robot: Embodiment, episodes: Sequence[Mapping[str, Any]]) -> str:
     """Return the card for `episodes` of `robot` as `assemble` describes them, recorded with `settings`."""
-    by_task: dict[tuple[str, int, str], list[int]] = {}
+    lengths_of: dict[tuple[str, int, str], list[int]] = {}
     for row in episodes:
-        by_task.setdefault((row["suite"], row["task_id"], row["instruction"]), []).append(row["length"])
+        lengths_of.setdefault((row["suite"], row["task_id"], row["instruction"]), []).append(row["length"])
     table = [
         f"| {suite} | {task_id} | {instruction} | {len(lengths)} | {sum(lengths) / len(lengths):.0f} |"
-        for (suite, task_id, instruction), lengths in by_task.items()
+        for (suite, task_id, instruction), lengths in lengths_of.items()
     ]
     versions = sorted({f"- {name} {version}" for row in episodes for name, version in row["versions"].items()})
     return _CARD.format(
         episodes=len(episodes),
         rows=sum(row["length"] for row in episodes),
-        tasks=len(by_task),
+        tasks=len({row["stage"] for row in episodes}),
         cameras="\n".join(f"| `{camera_key(name)}` | camera {name}, upright |" for name in robot.cameras),
         rendering=_RENDERING.format(**settings) if settings["render_every"] > 1 else "",
         state=", ".join(robot.state_names),
