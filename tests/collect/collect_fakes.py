@@ -123,6 +123,13 @@ class Redrawn(ToyEnv):
         return super().versions() | {"renderer": "egl"}
 
 
+class OtherCard(ToyEnv):
+    """As drawn by another machine's graphics driver."""
+
+    def versions(self):
+        return super().versions() | {"gl_renderer": "another"}
+
+
 class Hanging(ToyEnv):
     def step(self, action):
         time.sleep(600)

@@ -246,6 +246,13 @@ def test_what_is_drawn_otherwise_is_not_mixed(reference, tmp_path):
     assert_same(content(tmp_path / "d", tmp_path), content(reference[0], tmp_path))
 
 
+def test_machines_of_one_collection_have_graphics_cards_of_their_own(tmp_path):
+    run(tmp_path / "d", episodes=1, keep_staging=True)
+    staged = list((tmp_path / "d/.staging").rglob("*.npz"))
+    run(tmp_path / "d", env=fakes.OtherCard, episodes=2, keep_staging=True)
+    assert len(list((tmp_path / "d/.staging").rglob("*.npz"))) > len(staged)
+
+
 def test_a_dataset_does_not_shrink(tmp_path):
     run(tmp_path / "d", episodes=2, keep_staging=True)
     before = content(tmp_path / "d", tmp_path)

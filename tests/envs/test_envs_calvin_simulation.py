@@ -201,6 +201,7 @@ def test_a_renderer_that_is_none(monkeypatch):
 @pytest.fixture
 def without_egl(monkeypatch):
     monkeypatch.setattr(bullet, "_PROBE", "raise SystemExit(1)")
+    monkeypatch.delenv(bullet._DRAWS, raising=False)
     bullet._egl_draws.cache_clear()
     yield
     bullet._egl_draws.cache_clear()

@@ -29,6 +29,8 @@ _LINES_TOLD = 3
 
 _INSTALL = "On Debian or Ubuntu: apt-get install libegl1 libgl1 libgl1-mesa-dri."
 
+_DRAWS = "RDVLA_EGL_DRAWS"
+"""Set for the processes that are started from here once EGL has drawn, so that they need not try."""
 _PROBE_SECONDS = 60
 _PROBE = (
     "import importlib.util, pybullet as p; c = p.connect(p.DIRECT, options='--width=8 --height=8'); "
@@ -159,8 +161,13 @@ def _egl_plugin() -> str:
 @functools.cache
 def _egl_draws() -> bool:
     import_pybullet()
+    if os.environ.get(_DRAWS):
+        return True
     try:
         probe = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, timeout=_PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         probe = None
-    return probe is not None and probe.returncode == 0 and b"drawn" in probe.stdout
+    draws = probe is not None and probe.returncode == 0 and b"drawn" in probe.stdout
+    if draws:
+        os.environ[_DRAWS] = "yes"
+    return draws
