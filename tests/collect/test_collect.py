@@ -12,13 +12,11 @@ import pytest
 
 import chain_fakes
 from patience import eventually
-from rdvla.collect.card import dataset_card
 from rdvla.collect.collection import CollectConfig, collect
 from rdvla.collect.plan import TaskPlan
 from rdvla.collect.recording import Attempt, Demonstration, play
 from rdvla.collect.staging import Staging
 from rdvla.data.lerobot_v3 import LeRobotDataset
-from rdvla.embodiment import LIBERO
 from rdvla.envs import Seed
 from rdvla.envs.toy import ToyEnv
 from rdvla.errors import CheckpointError, ConfigError, DatasetError, SimulatorError, StorageError
@@ -79,23 +77,6 @@ def test_every_solved_stage_is_a_part_that_begins_with_a_picture(needed, lengths
     shown = [image[0, 0, 0] for image in recorded.decoded_images()["primary"]]
     assert shown == np.arange(recorded.length)[recorded.fresh].tolist()
     assert Demonstration.from_bytes(recorded.to_bytes(), "x").parts == recorded.parts
-
-
-def test_the_card_of_pictures_at_every_step_speaks_of_no_rows_between():
-    row = {"suite": "chain", "task_id": 0, "stage": "one", "instruction": "do one", "length": 3, "versions": {}}
-    card = dataset_card({"render_every": 1, "seed": 0}, LIBERO, [row])
-    assert "rendered at every" not in card
-    assert "taken at this row |\n\nWhat was executed" in card
-
-
-def test_the_card_counts_a_task_once_whatever_its_scenes_and_sentences():
-    rows = [
-        {"suite": suite, "task_id": 0, "stage": stage, "instruction": f"{words} {stage}", "length": 3, "versions": {}}
-        for suite in ("calvin_a", "calvin_b")
-        for stage in ("open_drawer", "stack_block")
-        for words in ("do", "please")
-    ]
-    assert "8 episodes, 24 rows, 2 tasks, " in dataset_card({"render_every": 1, "seed": 0}, LIBERO, rows)
 
 
 def test_a_chain_is_written_stage_by_stage(tmp_path):

@@ -30,6 +30,8 @@ from rdvla.jobs.pool import EPISODE_TIMEOUT_S, Pool, TaskKey
 from rdvla.jobs.process import ProcessPool
 
 SUMMARY = "collect.json"
+DRIVER = "gl_renderer"
+"""The version that may differ: machines of one collection have graphics cards of their own."""
 
 
 @dataclass(frozen=True)
@@ -209,10 +211,6 @@ def collect(
         if not config.keep_staging:
             staging.delete()
     return summary
-
-
-DRIVER = "gl_renderer"
-"""The version that may differ: machines of one collection have graphics cards of their own."""
 
 
 class _Collection:

@@ -78,20 +78,17 @@ def headline(series: Sequence[Series]) -> str:
     first = max(series, key=_surest)
     adaptive, fixed = best_adaptive(first), best_fixed(first)
     prefix = f"{first.label}: " if len(series) > 1 else ""
-    common = adaptive.matched(fixed) if adaptive and fixed else []
-    if common and fixed:
-        thought, given = ([record[side] for record in common] for side in (0, 1))
+    if adaptive and fixed and (common := adaptive.matched(fixed)):
+        thought, given = zip(*common, strict=True)
         steps = summarise_group(thought).mean_iterations or 0.0
         return (
             f"{prefix}{percent(_rate(given))} of episodes solved at depth\u00a0{fixed.depth}, "
             f"{percent(_rate(thought))} when the policy decides how long to think, {steps:.1f} steps on average"
         )
-    low = first.ladder[0] if first.ladder else None
-    common = low.matched(fixed) if low and fixed and low is not fixed else []
-    if common and low and fixed:
-        shallow, deep = ([record[side] for record in common] for side in (0, 1))
+    if fixed and fixed is not first.ladder[0] and (common := first.ladder[0].matched(fixed)):
+        shallow, deep = zip(*common, strict=True)
         return (
-            f"{prefix}{percent(_rate(shallow))} of episodes solved at depth\u00a0{low.depth}, "
+            f"{prefix}{percent(_rate(shallow))} of episodes solved at depth\u00a0{first.ladder[0].depth}, "
             f"{percent(_rate(deep))} at depth\u00a0{fixed.depth}"
         )
     rate = (adaptive or fixed or first.rules[0]).summary.rate
