@@ -18,6 +18,7 @@ from rdvla.eval.records import EPISODES_FILE, EpisodeRecord, read_records, to_li
 from rdvla.policies import load_policy
 from rdvla.policies.network import RDVLAPolicy
 from rdvla.policy import Alarm, Ask
+from rdvla.report.load import load_runs
 from rdvla.report.page import write_report
 from rdvla.stops import StopRule
 from rdvla.types import Observation
@@ -179,7 +180,7 @@ def test_the_report_says_what_it_was_worth(run, tmp_path):
     (run / EPISODES_FILE).write_text("".join(to_line(record) + "\n" for record in with_alarm))
     failures = sum(not record.success for record in records)
     assert 0 < failures < len(records)
-    write_report([run], tmp_path / "page.html")
+    write_report(load_runs([run]), tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert f"the alarm was raised in {failures} of {failures} failures" in page
     assert f"in 0 of {len(records) - failures} successes" in page

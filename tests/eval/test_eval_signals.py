@@ -15,6 +15,7 @@ from rdvla.eval.records import read_records, to_line
 from rdvla.eval.runner import evaluate
 from rdvla.eval.summary import summarise_group
 from rdvla.policy import PLAIN, PolicyMetadata
+from rdvla.report.load import load_runs
 from rdvla.report.page import write_report
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
@@ -109,7 +110,7 @@ def test_from_the_head_to_record_and_report(tmp_path):
     assert first.signals == {"doubt": doubt, "odd": odd, "disagreement": calm}
     assert summarise_group([first, second]).signals == {"doubt": pytest.approx(0.1235), "disagreement": 0}
     assert "signals" not in json.loads(to_line(first.model_copy(update={"signals": {}})))
-    write_report([tmp_path / "run"], tmp_path / "page.html")
+    write_report(load_runs([tmp_path / "run"]), tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert '<th class="n">doubt</th>' in page
     assert '<td class="n">0.123</td>' in page

@@ -84,15 +84,15 @@ def test_a_remote_policy_sends_its_traces(runs, checkpoint, tmp_path):
 
 
 def test_the_report_shows_how_far_every_iteration_is_from_full_depth(runs, tmp_path):
-    write_report([runs / "traced"], tmp_path / "page.html")
+    write_report(load_runs([runs / "traced"]), tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert page.count("From full depth, ") == 2 * len(STOPS)  # a wide and a narrow figure each
     assert "from those at depth 12" in page
-    write_report([runs / "plain"], tmp_path / "page.html")
+    write_report(load_runs([runs / "plain"]), tmp_path / "page.html")
     assert "full depth" not in (tmp_path / "page.html").read_text()
     (runs / "traced" / read_records(runs / "traced")[0].trace).unlink()
     with pytest.raises(RecordError, match="cannot read the trace"):
-        write_report([runs / "traced"], tmp_path / "page.html")
+        write_report(load_runs([runs / "traced"]), tmp_path / "page.html")
 
 
 def test_distances_to_different_depths_are_not_averaged(runs, checkpoint, tmp_path):

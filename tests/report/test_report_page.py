@@ -13,7 +13,7 @@ from rdvla.eval.paired import mcnemar
 from rdvla.eval.records import EPISODES_FILE
 from rdvla.report.figures import decay, success_against_depth
 from rdvla.report.findings import about_alarm, about_depth, best_adaptive, best_fixed, headline, pair
-from rdvla.report.load import group_runs, load_runs
+from rdvla.report.load import group_runs, load_named, load_runs
 from rdvla.report.page import render, write_report
 from rdvla.report.svg import Scale, decades, nice_ticks, spread
 from rdvla.report.tradeoff import compared_in_time, success_against_time
@@ -78,7 +78,7 @@ def check(page):
 def test_everything_at_once(tmp_path):
     run = write_run(tmp_path / "run", stops=(*DEPTHS, ADAPTIVE), errors=2, videos=1, n_tasks=2, episodes=3)
     output = tmp_path / "deep" / "report.html"
-    write_report([run], output)
+    write_report(load_runs([run]), output)
     checker = check(output.read_text())
     assert checker.ids == SECTIONS
     assert checker.tags.count("video") == len(list((run / "videos").iterdir())) > 10
@@ -112,6 +112,31 @@ def test_missing_pieces(tmp_path, stops, present, absent):
     checker = check(render(load_runs([write_run(tmp_path / "run", stops=stops, n_tasks=1, episodes=1)])))
     assert present <= set(checker.ids)
     assert not absent & set(checker.ids)
+
+
+def test_runs_by_name_get_the_tables_of_names(tmp_path):
+    usual = write_run(tmp_path / "a", stops=(StopRule.fixed(12),), n_tasks=2)
+    other = write_run(tmp_path / "b", stops=(StopRule.fixed(12),), n_tasks=2, policy_digest="b")
+    page = render(load_named([f"usual={usual}", f"without injection={other}"]))
+    checker = check(page)
+    assert [name for name in checker.ids if name.startswith("ablations")] == ["ablations-table"]
+    assert "without injection, depth 12, against depth 12: 10 episodes of 2 tasks" in checker.text
+    assert re.findall(r'<h2 class="policy">(.*?)</h2>', page) == ["usual", "without injection"]
+    assert "ablations-table" not in check(render(load_runs([usual, other]))).ids
+
+
+def test_a_table_with_a_column_by_name_stands_once(tmp_path):
+    run = write_run(tmp_path / "run", stops=DEPTHS, n_tasks=2)
+    hard = write_run(tmp_path / "hard", stops=DEPTHS, n_tasks=1, seed=7)
+    checker = check(render(load_named([str(run), f"hardest={hard}"])))
+    assert [name for name in checker.ids if name.startswith("depth-table")] == ["depth-table"]
+    assert "hardest" in checker.text
+
+
+def test_runs_without_a_name_beside_names_are_of_one_policy(tmp_path):
+    runs = [write_run(tmp_path / name, stops=DEPTHS[:1], n_tasks=1, policy_digest=name) for name in "abc"]
+    with pytest.raises(ConfigError, match=r"the runs without a name are of several policies .*others as NAME=RUN"):
+        render(load_named([str(runs[0]), str(runs[1]), f"third={runs[2]}"]))
 
 
 def test_only_errors(tmp_path):
@@ -265,7 +290,7 @@ def test_bad_input(tmp_path):
         load_runs([run, tmp_path / "x" / ".." / "run"])
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
-        write_report([run], tmp_path / "file" / "report.html")
+        write_report(load_runs([run]), tmp_path / "file" / "report.html")
     for damaged in ("{", "[]", '{"command": null}', '{"config": 3}', '{"schema": 2}'):
         (run / "run.json").write_text(damaged)
         with pytest.raises(RecordError, match=r"run\.json"):

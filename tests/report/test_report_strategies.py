@@ -8,7 +8,7 @@ from rdvla.report.page import render
 from rdvla.report.results.build import TABLES
 from rdvla.report.results.suites import SUITES
 from rdvla.stops import StopRule
-from report_fakes import ADAPTIVE, solve, write_run
+from report_fakes import ADAPTIVE, edit, solve, write_run
 
 FIXED = StopRule.fixed(12)
 
@@ -137,6 +137,25 @@ def test_variants_of_libero_pro(results, tmp_path):
     assert found["missing"][0].startswith("libero_object_object, libero_object_task under depth 12: `rdvla eval")
     assert "--depth 12 --output" in found["missing"][0]
     assert "collapse to 0 %" in page
+    assert "also differ" not in page
+
+
+def test_what_differs_beside_the_rule_is_said_once(results, tmp_path):
+    def drawn(name, *suites):
+        run = write_run(tmp_path / name, stops=(FIXED,), suites=suites, n_tasks=2, policy_digest=name)
+        return edit(run, lambda r: r | {"versions": r["versions"] | {"renderer": name}})
+
+    suites = ("libero_object_swap", "libero_object_lan")
+    usual, two, one = drawn("a", *suites), drawn("b", *suites), drawn("c", suites[0])
+    assert "All of these also differ: renderer: b against a.\n" in results("pro", usual, f"two={two}")[1]
+    page = results("pro", usual, f"one={one}")[1]
+    assert "one, libero_object_swap, depth 12, against depth 12 also differs: renderer: c against a.\n" in page
+    page = results("pro", usual, f"one={one}", f"two={two}")[1]
+    assert page.count("also differs: renderer: c against a.") == 1
+    assert page.count("also differs: renderer: b against a.") == 2
+
+
+def test_variants_that_were_not_played(results, tmp_path):
     with pytest.raises(ConfigError, match=r"no episode of a LIBERO-PRO variant; play .*libero_object_lan"):
         results("pro", write_run(tmp_path / "plain", stops=(FIXED,), n_tasks=1))
 

@@ -251,7 +251,7 @@ def test_a_damaged_run_is_no_page(tmp_path, config, metrics, message):
         (tmp_path / "config.json").write_text(config)
     (tmp_path / "metrics.jsonl").write_text(metrics)
     with pytest.raises(RecordError, match=message):
-        report_command([tmp_path], tmp_path / "page.html")
+        report_command([str(tmp_path)], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
@@ -260,5 +260,5 @@ def test_numbers_that_are_none_leave_a_gap(tmp_path):
     lines = ['{"step": 1, "loss": 0.5, "validation_l1/depth_1": NaN}', '{"step": 2, "loss": Infinity}']
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 3, "loss": 0.25}']) + "\n")
     assert load_training(tmp_path).numbers == {"loss": [(1.0, 0.5), (3.0, 0.25)]}
-    report_command([tmp_path], tmp_path / "page.html")
+    report_command([str(tmp_path)], tmp_path / "page.html")
     assert "nan" not in (tmp_path / "page.html").read_text().lower()

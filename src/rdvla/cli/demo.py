@@ -51,7 +51,7 @@ def demo_command(
         workers=workers,
     )
     page = output / "report.html"
-    report_command([output], page)
+    report_command([str(output)], page)
     print(f"\nOpen {page.resolve()} in a browser.")
 
 

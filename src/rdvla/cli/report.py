@@ -8,14 +8,18 @@ import typer
 from rdvla.errors import ConfigError
 from rdvla.eval.paired import MARGIN
 from rdvla.report.against import Against, compare_runs, format_comparisons, write_comparisons
-from rdvla.report.load import load_runs
+from rdvla.report.load import Run, load_named, load_runs
 from rdvla.report.page import write_report
 from rdvla.report.training import is_training, write_training_report
 
 
 def report_command(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN", help="Folders written by 'rdvla eval', or one by 'rdvla train'.")
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]RUN...",
+            help="Folders written by 'rdvla eval' (with a NAME: tables by name, too), or one by 'rdvla train'.",
+        ),
     ],
     output: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
     against: Annotated[
@@ -35,25 +39,25 @@ def report_command(
     With `--against` (or `--baseline`, for rules of the same evaluation): paired statistics of success, and what is
     saved, with intervals. What differs beside the rule is named.
     """
-    if any(is_training(run) for run in runs):
+    if any(is_training(Path(run)) for run in runs):
         if len(runs) > 1 or any(option is not None for option in (against, baseline, margin, json)):
             raise ConfigError("a training run has a page of its own, without comparisons; name its folder alone.")
-        write_training_report(runs[0], output)
+        write_training_report(Path(runs[0]), output)
     else:
-        comparisons = _compare(runs, against, baseline, margin)
+        evaluations = load_named(runs)
+        comparisons = _compare(evaluations, against, baseline, margin)
         if not comparisons and (json is not None or margin is not None):
             raise ConfigError("--json and --margin belong to a comparison; add --against FOLDER or --baseline RULE.")
         if json is not None:
             write_comparisons(comparisons, json)
-        write_report(runs, output, comparisons)
+        write_report(evaluations, output, comparisons)
     print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 
-def _compare(runs: list[Path], against: Path | None, baseline: str | None, margin: float | None) -> list[Against]:
+def _compare(runs: list[Run], against: Path | None, baseline: str | None, margin: float | None) -> list[Against]:
     if against is None and baseline is None:
         return []
-    loaded = load_runs(runs)
-    others = loaded if against is None else load_runs([against])
-    comparisons = compare_runs(loaded, others, baseline=baseline, margin=MARGIN if margin is None else margin)
+    others = runs if against is None else load_runs([against])
+    comparisons = compare_runs(runs, others, baseline=baseline, margin=MARGIN if margin is None else margin)
     print(format_comparisons(comparisons) + "\n")
     return comparisons

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from rdvla.report.load import load_named
 from rdvla.report.results.build import TABLES, make_table, provenance, write_section
-from rdvla.report.results.given import read_runs
+from rdvla.report.results.given import sort_runs
 
 
 def results_command(
@@ -25,7 +26,7 @@ def results_command(
 
     A name gives runs a column (depth, e.g. hardest=RUN) or a row (chains) of their own.
     """
-    given = read_runs(runs)
+    given = sort_runs(load_named(runs))
     section = make_table(table, given)
     print(write_section(section, provenance(given, ("rdvla", *sys.argv[1:])), output, json))
     print(f"\n{output}")

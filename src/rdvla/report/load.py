@@ -14,6 +14,8 @@ from rdvla.files import read_json
 from rdvla.policy import Ask
 from rdvla.stops import StopRule
 
+NAMED = re.compile(r"(\w[\w.,+ -]*)=(.+)")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -26,6 +28,7 @@ class Run:
         policy: what the policy said about itself (fields of `PolicyMetadata`); empty if no episode was played.
         records: its episodes.
         num_tasks: how many tasks it plays in the end; 0 if unknown.
+        name: what the command line calls it; empty without a name.
     """
 
     folder: Path
@@ -34,6 +37,7 @@ class Run:
     policy: Mapping[str, Any]
     records: tuple[AnyRecord, ...]
     num_tasks: int = 0
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,19 @@ def load_runs(folders: Sequence[Path]) -> list[Run]:
     return [_load(folder) for folder in folders]
 
 
+def load_named(arguments: Sequence[str]) -> list[Run]:
+    """Read the runs of a command line: `RUN`, or `NAME=RUN`, unless there is a folder that is called so.
+
+    Raises:
+        ConfigError: no run, or a repeated one.
+        RecordError: a folder holds no evaluation, or a damaged one.
+    """
+    found = [None if Path(argument).exists() else NAMED.fullmatch(argument) for argument in arguments]
+    named = [match.groups() if match else ("", each) for match, each in zip(found, arguments, strict=True)]
+    runs = load_runs([Path(folder) for _, folder in named])
+    return [replace(run, name=name) for run, (name, _) in zip(runs, named, strict=True)]
+
+
 def _load(folder: Path) -> Run:
     records = tuple(read_records(folder))
     if not records:
@@ -172,14 +189,16 @@ def _read_json(path: Path) -> dict[str, Any]:
 def group_runs(runs: Sequence[Run]) -> list[Series]:
     """Return the runs by policy: the same name with the same fingerprint is one policy, wherever it was read.
 
+    What the command line names differently is kept apart, and labelled by that name.
+
     Raises:
         ConfigError: two runs hold the same episode, played with other versions or another renderer.
     """
-    groups: dict[tuple[str, str], list[Run]] = {}
+    groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         source, digest = str(run.config.get("policy", run.folder)), str(run.config.get("policy_digest", ""))
-        groups.setdefault((Path(source).name if digest else source, digest), []).append(run)
-    names = [Path(source).name or source for source, _ in groups]
+        groups.setdefault((run.name, Path(source).name if digest else source, digest), []).append(run)
+    names = [given or Path(source).name or source for given, source, _ in groups]
     series = []
     for name, members in zip(names, groups.values(), strict=True):
         label = name if names.count(name) == 1 else f"{name} ({members[0].folder.name})"

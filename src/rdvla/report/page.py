@@ -2,7 +2,7 @@
 
 import base64
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,9 @@ from rdvla.report import figures, findings
 from rdvla.report.against import Against
 from rdvla.report.chains import by_place, chain_section
 from rdvla.report.chains import headline as chain_headline
-from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs, say_mixed, say_starts, task_words
-from rdvla.report.results.build import whole_tables
+from rdvla.report.load import RuleGroup, Run, Series, group_runs, say_mixed, say_starts, task_words
+from rdvla.report.results.build import possible_tables, whole_tables
+from rdvla.report.results.given import sort_runs
 from rdvla.report.template import render_template
 from rdvla.report.traces import trace_section
 from rdvla.report.tradeoff import compared_in_time, success_against_time
@@ -41,31 +42,36 @@ class TaskCell:
         return self.rate.value if self.rate.n else None
 
 
-def write_report(folders: Sequence[Path], output: Path, comparisons: Sequence[Against] = ()) -> None:
-    """Write the report of the evaluations in `folders` as one HTML file, with `comparisons` first.
+def write_report(runs: Sequence[Run], output: Path, comparisons: Sequence[Against] = ()) -> None:
+    """Write the report of evaluations as one HTML file, with `comparisons` first.
 
     Raises:
-        RecordError: a folder holds no evaluation, or a damaged one.
+        ConfigError: see `render`.
         MissingExtraError: Jinja2 is not installed.
         StorageError: `output` cannot be written; nothing is left half-written.
     """
-    write_atomically(output, render(load_runs(folders), comparisons))
+    write_atomically(output, render(runs, comparisons))
 
 
 def render(runs: Sequence[Run], comparisons: Sequence[Against] = ()) -> str:
-    """Return the page.
+    """Return the page; runs with names get the tables of names (ablations; rows and columns of other tables), too.
 
     Raises:
+        ConfigError: two runs hold the same episode played differently, or runs of one name, or those without one
+            beside others with names, are of several policies.
         MissingExtraError: Jinja2 is not installed.
     """
     series = group_runs(runs)
+    by_name = possible_tables(sort_runs(runs)) if any(run.name for run in runs) else []
+    shown = {section.name for section in by_name}
     return render_template(
         "page.html",
         headline=chain_headline(series) or findings.headline(series),
         lede=_lede(series),
         comparisons=comparisons,
         depth=_depth_section(series),
-        policies=[_policy_section(one, several=len(series) > 1) for one in series],
+        by_name=by_name,
+        policies=[_policy_section(one, several=len(series) > 1, shown=shown) for one in series],
         films=_films(series),
         errors=[record for one in series for record in one.records if isinstance(record, ErrorRecord)],
         runs=[_provenance(run) for run in runs],
@@ -100,7 +106,7 @@ def _depth_section(series: Sequence[Series]) -> dict[str, Any] | None:
     }
 
 
-def _policy_section(series: Series, *, several: bool) -> dict[str, Any]:
+def _policy_section(series: Series, *, several: bool, shown: Set[str]) -> dict[str, Any]:
     adaptive = series.adaptive[:MAX_COMPARED]
     timed = [rule for rule in series.rules if "decide" in rule.summary.latency_ms]
     traced = [section for rule in series.rules if (section := trace_section(series, rule)) is not None]
@@ -114,7 +120,7 @@ def _policy_section(series: Series, *, several: bool) -> dict[str, Any]:
         "alarms": [sentence for rule in series.rules if (sentence := findings.about_alarm(rule))],
         "chains": chain_section(series),
         "tasks": _task_rows(series),
-        "results": whole_tables(series),
+        "results": [section for section in whole_tables(series) if section.name not in shown],
         "iterations": adaptive
         and {
             "per_task": _both(lambda width: figures.iterations_per_task(adaptive, width)),

@@ -50,13 +50,18 @@ def make_table(name: str, given: Given) -> Section:
     return TABLES[name](given)
 
 
-def whole_tables(series: Series) -> list[Section]:
-    """Return the tables that the runs of a policy hold whole, for its report."""
+def possible_tables(given: Given) -> list[Section]:
+    """Return the tables that can be made from what is given, for its report; they name what they lack themselves."""
     sections = []
     for make in TABLES.values():
-        with suppress(ConfigError):  # the runs lack what this table needs
-            sections.append(make(Given(series)))
-    return [section for section in sections if not section.missing]
+        with suppress(ConfigError):  # the runs lack what this table needs, or it is not about names
+            sections.append(make(given))
+    return sections
+
+
+def whole_tables(series: Series) -> list[Section]:
+    """Return the tables that the runs of a policy hold whole, for its report."""
+    return [section for section in possible_tables(Given(series)) if not section.missing]
 
 
 def provenance(given: Given, command: Sequence[str]) -> dict[str, Any]:

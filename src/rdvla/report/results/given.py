@@ -3,21 +3,19 @@
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 from rdvla.errors import ConfigError
 from rdvla.eval.protocol import EvalConfig
 from rdvla.eval.records import ErrorRecord
+from rdvla.eval.summary import group_by
 from rdvla.execution import SYNCHRONOUS
 from rdvla.horizons import DEFAULT_HORIZON
-from rdvla.report.load import RuleGroup, Run, Series, group_runs, load_runs, ranges
+from rdvla.report.load import RuleGroup, Run, Series, group_runs, ranges
 from rdvla.stops import EXACT, StopRule
 
 DEPTH = 12
 """The paper's fixed depth: what other rules are compared with."""
-
-NAMED = re.compile(r"(\w[\w.,+ -]*)=(.+)")
 
 
 @dataclass(frozen=True)
@@ -54,26 +52,18 @@ class Given:
         return self.series
 
 
-def read_runs(arguments: Sequence[str]) -> Given:
-    """Read the runs of a command line: `RUN`, or `NAME=RUN`; runs of the same name belong together.
+def sort_runs(runs: Sequence[Run]) -> Given:
+    """Return runs by the names that the command line gave them; runs of the same name belong together.
 
     Raises:
-        ConfigError: no run, a repeated one, or several policies where there must be one.
-        RecordError: a folder holds no evaluation, or a damaged one.
+        ConfigError: several policies where there must be one.
     """
-    folders: dict[str, list[Path]] = {}
-    for argument in arguments:
-        match = None if Path(argument).exists() else NAMED.fullmatch(argument)
-        name, folder = match.groups() if match else ("", argument)
-        folders.setdefault(name, []).append(Path(folder))
-    paths = [path for members in folders.values() for path in members]
-    runs = dict(zip(paths, load_runs(paths), strict=True))
-    series = {name: _one_policy(name, [runs[path] for path in members]) for name, members in folders.items()}
+    series = {name: _one_policy(name, members) for name, members in group_by(runs, lambda run: run.name).items()}
     return Given(series.pop("", None), series)
 
 
 def _one_policy(name: str, runs: Sequence[Run]) -> Series:
-    found = group_runs(runs)
+    found = group_runs([replace(run, name="") for run in runs])  # a table says the names itself, and the policies'
     if len(found) > 1:
         policies = "; ".join(f"{each.label} in {', '.join(run.folder.name for run in each.runs)}" for each in found)
         where = f"the runs called '{name}'" if name else "the runs without a name"

@@ -7,6 +7,7 @@ from typing import Any
 from rdvla.eval.intervals import Mean, Rate
 from rdvla.eval.paired import Comparison, Interval
 from rdvla.eval.ranks import Correlation
+from rdvla.eval.summary import group_by
 from rdvla.report.against import Against
 from rdvla.report.findings import p_value, percent
 
@@ -109,6 +110,11 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def _further(against: Against) -> str:
+    """Return what differs beside the execution, which the names of rules say."""
+    return "; ".join(fact for fact in against.differences if not fact.startswith("execution:"))
+
+
 @dataclass(frozen=True)
 class Section:
     """One of the published tables on a policy of ours.
@@ -143,11 +149,13 @@ class Section:
     @property
     def notes(self) -> list[str]:
         """What is said below the tables: findings, paired tests, what is missing."""
-        tests, differing = [], []
-        for each in self.comparisons:
-            tests.append(f"{each.name} against {each.baseline}: {'; '.join(each.judgement)}.")
-            others = [fact for fact in each.differences if not fact.startswith("execution:")]  # the names say that
-            differing += [f"{each.name} against {each.baseline} also differs: {'; '.join(others)}."] if others else []
+        tests = [f"{each.name} against {each.baseline}: {'; '.join(each.judgement)}." for each in self.comparisons]
+        facts = group_by(self.comparisons, _further)
+        differing = []
+        for fact, found in facts.items():
+            alike = len(facts) == 1 and len(found) > 1
+            names = ["All of these"] if alike else [f"{each.name} against {each.baseline}" for each in found]
+            differing += [f"{name} also {'differ' if alike else 'differs'}: {fact}." for name in names if fact]
         return [*self.sentences, *tests, *differing, *(f"Missing: {each}" for each in self.missing)]
 
     def markdown(self) -> str:
