@@ -7,7 +7,7 @@ import numpy as np
 from rdvla.envs.calvin.info import ROBOT, TABLE
 from rdvla.experts.calvin.furniture import move_slider
 from rdvla.experts.calvin.grasping import EDGE, grasp, put_down, way_out
-from rdvla.experts.calvin.hand import CLOSED, FRONT, TRAVEL, UNDER_HANDLE, Hand, Move, Moves, lean
+from rdvla.experts.calvin.hand import CLOSED, FRONT, TRAVEL, UNDER_HANDLE, Hand, Move, Moves, lean, pointing
 from rdvla.experts.calvin.table import Block, PlayTable, Point
 
 _TURN = np.radians(78)
@@ -45,13 +45,13 @@ def rotate(table: PlayTable, hand: Hand, name: str, attempt: int, side: float) -
 
 
 def push(table: PlayTable, hand: Hand, name: str, attempt: int, side: float) -> Moves:
-    """Push a block to the left (`side` -1) or to the right (+1); every third attempt drags it instead."""
+    """Push a block to the left (`side` -1) or right (+1); every second attempt carries it, past what stopped it."""
     block = table.blocks[name]
     way = np.array([side, 0, 0])
-    if attempt % 3 == 2:
-        yield from grasp(table, hand, name, attempt // 3)
-        yield from hand.shift(_PUSH * way, speed=0.4)
-        yield from hand.open()
+    if attempt % 2:
+        place = block.position + _PUSH * way
+        yield from grasp(table, hand, name, attempt // 2)
+        yield from put_down(table, hand, table.blocks[name], place)
     else:
         yield from _sweep(table, hand, name, way, _PUSH, speed=_shove(table, block, side))
     yield from hand.shift([0, 0, 0.08])
@@ -185,7 +185,7 @@ def _sweep(table: PlayTable, hand: Hand, name: str, way: Point, distance: float,
 
     hand.gripper = CLOSED
     start, end = line()
-    tilt, roll = lean(table, max(start, end, key=lambda point: table.away(point)[0]))
+    tilt, roll = pointing(*lean(table, max(start, end, key=lambda point: table.away(point)[0])))
     yield from hand.travel(start + np.array([0, 0, 0.1]), tilt=tilt, roll=roll)
     start, end = line()  # the block may have been sliding
     yield from hand.go(start, precise=True, speed=0.8)

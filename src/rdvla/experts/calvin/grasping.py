@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rdvla.envs.calvin.info import ROBOT
-from rdvla.experts.calvin.hand import HOME_YAW, MAX_YAW, MIN_YAW, OPEN, Hand, Moves, lean
+from rdvla.experts.calvin.hand import HOME_YAW, MAX_YAW, MIN_YAW, OPEN, Hand, Moves, lean, pointing
 from rdvla.experts.calvin.table import Block, PlayTable, Point
 
 EDGE = -0.181
@@ -18,8 +18,10 @@ _LEVEL = 3.0  # what a lean towards one finger costs, in rad of turning
 _CLEAR = 0.018  # m between a finger's middle and another block
 _PRESSING = 500.0  # what a finger inside another block costs, in rad of turning per m: it pushes that into the table
 _FINGERS = 0.075  # m from the middle of the hand to the outside of a finger
-_IN_COMPARTMENT, _BELOW_EDGE = 0.35, 0.4  # tilt in rad: in a compartment, and in the drawer below the table's edge
+_IN_COMPARTMENT, _BELOW_EDGE = 0.35, 0.4  # rad, to y: in a compartment, and in the drawer below the table's edge
 _WAITS = 6  # further steps before it closes where it is: nobody sees why a hand that is around a block waits longer
+_SUNK = 0.42  # below, z in m, a block lies in the drawer
+_WALL = 0.02  # m, of the drawer
 _ABOVE = np.array([0.0, 0.0, 0.1])
 _OUT = np.array([0.0, -0.12, 0.11])
 
@@ -55,10 +57,14 @@ def way_out(block: Block) -> Point:
 
 
 def _aside(table: PlayTable, block: Block) -> float:
-    """Return how far right of a block's centre to grasp it: in a compartment, so that no finger meets a wall."""
-    if block.position[1] < _PLANK_FRONT:
+    """Return how far right of a block's centre to grasp it: beside a wall, so that no finger meets that."""
+    if block.position[1] > _PLANK_FRONT:
+        low, high = table.gap(block.position[0])
+    elif block.position[2] < _SUNK:
+        lower, upper = table.box("drawer_link")
+        low, high = lower[0] + _WALL, upper[0] - _WALL
+    else:
         return 0.0
-    low, high = table.gap(block.position[0])
     left, right = block.position[0] - low, high - block.position[0]
     return 0.012 * (float(left < _FINGERS) - float(right < _FINGERS))
 
@@ -69,14 +75,14 @@ def _lean(table: PlayTable, block: Block, yaw: float, attempt: int) -> tuple[flo
     In a compartment the hand comes from the front and, if need be, away from the nearer wall; below the table's edge
     it comes from the front; elsewhere it leans where it must to reach.
     """
-    tilt, roll = lean(table, block.position, yaw)
+    x, y = lean(table, block.position)
     if block.position[1] > _PLANK_FRONT:
         low, high = table.gap(block.position[0])
         side = _LEANS[attempt % len(_LEANS)]
-        return _IN_COMPARTMENT, side if high - block.position[0] < block.position[0] - low else -side
-    if block.position[2] < 0.42 and block.position[1] > EDGE - 0.05:
-        return _BELOW_EDGE, roll
-    return tilt, roll
+        x, y = side if high - block.position[0] < block.position[0] - low else -side, _IN_COMPARTMENT
+    elif block.position[2] < _SUNK and block.position[1] > EDGE - 0.05:
+        y = _BELOW_EDGE
+    return pointing(x, y, yaw)
 
 
 def grasp_yaws(table: PlayTable, block: Block, turn: float = 0.0) -> list[float]:
@@ -93,7 +99,7 @@ def grasp_yaws(table: PlayTable, block: Block, turn: float = 0.0) -> list[float]
         across = np.arctan2(axis[1], axis[0])  # the fingers close along yaw - pi / 2
         for yaw in across + np.pi / 2 + np.pi * np.arange(-2, 3):
             if min(yaw, yaw + turn) >= MIN_YAW and max(yaw, yaw + turn) <= MAX_YAW:
-                slant = 0.0 if block.position[1] > _PLANK_FRONT else abs(lean(table, block.position, yaw)[1])
+                slant = 0.0 if block.position[1] > _PLANK_FRONT else abs(pointing(*lean(table, block.position), yaw)[1])
                 found.append((_cost(block, others, yaw) + abs(yaw + turn / 2 - HOME_YAW) + _LEVEL * slant, yaw))
     return [yaw for _, yaw in sorted(found)] or [HOME_YAW]
 

@@ -164,16 +164,20 @@ class Hand:
         return np.array([*way, *turn, self.gripper], dtype=np.float32)
 
 
-def lean(table: PlayTable, position: Point, yaw: float = HOME_YAW) -> tuple[float, float]:
-    """Return tilt and roll, rad, with which a hand turned by `yaw` gets to a place on the table.
+def lean(table: PlayTable, position: Point) -> tuple[float, float]:
+    """Return by which angles to x and y, rad, the fingers of a hand have to point to get to a place on the table.
 
-    Where the upright hand does not reach, its fingers point away from the robot; near the back wall they point to it,
-    so that the hand stays in front of the slider's handle. Elsewhere both are 0.
+    Where the upright hand does not reach, they point away from the robot; near the back wall they point to it, so that
+    the hand stays in front of the slider's handle. Elsewhere both are 0.
     """
     distance, direction = table.away(position)
     far = np.clip(_LEAN * (distance - _UPRIGHT), 0, _MOST)
-    x, y = far * np.cos(direction), far * np.sin(direction)
-    y += np.clip(_TO_WALL * (position[1] - UNDER_HANDLE), 0, _MOST_TO_WALL)
+    to_wall = np.clip(_TO_WALL * (position[1] - UNDER_HANDLE), 0, _MOST_TO_WALL)
+    return float(far * np.cos(direction)), float(far * np.sin(direction) + to_wall)
+
+
+def pointing(x: float, y: float, yaw: float = HOME_YAW) -> tuple[float, float]:
+    """Return tilt and roll of a hand turned by `yaw` whose fingers point to x and y by these angles; all in rad."""
     right = yaw - np.pi / 2
     return float(y * np.cos(right) - x * np.sin(right)), float(x * np.cos(right) + y * np.sin(right))
 
