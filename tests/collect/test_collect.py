@@ -267,6 +267,16 @@ def test_a_simulator_that_never_starts_stops_the_run(tmp_path):
     assert not (tmp_path / "d/meta").exists()
 
 
+class UnpreparedSuite(fakes.FakeSuite):
+    def prepare(self):
+        raise SimulatorError("no renderer")
+
+
+def test_a_suite_settles_what_its_workers_inherit_before_they_start(tmp_path):
+    with pytest.raises(SimulatorError, match="no renderer"):
+        collect(config(tmp_path / "d"), suites={"toy": UnpreparedSuite("toy")}, make_expert=fakes.make_demonstrator)
+
+
 KILLED = """
 import sys
 sys.path[:0] = {path!r}

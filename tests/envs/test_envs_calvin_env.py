@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calvin_files import ASSETS, load_recording, needs_calvin
+from calvin_files import ASSETS, load_recording, needs_calvin, needs_recordings
 from rdvla.embodiment import CALVIN
 from rdvla.envs import InitState, Seed, find_suite, list_tasks, make_env, num_init_states
 from rdvla.envs.calvin import bullet
@@ -153,6 +153,7 @@ class TestEnv:
         assert before[0] > 0.2
         assert np.abs(after - before)[[0, 6, 7, 8, 12, 13, 14, 18, 19, 20]].max() < 0.003
 
+    @needs_recordings
     def test_stages_are_judged_from_their_own_start(self, env):
         """The chain of the recording would be "led off, then something else"; the second stage starts unsolved."""
         arrays, _ = load_recording("D_lights")

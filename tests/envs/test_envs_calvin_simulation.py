@@ -1,11 +1,14 @@
 """The play table against recordings of the published simulator, and its promises."""
 
+import os
+
 import numpy as np
 import pytest
 
-from calvin_files import ASSETS, GOLDEN, load_recording, needs_calvin
+from calvin_files import ASSETS, GOLDEN, load_recording, needs_calvin, needs_recordings
 from rdvla.doctor.calvin_replay import replay_recording
 from rdvla.doctor.golden_calvin import check_oracle_states
+from rdvla.envs import find_suite
 from rdvla.envs.calvin import bullet
 from rdvla.envs.calvin.assets import SCENES, load_scene
 from rdvla.envs.calvin.simulation import Simulation
@@ -55,6 +58,7 @@ def simulation():
     simulation.close()
 
 
+@needs_recordings
 @pytest.mark.parametrize(
     ("name", "steps"), [("C_mixed", 150), ("D_unstack", 130), ("D_drawer_lift", 80), ("B_mixed", 40)]
 )
@@ -72,10 +76,12 @@ def test_replays_a_recording_to_the_last_bit(name, steps):
     assert len({tuple(tasks) for tasks in found.solved}) == len({tuple(tasks) for tasks in changes.values()})
 
 
+@needs_recordings
 def test_pairs_of_states():
     assert [check.status for check in check_oracle_states(GOLDEN / "oracle_states.json")] == ["pass"]
 
 
+@needs_recordings
 def test_egl_draws_the_recorded_pictures_and_changes_no_physics():
     if bullet.choose_renderer() != "egl":
         pytest.skip("EGL does not draw here, or was not chosen")
@@ -222,6 +228,13 @@ def test_without_egl_the_pictures_are_tinyrenderers_and_it_is_said(monkeypatch, 
     caplog.clear()
     assert bullet.choose_renderer() == "tiny"
     assert caplog.text == ""
+    monkeypatch.delenv(bullet.VARIABLE)
+
+
+def test_a_suite_chooses_the_renderer_for_all_its_workers(monkeypatch, without_egl):
+    monkeypatch.delenv(bullet.VARIABLE, raising=False)
+    find_suite("calvin_a").prepare()
+    assert os.environ[bullet.VARIABLE] == "tiny"
     monkeypatch.delenv(bullet.VARIABLE)
 
 

@@ -13,6 +13,7 @@ from eval_fakes import (
     BrokenPolicy,
     LineEnv,
     LinePolicy,
+    LineSuite,
     OracleExpert,
     crashing_env,
     suites,
@@ -263,6 +264,31 @@ def test_a_run_that_goes_on_otherwise_says_so(tmp_path, caplog):
     run(tmp_path, settings)
     (told,) = [record.getMessage() for record in caplog.records]
     assert "holds episodes of line that were played otherwise (line_world was 0, is 1)" in told
+
+
+class NumberedEnv(LineEnv):
+    def versions(self):
+        return {"line_world": str(self.task.task_id)}
+
+
+def test_workers_that_play_otherwise_are_told_once(tmp_path, caplog):
+    run(tmp_path, config(), env=NumberedEnv, workers=1)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "holds episodes of line that were played otherwise (line_world was 0, is 1)" in told
+
+
+class UnpreparedSuite(LineSuite):
+    def prepare(self):
+        raise SimulatorError("no renderer")
+
+
+def test_a_suite_settles_what_its_workers_inherit_before_they_start(tmp_path):
+    unprepared = {name: UnpreparedSuite(name) for name in TASKS}
+    with pytest.raises(SimulatorError, match="no renderer"):
+        evaluate(config(), suites=unprepared, policy_factory=LinePolicy, output=tmp_path)
+    assert not (tmp_path / "run.json").exists()
+    run(tmp_path, config())
+    evaluate(config(), suites=unprepared, policy_factory=LinePolicy, output=tmp_path)  # nothing is left to play
 
 
 def test_the_usual_protocol_may_be_named_or_not(tmp_path):

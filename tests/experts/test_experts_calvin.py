@@ -7,10 +7,8 @@ from calvin_files import ASSETS, needs_calvin
 from rdvla.collect.noise import NoisyExpert
 from rdvla.collect.recording import Attempt, play
 from rdvla.envs import InitState, Seed, find_suite
-from rdvla.envs.calvin.tasks import TASKS
 from rdvla.envs.episode import turns
 from rdvla.experts import make_expert
-from rdvla.experts.calvin.expert import SKILLS
 from rdvla.experts.calvin.hand import OPEN, Hand, lean, pointing
 from rdvla.experts.calvin.table import PlayTable
 
@@ -44,10 +42,6 @@ def solve(env, start, stages):
         if len(solved) == stages:
             break
     return solved
-
-
-def test_there_is_a_skill_for_every_task():
-    assert SKILLS.keys() == TASKS.keys()
 
 
 def test_whole_chain_turn_slide_lift_place_and_switch(env):

@@ -326,8 +326,27 @@ def test_chains_beside_the_paper_and_iterations_by_place(results, tmp_path):
     )
     assert "later solved tasks against the first of the same chain, 3 chains: +2.25 (+2.00 to +2.75) iterations" in page
     assert "and how often it fails once begun, 5 goals: rank correlation +" in page
+    assert "within what chance allows (sign test p = 0.5)." in found["sentences"][0]
+    assert "iterations per decision, no measurable difference (sign test p = 0.25)." in page
     with pytest.raises(ConfigError, match="no run has chains"):
         results("chains", write_run(tmp_path / "run", stops=(FIXED,), n_tasks=1))
+
+
+def test_chains_that_agree_show_something_when_they_are_enough(results, tmp_path):
+    """The interval of resampled chains has no width where all of them agree."""
+
+    def sentences(name, chains):
+        fixed = write_chains(tmp_path / name, [1] * chains, stops=(FIXED,))
+        adaptive = write_chains(tmp_path / f"{name}a", [2] * chains, stops=(ADAPTIVE,), iterations=(4, 6, 6, 6, 9))
+        return results("chains", fixed, adaptive)[0]["sentences"]
+
+    score, later, goals = sentences("one", 1)
+    assert "1 common chain: +1.00 (+1.00 to +1.00) tasks in a row, within what chance allows (sign test p = 1)" in score
+    assert "1 chain: +2.00 (+2.00 to +2.00) iterations per decision, no measurable difference (sign test" in later
+    assert goals.endswith("2 goals: no rank correlation, too few to say.")
+    score, later, _ = sentences("six", 6)
+    assert "6 common chains: +1.00 (+1.00 to +1.00) tasks in a row, beyond chance (sign test p = 0.031)" in score
+    assert "6 chains: +2.00 (+2.00 to +2.00) iterations per decision, more (sign test p = 0.031)" in later
 
 
 def test_chains_of_an_expert_ask_for_no_thinking(results, tmp_path):

@@ -5,7 +5,8 @@ import pytest
 import torch
 from train_fakes import RELEASED_KIND, record, run_small, small
 
-from rdvla.checkpoints import load, names
+from checkpoint_fakes import make
+from rdvla.checkpoints import load, names, save_native
 from rdvla.data.augmentation import Augmentation
 from rdvla.errors import ConfigError
 from rdvla.policies.io import PolicyIO
@@ -58,6 +59,14 @@ def test_another_robot_on_the_vision_language_part_of_a_policy(trained, tmp_path
         kept = not name.startswith(("head.", "state_projector."))
         assert not kept or torch.equal(tensor, theirs[name]), name
     assert not torch.equal(own["state_projector.fc1.weight"], theirs["state_projector.fc1.weight"])
+
+
+@pytest.mark.parametrize("key", ["base_vlm", "init_from"])
+def test_a_preset_that_is_another_network_than_the_checkpoint_s(dataset, tmp_path, key):
+    """The checkpoint's network was trained, in the preset's precision, without a word."""
+    save_native(tmp_path / "tiny", make())
+    with pytest.raises(ConfigError, match=r"model\.preset 'rdvla_0_5b' is another network .* \(backbone 'tiny'\)"):
+        start(dataset, preset="rdvla_0_5b", **{key: str(tmp_path / "tiny")})
 
 
 def test_a_prismatic_base(dataset, trained, tmp_path):

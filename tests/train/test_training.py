@@ -110,6 +110,7 @@ def test_a_run_of_an_earlier_version_goes_on(dataset, tmp_path):
     file.write_text(json.dumps(written))
     run(dataset, tmp_path / "run", max_steps=2)
     assert (tmp_path / "run" / "checkpoints" / "000002").is_dir()
+    assert json.loads(file.read_text())["max_steps"] == 2
     for key in ("data", "grad_accumulation_steps"):
         other = {"data": {"root": str(dataset), "validation_fraction": 0.2, "timestamps": "frame_index"}}
         with pytest.raises(TrainingError, match=f"another {key};"):

@@ -168,6 +168,16 @@ def test_the_report_of_a_run(played, tmp_path):
     assert CliRunner().invoke(app, ["report", str(folder), str(folder)]).exit_code != 0
 
 
+def test_the_report_of_a_run_that_plays_chains(played, tmp_path):
+    folder = shutil.copytree(played[0], tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "success/calvin_d": 0.0, "in_a_row/calvin_d": 1.25}\n')
+    write_training_report(folder, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "It solved 1.25 tasks in a row in calvin_d." in text
+    assert "In a row" in text
+
+
 def test_the_report_of_a_folder_without_steps(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "metrics.jsonl").write_text("")

@@ -50,7 +50,7 @@ def convert_dataset(
         int | None, typer.Option(help="With --regenerate: height and width in pixels [default: 256].")
     ] = None,
 ) -> None:
-    """Write LeRobotDataset v2.1, RLDS, or the original LIBERO demonstrations without no-ops, as LeRobotDataset v3.0."""
+    """Write LeRobotDataset v2.1, RLDS, CALVIN, or LIBERO's demonstrations without no-ops, as LeRobotDataset v3.0."""
     from rdvla.data.convert import convert
     from rdvla.data.lerobot_meta import MAX_FPS
 

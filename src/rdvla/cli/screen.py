@@ -116,7 +116,11 @@ class Screen(Watcher):
             require_fit(policy, find_suite(name))
 
     def evaluate(self, policy: Path, output: Path) -> Mapping[str, float]:
-        """Play the run's episodes; returns success rates in all and by suite, and what an adaptive rule iterates."""
+        """Play the run's episodes.
+
+        Returns success rates in all and by suite, of chains how many stages are solved in a row, and what an adaptive
+        rule iterates.
+        """
         wanted = self._config.evaluation
         assert wanted is not None
         name, digest, factory = choose_policy(policy, None, LoadOptions(device=wanted.device))
@@ -129,9 +133,10 @@ class Screen(Watcher):
             stops=(wanted.rule,),
             horizons=(str(wanted.horizon),),
         )
+        suites = {name: find_suite(name) for name in wanted.suites}
         records = evaluate(
             config,
-            suites={suite: find_suite(suite) for suite in wanted.suites},
+            suites=suites,
             policy_factory=factory,
             output=output,
             resources=Resources(workers=wanted.workers),
@@ -142,9 +147,11 @@ class Screen(Watcher):
                 f"{lost} of {len(records)} episodes could not be played (see '{output}'); rates are of the rest."
             )
         rates: dict[str, Sequence[float]] = {
-            f"success/{suite}": [r.success for r in played if r.suite == suite] for suite in wanted.suites
+            f"success/{suite}": [r.success for r in played if r.suite == suite] for suite in suites
         }
         rates["success/all"] = [record.success for record in played]
+        chains = [name for name, suite in suites.items() if suite.num_stages > 1]
+        rates |= {f"in_a_row/{name}": [r.stages_solved for r in played if r.suite == name] for name in chains}
         if wanted.stop is not None:
             rates["iterations/all"] = [count for record in played for count in record.iterations]
         return {"errors/all": lost} | {name: sum(found) / len(found) for name, found in rates.items() if found}

@@ -126,7 +126,7 @@ class TaskResult:
         failures: attempts of which no stage was solved; they are not in the dataset.
         errors: times the simulator broke; repeated, and not counted as failures.
         mean_steps: average length of an episode in control steps.
-        seconds_per_episode: average wall-clock time of a demonstration.
+        seconds_per_episode: wall-clock time of the demonstrations by episode; one of a chain has several episodes.
     """
 
     suite: str
@@ -199,6 +199,8 @@ def collect(
             TaskPlan((s.suite, s.task_id), config.episodes, config.seed, staging.endings(s.suite, s.task_id))
             for s in specs
         ]
+        for name in dict.fromkeys(config.suites):
+            suites[name].prepare()
         recipe = AttemptRecipe(suites, make_expert, camera_size=config.camera_size, render_every=config.render_every)
         drive(
             _Collection(plans, staging, on_status),
@@ -398,6 +400,7 @@ def _write(
 
 def _summarise(spec: TaskSpec, plan: TaskPlan, staging: Staging, episodes: Sequence[dict[str, Any]]) -> TaskResult:
     own = [row for row in episodes if (row["suite"], row["task_id"]) == plan.key]
+    seconds = {row["attempt"]: row["seconds"] for row in own}  # every episode of a chain has those of the whole
     return TaskResult(
         suite=spec.suite,
         task_id=spec.task_id,
@@ -407,7 +410,7 @@ def _summarise(spec: TaskSpec, plan: TaskPlan, staging: Staging, episodes: Seque
         failures=plan.count("failed"),
         errors=staging.errors[plan.key],
         mean_steps=_mean([row["length"] for row in own]),
-        seconds_per_episode=_mean([row["seconds"] for row in own]),
+        seconds_per_episode=round(sum(seconds.values()) / len(own), 2) if own else 0.0,
     )
 
 

@@ -194,6 +194,9 @@ class Suite(ABC):
         """How the protocol has chunks executed (`rdvla.execution.STRATEGIES`); empty leaves it to the caller."""
         return ""
 
+    def prepare(self) -> None:  # noqa: B027
+        """Settle what all workers of a run have to do alike; called once, before they start. Nothing by default."""
+
     @abstractmethod
     def tasks(self) -> Sequence[TaskSpec]:
         """Return the tasks in the benchmark's order.

@@ -10,6 +10,8 @@ from rdvla.eval.paired import Interval
 
 DRAWS = 2_000
 """Resamples, and shuffles of the test."""
+FEWEST = 3
+"""Fewer things have no rank correlation."""
 UNDEFINED = 0.01
 """Largest share of resamples without a correlation that an interval may leave out."""
 
@@ -36,8 +38,11 @@ def rank_correlation(first: Sequence[float], second: Sequence[float], groups: Se
     """Return how two numbers of the same things go together, the same at every call.
 
     Ranks are taken over all things, less the mean of their group: one group for all gives Spearman's correlation,
-    several leave out what separates the groups. None where one of the numbers does not differ within any group.
+    several leave out what separates the groups. None of fewer than three things, and where one of the numbers does not
+    differ within any group.
     """
+    if len(groups) < FEWEST:
+        return None
     names = np.asarray(groups)
     order = np.argsort(names, kind="stable")
     x, y, names = np.asarray(first, float)[order], np.asarray(second, float)[order], names[order]

@@ -98,6 +98,8 @@ def evaluate(
         work = _Evaluation(output, log, todo, config.policy_digest, total=len(jobs), on_record=on_record)
         make_player = partial(EpisodePlayer, EpisodeRecipe(policy_factory, suites))
         try:
+            for name in dict.fromkeys(job.task.suite for job in todo):
+                suites[name].prepare()
             drive(work, resources.pool, make_player, workers=resources.workers, timeout_s=resources.episode_timeout_s)
         finally:
             records = latest([*log.records, *work.records])
@@ -121,7 +123,10 @@ class _Evaluation:
             self._queues.setdefault(job.task_key, deque()).append(job)
         self._total, self._done = total, total - len(todo)
         self._policy_written = False
-        self._before = {record.suite: record.versions for record in log.records if record.kind == "episode"}
+        self._before: dict[str, Mapping[str, str]] = {
+            record.suite: record.versions for record in log.records if record.kind == "episode"
+        }
+        self._warned: set[str] = set()
         self.records: list[AnyRecord] = []
 
     def waiting(self) -> Mapping[TaskKey, int]:
@@ -150,10 +155,11 @@ class _Evaluation:
         return name
 
     def _compare(self, suite: str, now: Mapping[str, str]) -> None:
-        """Warn, once for a suite, of versions other than those that its earlier episodes were played with."""
-        before = self._before.pop(suite, now)
+        """Warn, once for a suite, of versions other than those that episodes before were played with."""
+        before = self._before.setdefault(suite, now)
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        if changed:
+        if changed and suite not in self._warned:
+            self._warned.add(suite)
             details = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed)
             _log.warning(
                 "'%s' holds episodes of %s that were played otherwise (%s), so its rates mix both; choose another "

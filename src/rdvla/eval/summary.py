@@ -27,7 +27,8 @@ class ChainScore:
 
     Attributes:
         at_least: the rate of episodes that solved at least 1, 2, ... stages.
-        average: how many they solved on average.
+        average: how many they solved on average, with its bootstrap interval; where all solved as many, that has no
+            width, and its ends are the sums of those of `at_least`.
         goals: name of a stage's goal -> how often it was solved when it was begun.
     """
 
@@ -40,7 +41,7 @@ class ChainScore:
         return {
             "at_least": [rate.as_json() for rate in self.at_least],
             "average": self.average.value,
-            "bootstrap_95": [self.average.low, self.average.high],
+            "interval_95": [self.average.low, self.average.high],
             "goals": {name: rate.as_json() for name, rate in self.goals.items()},
         }
 

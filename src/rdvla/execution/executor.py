@@ -25,7 +25,7 @@ class Executor:
 
     An answer can be made to arrive `delay` control steps after it was asked for, whatever it really took. The world
     goes on meanwhile; without an action at hand, the robot stands still. Where the strategy waits for an answer, its
-    steps are not counted, as on a robot (`rdvla.robot.ControlLoop`): the plan still begins where the robot stands.
+    steps are not counted, as on a robot (`rdvla.robot.loop.ControlLoop`): the plan still begins where the robot stands.
 
     Attributes:
         policy: decides.

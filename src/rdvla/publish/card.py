@@ -133,11 +133,13 @@ def _index(repository: str, results: Sequence[SuiteResult]) -> list[dict[str, An
         rate = result.summary.rate
         if not rate.n:
             continue
-        how = f"{result.rule}, {result.starts}, n = {rate.n}, 95 % {100 * rate.low:.1f} to {100 * rate.high:.1f}"
-        metrics = [{"type": "success_rate", "name": f"% solved ({how})", "value": round(100 * rate.value, 2)}]
+        how = f"{result.rule}, {result.starts}, n = {rate.n}, 95 %"
+        share = f"% solved ({how} {100 * rate.low:.1f} to {100 * rate.high:.1f})"
+        metrics = [{"type": "success_rate", "name": share, "value": round(100 * rate.value, 2)}]
         if result.summary.chain is not None:
-            average = round(result.summary.chain.average.value, 3)
-            metrics.append({"type": "average_length", "name": f"stages in a row ({how})", "value": average})
+            average = result.summary.chain.average
+            length = f"stages in a row ({how} {average.low:.2f} to {average.high:.2f})"
+            metrics.append({"type": "average_length", "name": length, "value": round(average.value, 3)})
         dataset = {"name": result.suite, "type": result.suite}
         entries.append({"task": {"type": "robotics", "name": "Robotics"}, "dataset": dataset, "metrics": metrics})
     return [{"name": repository.partition("/")[2], "results": entries}] if entries else []
@@ -225,8 +227,8 @@ def _results(results: Sequence[SuiteResult], validation: Mapping[int, float]) ->
         heads = ("suite", "thinks", "executes", "starts", "solved", "iterations, mean", "errors")
         parts.append(_table(heads, rows))
         parts.append(
-            "Measured with `rdvla eval`; 95 % Wilson intervals in parentheses. Episodes that could not be played are "
-            "errors and count neither way."
+            "Measured with `rdvla eval`; 95 % intervals in parentheses (of rates Wilson's, of tasks in a row "
+            "bootstrapped). Episodes that could not be played are errors and count neither way."
         )
     else:
         parts.append("No evaluation came with this policy: how often it succeeds is not said here.")

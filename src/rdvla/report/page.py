@@ -89,7 +89,7 @@ def _lede(series: Sequence[Series]) -> str:
     return (
         f"{count(len(played), 'episode')} of {count(len(tasks), 'task')} ({', '.join(suites)}), "
         f"{say_starts(records)}; {count(decisions, 'decision')}. {mixed}"
-        "Intervals are at 95 %: of rates Wilson's, of means bootstrapped."
+        "Intervals are at 95 %: of rates Wilson's, of means bootstrapped (of chains all alike, sums of Wilson's)."
     )
 
 

@@ -14,7 +14,7 @@ from rdvla.report.template import render_template
 
 WIDE, NARROW, HALF = 900, 340, 430
 METRICS, CONFIG = "metrics.jsonl", "config.json"
-VALIDATION, _SUCCESS = "validation_l1/depth_", "success/"
+VALIDATION, _SUCCESS, _IN_A_ROW = "validation_l1/depth_", "success/", "in_a_row/"
 _KEYFRAME = "validation_keyframe_l1"
 _SMOOTH = 40
 """The drawn mean goes over so many logged losses at most."""
@@ -113,6 +113,8 @@ def _lede(run: TrainingRun) -> str:
     success = run.starting_with(_SUCCESS).get("all")
     if success:
         parts.append(f"The last evaluation solved {success[-1][1]:.0%} of its episodes.")
+    for suite, points in run.starting_with(_IN_A_ROW).items():
+        parts.append(f"It solved {points[-1][1]:.2f} tasks in a row in {suite}.")
     speed = [value for _, value in run.numbers.get("samples_per_second", ())]
     if speed:
         parts.append(f"Median throughput: {sorted(speed)[len(speed) // 2]:.1f} samples per second.")
@@ -146,6 +148,10 @@ def _figures(run: TrainingRun) -> list[dict[str, Any]]:
         ]
         text = "Share of episodes solved by the policy of that step, in percent."
         found.append(_figure("Success", text, lambda w: curves(rates, w, "% solved", low=0.0)))
+    if chains := run.starting_with(_IN_A_ROW):
+        counts = [Curve(name, at, f"line c{n % 6}") for n, (name, at) in enumerate(chains.items())]
+        text = "Tasks of a chain that the policy of that step solves in a row, on average."
+        found.append(_figure("In a row", text, lambda w: curves(counts, w, "tasks in a row", low=0.0)))
     for name, title in (
         ("learning_rate", "learning rate"),
         ("grad_norm", "gradient norm"),

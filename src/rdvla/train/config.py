@@ -124,8 +124,9 @@ class KeyframeConfig(Config):
 
 
 class HeadOverrides(Config):
-    """Departures from the preset's head (fields of `HeadConfig`); null keeps the preset's value.
+    """Departures from a head (fields of `HeadConfig`); null keeps what is there.
 
+    That is the head of the checkpoint that a run starts from, also where its weights start anew, else the preset's.
     The dataset decides `action_dim` and `state_dim`; given here, they must agree with it.
     """
 
@@ -166,25 +167,29 @@ class LoraConfig(Config):
     targets: Literal["trained", "all_linear"] = "trained"
 
 
+Preset = Literal["tiny", "rdvla_0_5b"]
+DEFAULT_PRESET: Preset = "tiny"
+
+
 class ModelConfig(Config):
     """Which network to train.
 
     Attributes:
         preset: `tiny` trains every weight from scratch, with a tokenizer made from the dataset's instructions;
-            `rdvla_0_5b` is the released architecture.
+            `rdvla_0_5b` is the released architecture. A checkpoint brings its own network, sizes of the head included.
         init_from: a native or released checkpoint (or a hub id) whose network, tokenizer and weights to start from.
         base_vlm: where the vision-language part comes from, while head and state projector start anew: a Prismatic
             base (a `.pt` file or its directory), or a native or released checkpoint.
         tokenizer: directory with tokenizer files, where neither checkpoint brings them.
         vocab_size: largest size of a tokenizer made from the instructions.
-        network: departures from the preset, nested like `RDVLAConfig`.
+        network: departures from preset or checkpoint, nested like `RDVLAConfig`.
         layers: published name of a choice of layers (`12_24-24_24`); see `rdvla.train.presets.LAYERS`.
-        head: departures from the preset's head; beside `init_from` only the fields that say how deep training goes.
+        head: departures from its head; beside `init_from` only the fields that say how deep training goes.
         lora: train adapters instead of the vision-language part's own weights; null trains those.
         gradient_checkpointing: keep no activations inside tower blocks and language layers; compute them again.
     """
 
-    preset: Literal["tiny", "rdvla_0_5b"] = "tiny"
+    preset: Preset = DEFAULT_PRESET
     init_from: Path | None = None
     base_vlm: Path | None = None
     tokenizer: Path | None = None
@@ -271,9 +276,9 @@ class EvaluationConfig(Config):
 
     Attributes:
         every: steps between evaluations; a multiple of save_freq.
-        suites: LIBERO suites, or `toy`.
+        suites: of `rdvla eval`; of chains, how many stages are solved in a row is logged too.
         task_ids: tasks of every suite; null takes all.
-        episodes: episodes per task, from the bundled initial states 0, 1, ...
+        episodes: episodes per task, from the bundled initial states (evaluation chains) 0, 1, ...
         depth: iterations per decision; null takes 12, or leaves it to `stop`.
         stop: an adaptive rule (`rdvla.stops`) instead of a depth; its mean iterations are logged.
         threshold: of that rule; null takes its default.

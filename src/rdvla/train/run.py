@@ -1,6 +1,6 @@
 """The run folder: what a training run leaves behind and continues from.
 
-OUTPUT/config.json                       the configuration, fixed for the life of the folder
+OUTPUT/config.json                       the configuration; what decides the weights is fixed for the life of the folder
 OUTPUT/metrics.jsonl                     one line per log interval, validation and evaluation
 OUTPUT/tensorboard/                      the same for TensorBoard
 OUTPUT/checkpoints/000500/policy/        a native checkpoint (averaged weights, adapters merged), ready to evaluate
@@ -57,19 +57,18 @@ class RunFolder:
         """
         self.path = config.output
         self.keep = config.keep
-        self._settings = config.model_dump(mode="json", exclude={"output", *_CONTINUABLE})
+        self._settings = config.model_dump(mode="json", exclude={"output"})
         self._file = self.path / "config.json"
-        self._has_moved = False
+        self._written: dict[str, Any] | None = None
         if self._file.exists():
             settings = read_json(self._file, TrainingError, "choose another output folder")
-            previous = _completed(settings, config)
-            before, now = _elsewhere(previous), _elsewhere(self._settings)
+            self._written = _completed(settings, config)
+            before, now = _fixed(self._written), _fixed(self._settings)
             different = sorted(key for key in now if before.get(key) != now[key])
             if different:
                 raise TrainingError(
                     f"'{self.path}' holds a run with another {', '.join(different)}; choose another output folder."
                 )
-            self._has_moved = previous != self._settings
 
     def begin(self) -> None:
         """Claim the folder for these settings, once dataset and network are known to be there.
@@ -77,7 +76,7 @@ class RunFolder:
         Raises:
             StorageError: the folder cannot be written.
         """
-        if not self._file.exists() or self._has_moved:
+        if self._written != self._settings:
             write_json(self._file, self._settings)
 
     def require_same_data(self, step: int, statistics: Mapping[str, DatasetStatistics]) -> None:
@@ -86,7 +85,7 @@ class RunFolder:
         Raises:
             TrainingError: its statistics are others.
         """
-        if not self._has_moved:
+        if self._written is None or self._written["data"]["root"] == self._settings["data"]["root"]:
             return
         saved = load_statistics(self.directory(step) / "policy" / STATISTICS)
         if _numbers(saved) != _numbers(statistics):
@@ -160,10 +159,11 @@ class RunFolder:
         return self.path / "checkpoints" / f"{step:06d}"
 
 
-def _elsewhere(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings without where the dataset lies."""
+def _fixed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without those that may change while a run goes on, where the dataset lies included."""
     data = settings.get("data")
-    return settings | {"data": data | {"root": None}} if isinstance(data, dict) else settings
+    fixed = {name: value for name, value in settings.items() if name not in _CONTINUABLE}
+    return fixed | {"data": data | {"root": None}} if isinstance(data, dict) else fixed
 
 
 def _numbers(statistics: Mapping[str, DatasetStatistics]) -> list[Any]:
@@ -186,4 +186,4 @@ def _completed(settings: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
         whole = TrainConfig.build(changeable | settings)
     except ConfigError:
         return settings  # of another kind altogether; what differs is said
-    return whole.model_dump(mode="json", exclude={"output", *_CONTINUABLE})
+    return whole.model_dump(mode="json", exclude={"output"})

@@ -22,7 +22,7 @@ from rdvla.hub import CHECKPOINT, resolve
 from rdvla.model.config import RDVLAConfig
 from rdvla.model.prompt import train_tokenizer
 from rdvla.model.rdvla import RDVLA
-from rdvla.train.config import TrainConfig
+from rdvla.train.config import DEFAULT_PRESET, TrainConfig
 from rdvla.train.lora import add_adapters
 from rdvla.train.precision import cast, checkpoint_activations
 from rdvla.train.presets import changed, preset_network
@@ -78,10 +78,17 @@ class Origin:
         """Return the network to train, before the dataset's cameras and sizes are known.
 
         Raises:
-            ConfigError: the departures do not fit the preset.
+            ConfigError: the departures do not fit the preset, or the checkpoint is of another network than that.
         """
-        source = self.whole or self.vlm
-        base = source.model.config if source else preset_network(config.model.preset, vocab_size=vocab_size)
+        source, preset = self.whole or self.vlm, config.model.preset
+        base = named = preset_network(preset, vocab_size=vocab_size)
+        if source is not None:
+            base = source.model.config
+            if preset != DEFAULT_PRESET and base.backbone.kind != named.backbone.kind:
+                raise ConfigError(
+                    f"model.preset '{preset}' is another network than the checkpoint's, whose sizes a run keeps "
+                    f"(backbone '{base.backbone.kind}'); leave model.preset out or start from another checkpoint."
+                )
         return changed(base, config.model.changes)
 
 

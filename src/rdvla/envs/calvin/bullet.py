@@ -29,7 +29,7 @@ _LINES_TOLD = 3
 
 _INSTALL = "On Debian or Ubuntu: apt-get install libegl1 libgl1 libgl1-mesa-dri."
 
-_DRAWS = "RDVLA_EGL_DRAWS"
+_DRAWS = "_RDVLA_EGL_DRAWS"  # not of the user, and not for other machines as `RDVLA_...` is
 """Set for the processes that are started from here once EGL has drawn, so that they need not try."""
 _PROBE_SECONDS = 60
 _PROBE = (

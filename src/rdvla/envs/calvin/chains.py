@@ -102,7 +102,7 @@ def random_start(
 
     Args:
         rng: is drawn from.
-        scene: A, B, C or D.
+        scene: of `load_scene`.
         task: one of `first_tasks()`; None draws five.
     """
     situations = initial_situations()

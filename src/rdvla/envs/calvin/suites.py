@@ -4,6 +4,7 @@ Listing them needs neither pybullet nor data files.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rdvla.embodiment import CALVIN
@@ -11,7 +12,7 @@ from rdvla.envs.base import Suite, TaskSpec
 from rdvla.envs.calvin.assets import SCENES
 from rdvla.envs.calvin.chains import CHAIN_LENGTH, NUM_CHAINS, first_tasks
 from rdvla.envs.calvin.sentences import SENTENCES
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from rdvla.envs.calvin.env import CalvinEnv
@@ -34,6 +35,18 @@ class CalvinSuite(Suite):
     def strategy(self) -> str:
         """The released evaluation averages overlapping chunks; the official one leaves it to the policy."""
         return STRATEGIES.get(self.protocol, "")
+
+    def prepare(self) -> None:
+        """Choose the renderer, which workers inherit.
+
+        Raises:
+            ConfigError: see `choose_renderer`.
+            SimulatorError: see `choose_renderer`.
+        """
+        from rdvla.envs.calvin.bullet import choose_renderer
+
+        with suppress(MissingExtraError):  # the simulator may be on other machines alone
+            choose_renderer()
 
     def tasks(self) -> Sequence[TaskSpec]:
         """Return the one task there is: a chain."""

@@ -6,11 +6,12 @@ from typing import Any
 
 from rdvla.errors import ConfigError
 from rdvla.eval.intervals import wilson
-from rdvla.eval.paired import Interval, Pair, Side, compare
+from rdvla.eval.paired import Interval, Pair, Side, compare, mcnemar
 from rdvla.eval.ranks import rank_correlation
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.summary import score_chains
 from rdvla.report.chains import PUBLISHED, Published, by_stage, each_chain, stage_means
+from rdvla.report.findings import p_value
 from rdvla.report.load import RuleGroup
 from rdvla.report.results.given import DEPTH, Given, play, rule_at, unfinished
 from rdvla.report.results.table import (
@@ -25,8 +26,11 @@ from rdvla.report.results.table import (
     share_cell,
     words,
 )
+from rdvla.tables import count
 
 SUITE = "calvin_d"
+ALPHA = 0.05
+"""A sign test below it excludes chance."""
 
 
 def chains_table(given: Given) -> Section:
@@ -55,7 +59,7 @@ def chains_table(given: Given) -> Section:
         needed = play(given.all[0], [SUITE], "--stop", "action_mse")
         raise ConfigError(f"no run has chains of several tasks; play {needed} with a policy for CALVIN.")
     length = max(record.num_stages for _, chains, *_ in scores for record in chains)
-    head = ("", *(f"{count} in a row" for count in range(1, length + 1)), "average", "iterations per decision")
+    head = ("", *(f"{least} in a row" for least in range(1, length + 1)), "average", "iterations per decision")
     rows = []
     for title, chains, rule, fixed in scores:
         rows += [_row(title, chains, length), *([_difference(rule, fixed, length)] if fixed else [])]
@@ -93,15 +97,15 @@ def _difference(rule: RuleGroup, fixed: RuleGroup, length: int) -> tuple[Cell, .
     """Return, of the chains that both played, by how much the rule is ahead; every chain is drawn by itself."""
     shared = rule.matched(fixed)
     cells = []
-    for count in range(1, length + 1):
-        won = [(one.stages_solved >= count, other.stages_solved >= count) for one, other in shared]
+    for least in range(1, length + 1):
+        won = [(one.stages_solved >= least, other.stages_solved >= least) for one, other in shared]
         cells.append(paired_cell(compare([Pair(str(k), Side(a, {}), Side(b, {})) for k, (a, b) in enumerate(won)])))
     ahead, behind = [one for one, _ in shared], [other for _, other in shared]
     saved = each_chain(len(shared)).interval(
         lambda total: _per_decision(total, ahead) / _per_decision(total, behind) - 1,
     )
     name = f"difference to {fixed.name}, points; average; iterations, %"
-    return words(name), *cells, number_cell(_ahead(rule, fixed), sign="+"), number_cell(saved, 100, "+", 0)
+    return words(name), *cells, number_cell(_mean(_ahead(rule, fixed)), sign="+"), number_cell(saved, 100, "+", 0)
 
 
 def _per_decision(total: Callable[[Sequence[float]], Any], chains: Sequence[EpisodeRecord]) -> Any:
@@ -110,16 +114,27 @@ def _per_decision(total: Callable[[Sequence[float]], Any], chains: Sequence[Epis
     return total(iterations) / total(decisions)
 
 
-def _ahead(rule: RuleGroup, fixed: RuleGroup) -> Interval:
-    """Return how many more tasks in a row the rule solves, on average over common chains."""
-    return _mean([float(one.stages_solved - other.stages_solved) for one, other in rule.matched(fixed)])
+def _ahead(rule: RuleGroup, fixed: RuleGroup) -> list[float]:
+    """Return how many more tasks in a row the rule solves, of every common chain."""
+    return [float(one.stages_solved - other.stages_solved) for one, other in rule.matched(fixed)]
 
 
 def _more(title: str, rule: RuleGroup, fixed: RuleGroup) -> str:
-    more = _ahead(rule, fixed)
-    verdict = "beyond chance" if more.low > 0 or more.high < 0 else "within what chance allows"
-    score = f"{number_cell(more, sign='+').text} tasks in a row"
-    return f"{title} against {fixed.name}, {len(rule.matched(fixed))} common chains: {score}, {verdict}."
+    ahead = _ahead(rule, fixed)
+    score = f"{number_cell(_mean(ahead), sign='+').text} tasks in a row"
+    verdict = _judged(ahead, "beyond chance", "beyond chance", "within what chance allows")
+    return f"{title} against {fixed.name}, {count(len(ahead), 'common chain')}: {score}, {verdict}."
+
+
+def _judged(differences: Sequence[float], more: str, less: str, neither: str) -> str:
+    """Return what differences of chains show: neither, unless the interval and the exact sign test both exclude 0.
+
+    The interval alone has no width where a few chains agree.
+    """
+    mean = _mean(differences)
+    p = mcnemar(sum(each > 0 for each in differences), sum(each < 0 for each in differences))
+    said = neither if p >= ALPHA else more if mean.low > 0 else less if mean.high < 0 else neither
+    return f"{said} (sign test p {p_value(p)})".replace("\u00a0", " ")
 
 
 def _places(title: str, chains: Sequence[EpisodeRecord]) -> Table:
@@ -144,11 +159,11 @@ def _later(title: str, chains: Sequence[EpisodeRecord]) -> list[str]:
     several = [means for record in chains if len(means := stage_means(record)[: record.stages_solved]) > 1]
     if not several:
         return []
-    more = _mean([fmean(means[1:]) - means[0] for means in several])
-    verdict = "more" if more.low > 0 else "less" if more.high < 0 else "no measurable difference"
+    more = [fmean(means[1:]) - means[0] for means in several]
     sentence = (
-        f"{title}: later solved tasks against the first of the same chain, {len(several)} chains: "
-        f"{number_cell(more, sign='+').text} iterations per decision, {verdict}."
+        f"{title}: later solved tasks against the first of the same chain, {count(len(several), 'chain')}: "
+        f"{number_cell(_mean(more), sign='+').text} iterations per decision, "
+        f"{_judged(more, 'more', 'less', 'no measurable difference')}."
     )
     return [sentence]
 
@@ -164,6 +179,6 @@ def _goals(title: str, chains: Sequence[EpisodeRecord]) -> str:
                 taken.setdefault(stage.name, []).append(fmean(counts))
     iterations = [fmean(means) for means in taken.values()]
     failures = [1 - fmean(tried[goal]) for goal in taken]
-    found = rank_correlation(iterations, failures, [""] * len(taken)) if len(taken) > 2 else None
     what = f"{title}: iterations of a goal where it is solved, and how often it fails once begun, {len(taken)} goals"
-    return f"{what}: {correlation_text(found)}."
+    found = rank_correlation(iterations, failures, [""] * len(taken))
+    return f"{what}: {correlation_text(found, len(taken))}."

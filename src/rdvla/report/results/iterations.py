@@ -134,6 +134,6 @@ def _together(rule: RuleGroup, found: ByTask, failed: Mapping[str, ByTask]) -> T
 
 
 def _correlated(iterations: Sequence[float], failures: Sequence[float], groups: Sequence[str]) -> Cell:
-    result = rank_correlation(iterations, failures, groups) if len(groups) > 2 else None
+    result = rank_correlation(iterations, failures, groups)
     value = number_cell(result.value).value | {"p_value": result.p_value} if result else None
-    return Cell(correlation_text(result).removeprefix("rank correlation "), value)
+    return Cell(correlation_text(result, len(groups)).removeprefix("rank correlation "), value)

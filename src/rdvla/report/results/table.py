@@ -6,7 +6,7 @@ from typing import Any
 
 from rdvla.eval.intervals import Mean, Rate
 from rdvla.eval.paired import Comparison, Interval
-from rdvla.eval.ranks import Correlation
+from rdvla.eval.ranks import FEWEST, Correlation
 from rdvla.eval.summary import group_by
 from rdvla.report.against import Against
 from rdvla.report.findings import p_value, percent
@@ -72,8 +72,10 @@ def paired_cell(found: Comparison) -> Cell:
     return Cell(text.replace("\u00a0", " "), found.as_json())
 
 
-def correlation_text(found: Correlation | None) -> str:
-    """Return a rank correlation with its interval and p-value; None stands for one that is not defined."""
+def correlation_text(found: Correlation | None, things: int) -> str:
+    """Return the rank correlation of so many things with its interval and p-value; None is one that is not defined."""
+    if things < FEWEST:
+        return "no rank correlation, too few to say"
     if found is None:
         return "no rank correlation, they do not differ"
     text = f"rank correlation {number_cell(found.value, sign='+').text}, p {p_value(found.p_value)}"
