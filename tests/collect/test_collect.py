@@ -84,6 +84,10 @@ def test_a_chain_is_written_stage_by_stage(tmp_path):
     summary = collect(settings, suites={"chain": fakes.ThreesSuite("chain")}, make_expert=fakes.make_pusher)
     assert (summary.missing, summary.tasks[0].episodes) == (0, 6)
     assert "| chain | 0 | do two | 2 | 3 |" in (tmp_path / "d" / "README.md").read_text()
+    rows = json.loads((tmp_path / "d" / "collect.json").read_text())["episodes"]
+    whole = sum({row["attempt"]: row["seconds"] for row in rows}.values())
+    assert len(rows) == 3 * len({row["attempt"] for row in rows})
+    assert summary.tasks[0].seconds_per_episode == round(whole / 6, 2)
     dataset = load(tmp_path / "d", tmp_path)
     assert sorted(dataset.instructions) == ["do one", "do three", "do two"]
 

@@ -106,8 +106,9 @@ def test_a_chain_has_its_average(monkeypatch):
     )
     card = model_card(Facts("me/arm", make(), "native", "mit", evaluations=[SimpleNamespace(records=[record])]))
     assert f"2.50 in a row (2.00-3.00); all: {percent(rate)}" in card
-    values = [result.metric_value for result in ModelCard(card).data.eval_results]
-    assert values == [30.0, 2.5]
+    solved, length = ModelCard(card).data.eval_results
+    assert (solved.metric_value, length.metric_value) == (30.0, 2.5)
+    assert length.metric_name == "stages in a row (fixed(4), initial states 0, n = 10, 95 % 2.00 to 3.00)"
 
 
 def test_the_authors_words_stay(policy, tmp_path):
