@@ -63,6 +63,14 @@ def test_only_fresh_rows_start_a_chunk(tmp_path):
     assert published.batch(range(len(published))).frame_index.tolist() == [0, 4, 0, 4]
 
 
+def test_the_last_action_goes_on_beyond_the_end(tmp_path):
+    record(tmp_path / "d", episodes := [episode(0, length=6), episode(1, length=6)])
+    actions = episodes[0].columns["action"]
+    last = open_dataset(tmp_path / "d", tmp_path, sampling="lasting").batch([4])
+    np.testing.assert_array_equal(last.actions[0], actions[[4, 5, 5, 5]])
+    assert not last.action_is_pad.any()
+
+
 def test_at_rest_beyond_the_end(tmp_path):
     record(tmp_path / "d", episodes := [episode(0, length=6), episode(1, length=6)])
     actions = episodes[0].columns["action"]

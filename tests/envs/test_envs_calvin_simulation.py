@@ -207,6 +207,7 @@ def test_a_renderer_that_is_none(monkeypatch):
 @pytest.fixture
 def without_egl(monkeypatch):
     monkeypatch.setattr(bullet, "_PROBE", "raise SystemExit(1)")
+    monkeypatch.setenv(bullet.VARIABLE, "")  # as if it were not set, and what is chosen does not stay
     monkeypatch.delenv(bullet._DRAWS, raising=False)
     bullet._egl_draws.cache_clear()
     yield
@@ -222,20 +223,16 @@ def test_egl_that_was_chosen_and_does_not_draw_is_an_error(monkeypatch, without_
 
 
 def test_without_egl_the_pictures_are_tinyrenderers_and_it_is_said(monkeypatch, without_egl, caplog):
-    monkeypatch.delenv(bullet.VARIABLE, raising=False)
     assert bullet.choose_renderer() == "tiny"
     assert "EGL does not draw here" in caplog.text
     caplog.clear()
     assert bullet.choose_renderer() == "tiny"
     assert caplog.text == ""
-    monkeypatch.delenv(bullet.VARIABLE)
 
 
 def test_a_suite_chooses_the_renderer_for_all_its_workers(monkeypatch, without_egl):
-    monkeypatch.delenv(bullet.VARIABLE, raising=False)
     find_suite("calvin_a").prepare()
     assert os.environ[bullet.VARIABLE] == "tiny"
-    monkeypatch.delenv(bullet.VARIABLE)
 
 
 def test_a_damaged_model_is_an_error_of_the_simulator(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from calvin_files import ASSETS, GOLDEN, needs_calvin
+from calvin_files import ASSETS, GOLDEN, needs_calvin, needs_recordings
 from rdvla.doctor import golden_calvin
 from rdvla.doctor.calvin_replay import Replay, replay_recording
 from rdvla.doctor.golden import run_golden
@@ -116,6 +116,7 @@ def test_pictures_of_a_renderer_that_is_not_here_are_left_out_and_the_states_com
 
 @pytest.mark.sim
 @needs_calvin
+@needs_recordings
 def test_a_recording_of_the_published_simulator(tmp_path, monkeypatch):
     monkeypatch.setenv("RDVLA_CALVIN_DATA", str(ASSETS))
     (tmp_path / "rollouts").mkdir()

@@ -111,6 +111,32 @@ def test_pairs_that_one_evaluation_each_played_in_turns(tmp_path):
     assert apart.in_turns is False
 
 
+def test_a_baseline_among_runs_by_name(tmp_path):
+    runs = [
+        write_run(tmp_path / n, stops=(DEPTHS[4],), n_tasks=n_tasks, policy_digest=n)
+        for n, n_tasks in (("a", 1), ("b", 2))
+    ]
+    named = [f"one={runs[0]}", f"two={runs[1]}"]
+    text = call(*named, "--baseline", "one, depth 12", "--output", tmp_path / "page.html")
+    assert text.startswith("two, depth 12  against  depth 12")
+    with pytest.raises(ConfigError, match=r"several rules 'depth 12'; name one of: one, depth 12; two, depth 12\."):
+        call(*named, "--baseline", "depth 12", "--output", tmp_path / "page.html")
+    with pytest.raises(ConfigError, match=r"no rule 'one, depth 13'\. Did you mean 'one, depth 12'"):
+        call(*named, "--baseline", "one, depth 13", "--output", tmp_path / "page.html")
+    with pytest.raises(ConfigError, match=r"of several policies"):
+        call(
+            *map(str, runs),
+            "x=" + str(write_run(tmp_path / "c", stops=DEPTHS[4:5])),
+            "--baseline",
+            "tiny (a), depth 12",
+            "--json",
+            tmp_path / "x.json",
+            "--output",
+            tmp_path / "page.html",
+        )
+    assert not (tmp_path / "x.json").exists()
+
+
 def test_chains_and_other_single_tasks_have_intervals_of_episodes(tmp_path):
     run = write_run(tmp_path / "run", stops=(DEPTHS[0], ADAPTIVE), n_tasks=1, episodes=20)
     text = call(run, "--baseline", "fixed(1)", "--output", tmp_path / "page.html")

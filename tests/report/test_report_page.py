@@ -125,6 +125,22 @@ def test_runs_by_name_get_the_tables_of_names(tmp_path):
     assert "ablations-table" not in check(render(load_runs([usual, other]))).ids
 
 
+def test_names_hide_no_table_of_a_policy(tmp_path):
+    suites = ("libero_goal", "libero_10")
+    ladder = tuple(StopRule.fixed(depth) for depth in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32))
+    runs = [write_run(tmp_path / name, stops=ladder, suites=suites, n_tasks=1, policy_digest=name) for name in "ab"]
+    checker = check(render(load_named([f"x={runs[0]}", f"y={runs[1]}"])))
+    assert {"depth-table", "depth-table-1", "depth-table-2"} <= set(checker.ids)
+    assert "x (a)" in checker.text
+
+
+def test_a_name_that_a_column_has_is_said(tmp_path):
+    run = write_run(tmp_path / "run", stops=DEPTHS, n_tasks=2)
+    hard = write_run(tmp_path / "hard", stops=DEPTHS, n_tasks=1, seed=7)
+    with pytest.raises(ConfigError, match="a column is called 'libero_object' already"):
+        render(load_named([str(run), f"libero_object={hard}"]))
+
+
 def test_a_table_with_a_column_by_name_stands_once(tmp_path):
     run = write_run(tmp_path / "run", stops=DEPTHS, n_tasks=2)
     hard = write_run(tmp_path / "hard", stops=DEPTHS, n_tasks=1, seed=7)

@@ -106,10 +106,15 @@ def test_a_run_of_an_earlier_version_goes_on(dataset, tmp_path):
     run(dataset, tmp_path / "run", max_steps=1)
     file = tmp_path / "run" / "config.json"
     written = json.loads(file.read_text())
-    del written["data"]["timestamps"], written["grad_accumulation_steps"]
+    for name in ("max_steps", "save_freq", "num_workers", "evaluation", "grad_accumulation_steps"):
+        del written[name]
+    del written["data"]["timestamps"]
     file.write_text(json.dumps(written))
     run(dataset, tmp_path / "run", max_steps=2)
     assert (tmp_path / "run" / "checkpoints" / "000002").is_dir()
+    assert json.loads(file.read_text())["max_steps"] == 2
+    with pytest.raises(TrainingError, match="is at step 2 already, beyond max_steps 1"):
+        run(dataset, tmp_path / "run", max_steps=1)
     assert json.loads(file.read_text())["max_steps"] == 2
     for key in ("data", "grad_accumulation_steps"):
         other = {"data": {"root": str(dataset), "validation_fraction": 0.2, "timestamps": "frame_index"}}

@@ -260,5 +260,7 @@ def test_numbers_that_are_none_leave_a_gap(tmp_path):
     lines = ['{"step": 1, "loss": 0.5, "validation_l1/depth_1": NaN}', '{"step": 2, "loss": Infinity}']
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 3, "loss": 0.25}']) + "\n")
     assert load_training(tmp_path).numbers == {"loss": [(1.0, 0.5), (3.0, 0.25)]}
+    with pytest.raises(ConfigError, match="a training run has a page of its own"):
+        report_command([f"mine={tmp_path}"], tmp_path / "page.html")
     report_command([str(tmp_path)], tmp_path / "page.html")
     assert "nan" not in (tmp_path / "page.html").read_text().lower()

@@ -8,7 +8,7 @@ import typer
 from rdvla.errors import ConfigError
 from rdvla.eval.paired import MARGIN
 from rdvla.report.against import Against, compare_runs, format_comparisons, write_comparisons
-from rdvla.report.load import Run, load_named, load_runs
+from rdvla.report.load import Run, load_named, load_runs, split_name
 from rdvla.report.page import write_report
 from rdvla.report.training import is_training, write_training_report
 
@@ -27,7 +27,10 @@ def report_command(
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(help="The rule to compare with, if there are several, as the table of 'rdvla eval' names it."),
+        typer.Option(
+            help="The rule to compare with, if there are several, as the table of 'rdvla eval' names it; of several "
+            "runs by NAME: 'NAME, RULE'."
+        ),
     ] = None,
     margin: Annotated[
         float | None, typer.Option(help=f"A loss of success that would not matter, as a share [default: {MARGIN}].")
@@ -39,18 +42,20 @@ def report_command(
     With `--against` (or `--baseline`, for rules of the same evaluation): paired statistics of success, and what is
     saved, with intervals. What differs beside the rule is named.
     """
-    if any(is_training(Path(run)) for run in runs):
-        if len(runs) > 1 or any(option is not None for option in (against, baseline, margin, json)):
+    named = [split_name(run) for run in runs]
+    if any(is_training(folder) for _, folder in named):
+        (name, folder), *others = named
+        if name or others or any(option is not None for option in (against, baseline, margin, json)):
             raise ConfigError("a training run has a page of its own, without comparisons; name its folder alone.")
-        write_training_report(Path(runs[0]), output)
+        write_training_report(folder, output)
     else:
         evaluations = load_named(runs)
         comparisons = _compare(evaluations, against, baseline, margin)
         if not comparisons and (json is not None or margin is not None):
             raise ConfigError("--json and --margin belong to a comparison; add --against FOLDER or --baseline RULE.")
+        write_report(evaluations, output, comparisons)
         if json is not None:
             write_comparisons(comparisons, json)
-        write_report(evaluations, output, comparisons)
     print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -18,8 +18,9 @@ Progress = Callable[[int, int], None]
 Timestamps = Literal["stored", "frame_index"]
 """Which video frame belongs to a row: `stored` goes by its timestamp, `frame_index` by its number."""
 
-Sampling = Literal["padded", "resting", "published"]
+Sampling = Literal["padded", "lasting", "resting", "published"]
 """`padded`: every frame starts a chunk; past the episode's end the last action repeats, marked as padding.
+`lasting`: likewise, but nothing is marked: past the end the last action goes on.
 `resting`: likewise, but past the end every entry except the last, the gripper, is 0, and nothing is marked.
 `published`: the last T - 1 frames of an episode start no chunk, so nothing is padded (as the OpenVLA line trains)."""
 

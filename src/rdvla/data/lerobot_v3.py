@@ -98,7 +98,7 @@ class LeRobotDataset:
             chunk_size: actions per sample.
             cameras: camera name -> feature key; default all cameras, LIBERO's as `primary` and `wrist`.
             transform: brings stored frames to the policy's resolution; see `frame_cache.resize_to`.
-            sampling: `padded`, `resting` or `published`; see `DataConfig`.
+            sampling: `padded`, `lasting`, `resting` or `published`; see `DataConfig`.
             state_key: feature that becomes `state`; of several, the vectors are joined in the order given.
             action_key: feature that becomes `actions`, or several, likewise.
             timestamps: which video frame belongs to a row: `stored` goes by its timestamp, `frame_index` by its number
@@ -288,6 +288,7 @@ class LeRobotDataset:
         actions_BTA = self._gather(self.action_keys, start_B[:, None] + frames_BT)
         if self.sampling == "resting":
             actions_BTA[is_pad_BT, :-1] = 0
+        if self.sampling in ("lasting", "resting"):
             is_pad_BT = np.zeros_like(is_pad_BT)
         return ChunkBatch(
             images={camera: frames[slots_B] for camera, frames in self.frames.items()},

@@ -228,7 +228,8 @@ def _results(results: Sequence[SuiteResult], validation: Mapping[int, float]) ->
         parts.append(_table(heads, rows))
         parts.append(
             "Measured with `rdvla eval`; 95 % intervals in parentheses (of rates Wilson's, of tasks in a row "
-            "bootstrapped). Episodes that could not be played are errors and count neither way."
+            "bootstrapped, where all chains are alike sums of Wilson's). Episodes that could not be played are errors "
+            "and count neither way."
         )
     else:
         parts.append("No evaluation came with this policy: how often it succeeds is not said here.")

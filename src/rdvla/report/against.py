@@ -82,7 +82,8 @@ def compare_runs(
     Args:
         runs: evaluations.
         others: evaluations with the baseline; they may be the same.
-        baseline: label or name of its rule; None takes the only one.
+        baseline: label or name of its rule, behind that of its policy if there are several (`usual, depth 12`); None
+            takes the only one.
         margin: the loss of success that would not matter.
 
     Raises:
@@ -104,19 +105,28 @@ def compare_runs(
 
 
 def _baseline(runs: Sequence[Run], label: str | None) -> tuple[str, RuleGroup]:
-    rules = [(series.label, rule) for series in group_runs(runs) for rule in series.rules if rule.played]
+    groups = group_runs(runs)
+    rules = [(series.label, rule) for series in groups for rule in series.rules if rule.played]
     if not rules:
         raise ConfigError("no episode of the baseline could be played.")
     if label is None:
         if len(rules) > 1:
-            names = "; ".join(rule.label for _, rule in rules)
+            names = "; ".join(f"{policy}, {rule.name}" if len(groups) > 1 else rule.label for policy, rule in rules)
             raise ConfigError(f"the baseline has several rules; name one with --baseline: {names}.")
         return rules[0]
-    chosen = [(policy, rule) for policy, rule in rules if label in (rule.label, rule.name)]
-    if len(chosen) != 1:
-        what = "several rules" if chosen else "no rule"
-        raise ConfigError(f"the baseline has {what} '{label}'.{suggest(label, [rule.label for _, rule in rules])}")
+    chosen = [(policy, rule) for policy, rule in rules if label in _callable(policy, rule)]
+    if len(chosen) > 1:
+        several = "; ".join(f"{policy}, {rule.name}" for policy, rule in chosen)
+        raise ConfigError(f"the baseline has several rules '{label}'; name one of: {several}.")
+    if not chosen:
+        known = [name for policy, rule in rules for name in _callable(policy, rule)]
+        raise ConfigError(f"the baseline has no rule '{label}'.{suggest(label, known)}")
     return chosen[0]
+
+
+def _callable(policy: str, rule: RuleGroup) -> list[str]:
+    """Return what a rule may be called on the command line."""
+    return [rule.label, rule.name, f"{policy}, {rule.label}", f"{policy}, {rule.name}"]
 
 
 def compare_rules(name: str, first: RuleGroup, second: RuleGroup, margin: float = MARGIN) -> Against:

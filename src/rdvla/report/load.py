@@ -156,16 +156,21 @@ def load_runs(folders: Sequence[Path]) -> list[Run]:
     return [_load(folder) for folder in folders]
 
 
+def split_name(argument: str) -> tuple[str, Path]:
+    """Return name (empty without one) and folder of `RUN` or `NAME=RUN`; a folder that is there is no name."""
+    match = None if Path(argument).exists() else NAMED.fullmatch(argument)
+    return (match[1], Path(match[2])) if match else ("", Path(argument))
+
+
 def load_named(arguments: Sequence[str]) -> list[Run]:
-    """Read the runs of a command line: `RUN`, or `NAME=RUN`, unless there is a folder that is called so.
+    """Read the runs of a command line; see `split_name`.
 
     Raises:
         ConfigError: no run, or a repeated one.
         RecordError: a folder holds no evaluation, or a damaged one.
     """
-    found = [None if Path(argument).exists() else NAMED.fullmatch(argument) for argument in arguments]
-    named = [match.groups() if match else ("", each) for match, each in zip(found, arguments, strict=True)]
-    runs = load_runs([Path(folder) for _, folder in named])
+    named = [split_name(argument) for argument in arguments]
+    runs = load_runs([folder for _, folder in named])
     return [replace(run, name=name) for run, (name, _) in zip(runs, named, strict=True)]
 
 

@@ -71,7 +71,9 @@ def render(runs: Sequence[Run], comparisons: Sequence[Against] = ()) -> str:
         comparisons=comparisons,
         depth=_depth_section(series),
         by_name=by_name,
-        policies=[_policy_section(one, several=len(series) > 1, shown=shown) for one in series],
+        policies=[
+            _policy_section(one, several=len(series) > 1, but=set() if one.runs[0].name else shown) for one in series
+        ],
         films=_films(series),
         errors=[record for one in series for record in one.records if isinstance(record, ErrorRecord)],
         runs=[_provenance(run) for run in runs],
@@ -106,7 +108,7 @@ def _depth_section(series: Sequence[Series]) -> dict[str, Any] | None:
     }
 
 
-def _policy_section(series: Series, *, several: bool, shown: Set[str]) -> dict[str, Any]:
+def _policy_section(series: Series, *, several: bool, but: Set[str]) -> dict[str, Any]:
     adaptive = series.adaptive[:MAX_COMPARED]
     timed = [rule for rule in series.rules if "decide" in rule.summary.latency_ms]
     traced = [section for rule in series.rules if (section := trace_section(series, rule)) is not None]
@@ -120,7 +122,7 @@ def _policy_section(series: Series, *, several: bool, shown: Set[str]) -> dict[s
         "alarms": [sentence for rule in series.rules if (sentence := findings.about_alarm(rule))],
         "chains": chain_section(series),
         "tasks": _task_rows(series),
-        "results": [section for section in whole_tables(series) if section.name not in shown],
+        "results": [section for section in whole_tables(series) if section.name not in but],
         "iterations": adaptive
         and {
             "per_task": _both(lambda width: figures.iterations_per_task(adaptive, width)),
@@ -190,7 +192,7 @@ def _provenance(run: Run) -> dict[str, Any]:
             if version not in versions.setdefault(package, []):
                 versions[package].append(version)
     return {
-        "folder": run.folder.name,
+        "folder": f"{run.name} ({run.folder.name})" if run.name else run.folder.name,
         "command": shlex.join(run.command),
         "config": {
             name: value for name, value in run.config.items() if name in ("policy", "policy_digest", "protocol", "seed")

@@ -58,8 +58,8 @@ class DataConfig(Config):
             checkpoint the weights come from.
         stored_as_jpeg: the frames went through JPEG before they were stored, so the path's own JPEG step is left out
             in training (the released data are of this kind).
-        sampling: `padded` (every frame starts a chunk; what lies beyond the episode's end is not learned), `resting`
-            (beyond it every entry but the last, the gripper, is 0; for relative actions of one arm with a gripper) or
+        sampling: `padded` (every frame starts a chunk; what lies beyond the episode's end is not learned), `lasting`
+            (beyond it the last action goes on), `resting` (beyond it every entry but the last, the gripper, is 0; for relative actions of one arm with a gripper) or
             `published` (the last chunk_size - 1 frames start none).
         gripper_changes: how often an epoch draws a sample in whose chunk the gripper opens or closes.
         timestamps: `stored`, or `frame_index` for evenly spaced video frames whose stored times are a wall clock's.
@@ -324,7 +324,8 @@ class TrainConfig(Config):
         seed: decides initialisation, order, augmentation, depths and scratchpads.
         device: `auto` takes a GPU where there is one.
         precision: `mixed` computes in bfloat16 and keeps trained weights in float32; `bfloat16` keeps them in bfloat16
-            too (published); null takes `float32` for the tiny preset and `mixed` otherwise.
+            too (published); null takes `float32` where `model.preset` is `tiny`, as it is unless named, also beside a
+            checkpoint, and `mixed` otherwise.
         batch_size: samples per micro-batch and process.
         grad_accumulation_steps: micro-batches per optimiser step.
         max_steps: optimiser steps.

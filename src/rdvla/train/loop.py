@@ -118,12 +118,12 @@ class _Run:
         self._start = ranks.from_first(self._folder.newest_intact(watcher.warned) if ranks.is_first else 0)
         if self._start:
             self._folder.require_same_data(self._start, checkpoint.statistics)
-        if ranks.is_first:
-            self._folder.begin()
         if self._start > config.max_steps:
             raise TrainingError(
                 f"'{self._folder.path}' is at step {self._start} already, beyond max_steps {config.max_steps}."
             )
+        if ranks.is_first:
+            self._folder.begin()
         if self._start:
             self._learner.load(self._folder.load(self._start))
         ranks.wait()  # nobody writes a newer checkpoint before everybody has read this one

@@ -60,15 +60,17 @@ class RunFolder:
         self._settings = config.model_dump(mode="json", exclude={"output"})
         self._file = self.path / "config.json"
         self._written: dict[str, Any] | None = None
+        self._has_moved = False
         if self._file.exists():
             settings = read_json(self._file, TrainingError, "choose another output folder")
-            self._written = _completed(settings, config)
-            before, now = _fixed(self._written), _fixed(self._settings)
+            self._written, previous = settings, _completed(settings, config)
+            before, now = _fixed(previous), _fixed(self._settings)
             different = sorted(key for key in now if before.get(key) != now[key])
             if different:
                 raise TrainingError(
                     f"'{self.path}' holds a run with another {', '.join(different)}; choose another output folder."
                 )
+            self._has_moved = previous["data"]["root"] != self._settings["data"]["root"]
 
     def begin(self) -> None:
         """Claim the folder for these settings, once dataset and network are known to be there.
@@ -85,7 +87,7 @@ class RunFolder:
         Raises:
             TrainingError: its statistics are others.
         """
-        if self._written is None or self._written["data"]["root"] == self._settings["data"]["root"]:
+        if not self._has_moved:
             return
         saved = load_statistics(self.directory(step) / "policy" / STATISTICS)
         if _numbers(saved) != _numbers(statistics):

@@ -87,7 +87,7 @@ class Origin:
             if preset != DEFAULT_PRESET and base.backbone.kind != named.backbone.kind:
                 raise ConfigError(
                     f"model.preset '{preset}' is another network than the checkpoint's, whose sizes a run keeps "
-                    f"(backbone '{base.backbone.kind}'); leave model.preset out or start from another checkpoint."
+                    f"(backbone '{base.backbone.kind}'); leave model.preset out, or start from another checkpoint."
                 )
         return changed(base, config.model.changes)
 

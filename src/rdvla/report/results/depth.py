@@ -10,7 +10,7 @@ from rdvla.eval.summary import group_by, summarise_group
 from rdvla.report.against import Against, compare_rules
 from rdvla.report.findings import SIGNIFICANT, full
 from rdvla.report.load import RuleGroup, Series
-from rdvla.report.results.given import Given, play, unfinished
+from rdvla.report.results.given import WHOLE, Given, play, unfinished
 from rdvla.report.results.table import BLANK, Cell, Section, Table, rate_cell
 
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -31,8 +31,7 @@ def depth_table(given: Given) -> Section:
     """Return success by depth and suite; runs with a name (`hardest=RUN`) have a column of their own.
 
     Raises:
-        ConfigError: a policy with fewer than two depths, or with depths that were played in several ways, or runs with
-            the name of a suite.
+        ConfigError: a policy with fewer than two depths, or with depths that were played in several ways.
     """
     ladders = {name: _ladder(series) for name, series in given.named.items()}
     columns = dict(ladders)
@@ -40,11 +39,7 @@ def depth_table(given: Given) -> Section:
         whole = _ladder(given.series)
         suites = dict.fromkeys(record.suite for rule in whole.values() for record in rule.records)
         by_suite = {name: {depth: rule.within(name) for depth, rule in whole.items()} for name in suites}
-        together = {("all episodes" if len(suites) > 1 else next(iter(suites))): whole}
-        if taken := (by_suite | together).keys() & ladders:
-            raise ConfigError(
-                f"a column is called '{min(taken)}' already; give the runs {min(taken)}=... another name."
-            )
+        together = {(WHOLE if len(suites) > 1 else next(iter(suites))): whole}
         ladders = together | ladders
         columns = by_suite | ladders
     depths = sorted({depth for ladder in columns.values() for depth in ladder})

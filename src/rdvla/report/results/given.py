@@ -14,6 +14,8 @@ from rdvla.horizons import DEFAULT_HORIZON
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, ranges
 from rdvla.stops import EXACT, StopRule
 
+WHOLE = "all episodes"
+"""What a column of all suites is called."""
 DEPTH = 12
 """The paper's fixed depth: what other rules are compared with."""
 
@@ -56,10 +58,14 @@ def sort_runs(runs: Sequence[Run]) -> Given:
     """Return runs by the names that the command line gave them; runs of the same name belong together.
 
     Raises:
-        ConfigError: several policies where there must be one.
+        ConfigError: several policies where there must be one, or a name that a column of its own has already.
     """
     series = {name: _one_policy(name, members) for name, members in group_by(runs, lambda run: run.name).items()}
-    return Given(series.pop("", None), series)
+    given = Given(series.pop("", None), series)
+    suites = {record.suite for record in given.series.records} if given.series else set()
+    if taken := (suites | {WHOLE}) & given.named.keys():
+        raise ConfigError(f"a column is called '{min(taken)}' already; give the runs {min(taken)}=... another name.")
+    return given
 
 
 def _one_policy(name: str, runs: Sequence[Run]) -> Series:
