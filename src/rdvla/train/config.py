@@ -59,8 +59,8 @@ class DataConfig(Config):
         stored_as_jpeg: the frames went through JPEG before they were stored, so the path's own JPEG step is left out
             in training (the released data are of this kind).
         sampling: `padded` (every frame starts a chunk; what lies beyond the episode's end is not learned), `lasting`
-            (beyond it the last action goes on), `resting` (beyond it every entry but the last, the gripper, is 0; for relative actions of one arm with a gripper) or
-            `published` (the last chunk_size - 1 frames start none).
+            (beyond it the last action goes on), `resting` (beyond it every entry but the last, the gripper, is 0; for
+            relative actions of one arm with a gripper) or `published` (the last chunk_size - 1 frames start none).
         gripper_changes: how often an epoch draws a sample in whose chunk the gripper opens or closes.
         timestamps: `stored`, or `frame_index` for evenly spaced video frames whose stored times are a wall clock's.
         gripper: the environment's gripper convention in the dataset's last action dimension; refused if the values
