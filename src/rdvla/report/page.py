@@ -88,10 +88,11 @@ def _lede(series: Sequence[Series]) -> str:
     decisions = sum(len(record.iterations) for record in played)
     several = say_mixed(records)
     mixed = f"Not alike in all: {several}. " if several else ""
+    alike = " (of chains all alike, sums of Wilson's)" if any(record.num_stages > 1 for record in played) else ""
     return (
         f"{count(len(played), 'episode')} of {count(len(tasks), 'task')} ({', '.join(suites)}), "
         f"{say_starts(records)}; {count(decisions, 'decision')}. {mixed}"
-        "Intervals are at 95 %: of rates Wilson's, of means bootstrapped (of chains all alike, sums of Wilson's)."
+        f"Intervals are at 95 %: of rates Wilson's, of means bootstrapped{alike}."
     )
 
 
