@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calvin_files import ASSETS, GOLDEN, needs_calvin, needs_recordings
+from calvin_files import ASSETS, GOLDEN, needs_calvin, needs_files, needs_recordings
 from rdvla.doctor.golden_calvin import check_chains
 from rdvla.envs.calvin import chains
 from rdvla.envs.calvin.assets import load_scene
@@ -78,11 +78,10 @@ def test_rules():
     assert follow(situation, ["turn_on_led", "turn_on_lightbulb"]) is None  # two of a kind
 
 
+@needs_files
 class TestRandomStarts:
     @pytest.fixture(params="ABCD")
     def scene(self, request):
-        if ASSETS is None:
-            pytest.skip("CALVIN's data files are not on this machine")
         return load_scene(request.param, ASSETS)
 
     def test_are_chains_with_blocks_where_the_situation_says(self, scene):
@@ -141,9 +140,8 @@ class TestRandomStarts:
                 assert (pose[:2] <= high[:2]).all()
 
 
+@needs_files
 def test_a_scene_lists_its_blocks_in_its_own_order():
-    if ASSETS is None:
-        pytest.skip("CALVIN's data files are not on this machine")
     scene = load_scene("D", ASSETS)
     turned = replace(scene, blocks=dict(reversed(scene.blocks.items())))
     chain = evaluation_chain(3)

@@ -11,7 +11,7 @@ from rdvla.eval.ranks import rank_correlation
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.summary import score_chains
 from rdvla.report.chains import PUBLISHED, Published, by_stage, each_chain, stage_means
-from rdvla.report.findings import p_value
+from rdvla.report.findings import SIGNIFICANT, p_value
 from rdvla.report.load import RuleGroup
 from rdvla.report.results.given import DEPTH, Given, play, rule_at, unfinished
 from rdvla.report.results.table import (
@@ -29,8 +29,6 @@ from rdvla.report.results.table import (
 from rdvla.tables import count
 
 SUITE = "calvin_d"
-ALPHA = 0.05
-"""A sign test below it excludes chance."""
 
 
 def chains_table(given: Given) -> Section:
@@ -121,19 +119,19 @@ def _ahead(rule: RuleGroup, fixed: RuleGroup) -> list[float]:
 
 def _more(title: str, rule: RuleGroup, fixed: RuleGroup) -> str:
     ahead = _ahead(rule, fixed)
-    score = f"{number_cell(_mean(ahead), sign='+').text} tasks in a row"
-    verdict = _judged(ahead, "beyond chance", "beyond chance", "within what chance allows")
+    mean = _mean(ahead)
+    score = f"{number_cell(mean, sign='+').text} tasks in a row"
+    verdict = _judged(ahead, mean, "beyond chance", "beyond chance", "within what chance allows")
     return f"{title} against {fixed.name}, {count(len(ahead), 'common chain')}: {score}, {verdict}."
 
 
-def _judged(differences: Sequence[float], more: str, less: str, neither: str) -> str:
-    """Return what differences of chains show: neither, unless the interval and the exact sign test both exclude 0.
+def _judged(differences: Sequence[float], mean: Interval, more: str, less: str, neither: str) -> str:
+    """Return what differences of chains show: neither, unless their mean and the exact sign test both exclude 0.
 
     The interval alone has no width where a few chains agree.
     """
-    mean = _mean(differences)
     p = mcnemar(sum(each > 0 for each in differences), sum(each < 0 for each in differences))
-    said = neither if p >= ALPHA else more if mean.low > 0 else less if mean.high < 0 else neither
+    said = neither if p >= SIGNIFICANT else more if mean.low > 0 else less if mean.high < 0 else neither
     return f"{said} (sign test p {p_value(p)})".replace("\u00a0", " ")
 
 
@@ -160,10 +158,11 @@ def _later(title: str, chains: Sequence[EpisodeRecord]) -> list[str]:
     if not several:
         return []
     more = [fmean(means[1:]) - means[0] for means in several]
+    mean = _mean(more)
     sentence = (
         f"{title}: later solved tasks against the first of the same chain, {count(len(several), 'chain')}: "
-        f"{number_cell(_mean(more), sign='+').text} iterations per decision, "
-        f"{_judged(more, 'more', 'less', 'no measurable difference')}."
+        f"{number_cell(mean, sign='+').text} iterations per decision, "
+        f"{_judged(more, mean, 'more', 'less', 'no measurable difference')}."
     )
     return [sentence]
 
