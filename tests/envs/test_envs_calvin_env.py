@@ -1,12 +1,14 @@
 """CALVIN through the protocol that every environment has."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from calvin_files import ASSETS, load_recording, needs_calvin, needs_recordings
 from rdvla.embodiment import CALVIN
 from rdvla.envs import InitState, Seed, find_suite, list_tasks, make_env, num_init_states
-from rdvla.envs.calvin import bullet
+from rdvla.envs.calvin import bullet, varied
 from rdvla.envs.calvin.assets import manifest
 from rdvla.envs.calvin.chains import evaluation_chain
 from rdvla.envs.calvin.sentences import SENTENCES
@@ -38,6 +40,14 @@ class TestSuites:
         assert num_init_states("calvin_b_single", 26) == 0
         with pytest.raises(ConfigError, match="no task 27"):
             num_init_states("calvin_b_single", 27)
+
+    def test_varied_tables_start_from_seeds_alone_and_d_has_none(self):
+        assert num_init_states("calvin_a_varied", 0) == num_init_states("calvin_c_single_varied", 26) == 0
+        assert [task.name for task in list_tasks("calvin_b_single_varied")] == [
+            task.name for task in list_tasks("calvin_b_single")
+        ]
+        with pytest.raises(ConfigError, match="unknown suite 'calvin_d_varied'"):
+            find_suite("calvin_d_varied")
 
     def test_protocols(self):
         assert find_suite("calvin_d").protocol == "official"
@@ -105,11 +115,11 @@ class TestEnv:
 
     def test_looking_does_not_change_what_happens(self, env):
         results = []
-        for looks in (False, True):
+        for look in (False, True):
             env.reset(Seed(1))
             for _ in range(6):
                 env.step(np.array([0.3, -0.5, -1, 0, 0, 0.2, 1], np.float32))
-                if looks:
+                if look:
                     env.observe()
             results.append(env.simulation.robot_obs())
         np.testing.assert_array_equal(*results)
@@ -140,6 +150,69 @@ class TestEnv:
             assert env.stage_index == 1
             with pytest.raises(ConfigError, match="'calvin_c_single' has no bundled starts"):
                 env.reset(InitState(0))
+
+    @pytest.mark.parametrize("scene", ["a", "b", "c"])
+    def test_a_varied_table_has_its_button_elsewhere_and_all_else_in_place(self, scene):
+        def boxes(env):
+            return {link: env.simulation.link_box("table", link) for link in env.simulation.links["table"]}
+
+        with make_env(f"calvin_{scene}", 0) as env:
+            env.reset(Seed(3))
+            plain = boxes(env)
+        with make_env(f"calvin_{scene}_varied", 0) as env:
+            places, pictures = [], {}
+            for seed in (*range(12), 0):
+                env.reset(Seed(seed))
+                if env.simulation.scene_obs()[:2].any():
+                    continue  # slider or drawer are elsewhere
+                found = boxes(env)
+                for link in ("base_link", "plank_link", "slide_link", "drawer_link", "light_link"):
+                    np.testing.assert_allclose(found[link], plain[link], atol=1e-3, err_msg=link)
+                button, led = (found[link].mean(0) for link in ("button_link", "led_link"))
+                assert button[0] == pytest.approx(led[0], abs=1e-3)
+                np.testing.assert_allclose(button[1:], plain["button_link"].mean(0)[1:], atol=1e-3)
+                blocks = env.simulation.scene_obs()[6:].reshape(3, 6)
+                on_table = blocks[blocks[:, 1] < 0]
+                assert (np.abs(on_table[:, 0] - button[0]) > 0.11).all()
+                assert scene != "a" or abs(button[0] + 0.12) > 0.05, "A's slider beside D's button is held out"
+                places.append(round(float(button[0]), 3))
+                pictures.setdefault(seed, []).append(env.frame())
+            assert len(set(places)) > 2
+            np.testing.assert_array_equal(*pictures[0])
+            with pytest.raises(ConfigError, match="no bundled starts; take a Seed"):
+                env.reset(InitState(0))
+
+    def test_a_button_that_stands_elsewhere_works(self):
+        (task,) = [task for task in list_tasks("calvin_b_single_varied") if task.name == "turn_on_led"]
+        with make_env("calvin_b_single_varied", task.task_id) as env:
+            expert = make_expert(task)
+            for seed in range(3):
+                env.reset(Seed(seed))
+                expert.reset(env)
+                assert sum(env.step(expert.act(env)) for _ in range(120)) == 1
+
+    def test_looks_are_those_of_a_to_c(self):
+        rng = np.random.default_rng(0)
+        data = ASSETS.absolute()
+        seen = {link: set() for link in ("base_link", "plank_link", "slide_link", "drawer_link")}
+        for _ in range(60):
+            drawn = varied.draw_looks(rng, data)
+            assert drawn.keys() == seen.keys()
+            assert drawn["base_link"].colour == drawn["plank_link"].colour != drawn["slide_link"].colour
+            for link, look in drawn.items():
+                assert look.texture.is_file()
+                assert all(0.5 <= channel <= 1 for channel in look.colour)
+                seen[link].add(look.texture.resolve().relative_to(data.resolve()).parts[1])
+        assert all(tables == {f"calvin_table_{scene}" for scene in "ABC"} for tables in seen.values())
+
+    def test_a_table_without_texture_lends_none(self, monkeypatch, tmp_path):
+        (tmp_path / "table" / "meshes").mkdir(parents=True)
+        for link in ("base_link", "plank_link", "slide_link", "drawer_link"):
+            (tmp_path / "table" / "meshes" / f"{link}.mtl").write_text("newmtl Material\nKd 0.8 0.8 0.8\n")
+        scene = SimpleNamespace(data=tmp_path, table="table/urdf/table.urdf")
+        monkeypatch.setattr(varied, "load_scene", lambda name, data: scene)
+        with pytest.raises(ConfigError, match=r"'.*base_link.mtl' names no texture \(map_Kd\)"):
+            varied.draw_looks(np.random.default_rng(0), tmp_path)
 
     @pytest.mark.parametrize("suite", ["calvin_a", "calvin_b", "calvin_c", "calvin_d"])
     def test_what_is_drawn_stays_where_it_is(self, suite):

@@ -1,6 +1,7 @@
 """CALVIN as an `Env`: a chain of five tasks is an episode of five stages, a task alone an episode of one."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib.metadata import version
 
 import numpy as np
@@ -15,6 +16,7 @@ from rdvla.envs.calvin.info import Info
 from rdvla.envs.calvin.sentences import SENTENCES
 from rdvla.envs.calvin.simulation import Simulation
 from rdvla.envs.calvin.tasks import is_solved
+from rdvla.envs.calvin.varied import draw_looks, vary
 from rdvla.errors import ConfigError, SimulatorError
 from rdvla.types import Observation
 
@@ -31,7 +33,14 @@ class CalvinEnv:
     """
 
     def __init__(
-        self, task: TaskSpec, scene: str, stage_steps: int, *, camera_size: int | None = None, alone: bool = False
+        self,
+        task: TaskSpec,
+        scene: str,
+        stage_steps: int,
+        *,
+        camera_size: int | None = None,
+        alone: bool = False,
+        varied: bool = False,
     ) -> None:
         """Read the scene; the simulation starts with the first episode.
 
@@ -41,6 +50,7 @@ class CalvinEnv:
             stage_steps: control steps allowed for each task.
             camera_size: height and width of both cameras in pixels; None takes the published 200 and 84.
             alone: play `task` itself, from drawn starts, instead of chains.
+            varied: another table for every episode, see `rdvla.envs.calvin.varied`; from drawn starts alone.
 
         Raises:
             ConfigError: no data files, or a camera size below 1.
@@ -50,6 +60,7 @@ class CalvinEnv:
         import_pybullet()
         self._task = task
         self._alone = alone
+        self._varied = varied
         self._scene = assets.load_scene(scene)
         self._stage_steps = stage_steps
         self._size = None if camera_size is None else (camera_size, camera_size)
@@ -110,28 +121,30 @@ class CalvinEnv:
                 several sentences.
 
         Raises:
-            ConfigError: a chain or seed out of range, or an evaluation chain where one task is played.
+            ConfigError: a chain or seed out of range, or an evaluation chain where there are seeds alone.
             SimulatorError: the simulator broke.
         """
+        self.close()
         match start:
-            case InitState() if self._alone:
+            case InitState() if self._alone or self._varied:
                 raise ConfigError(f"suite '{self._task.suite}' has no bundled starts; take a Seed.")
             case InitState(index):
                 chain = evaluation_chain(index)
-                scene_obs = start_obs(chain, self._scene)
+                self._begin(self._scene, start_obs(chain, self._scene))
                 sentences = [SENTENCES[task][0] for task in chain.tasks]
             case Seed(value):
                 rng = np.random.default_rng(value)
-                chain, scene_obs = random_start(rng, self._scene, self._task.name if self._alone else None)
+                with vary(self._scene, rng) if self._varied else nullcontext(self._scene) as scene:
+                    chain, scene_obs = random_start(rng, scene, self._task.name if self._alone else None)
+                    self._begin(scene, scene_obs)
+                if self._varied:
+                    self.simulation.paint(draw_looks(rng, self._scene.data.parent))
                 sentences = [str(rng.choice(SENTENCES[task])) for task in chain.tasks]
-        self.close()
-        self._simulation = Simulation(self._scene, renderer=self._renderer, size=self._size)
-        self._simulation.reset(ROBOT_OBS, scene_obs)
         self._stages = tuple(
             Stage(task, sentence, self._stage_steps) for task, sentence in zip(chain.tasks, sentences, strict=True)
         )
         self._stage_index = 0
-        self._stage_start = self._simulation.info()
+        self._stage_start = self.simulation.info()
 
     def observe(self) -> Observation:
         """Draw both cameras and return what a policy sees, with the sentence of the present task.
@@ -195,6 +208,10 @@ class CalvinEnv:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _begin(self, scene: assets.SceneConfig, scene_obs: NDArray[np.float64]) -> None:
+        self._simulation = Simulation(scene, renderer=self._renderer, size=self._size)
+        self._simulation.reset(ROBOT_OBS, scene_obs)
 
     def _judge(self) -> bool:
         if self._stage_index == len(self._stages):

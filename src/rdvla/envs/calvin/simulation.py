@@ -16,6 +16,7 @@ from rdvla.envs.calvin.robot import OBS_DIM as ROBOT_OBS_DIM
 from rdvla.envs.calvin.robot import Robot, check_action, check_gripper, check_pose
 from rdvla.envs.calvin.scene import OBS_DIM as SCENE_OBS_DIM
 from rdvla.envs.calvin.scene import Scene
+from rdvla.envs.calvin.varied import Look
 from rdvla.errors import SimulatorError
 from rdvla.types import finite_vector
 
@@ -88,6 +89,25 @@ class Simulation:
         self.scene.reset(finite_vector(scene_obs, "scene_obs", SCENE_OBS_DIM).astype(np.float64))
         self.robot.reset(robot)
         self.client.stepSimulation()
+
+    def paint(self, looks: Mapping[str, Look]) -> None:
+        """Give links of the table other looks; what is simulated stays as it was.
+
+        Args:
+            looks: link -> its look.
+
+        Raises:
+            SimulatorError: a texture cannot be loaded.
+        """
+        with guarded("painting the table"):
+            textures = {look.texture: self.client.loadTexture(str(look.texture)) for look in looks.values()}
+            for link, look in looks.items():
+                self.client.changeVisualShape(
+                    self.scene.table,
+                    self.links[TABLE][link],
+                    textureUniqueId=textures[look.texture],
+                    rgbaColor=(*look.colour, 1),
+                )
 
     def step(self, action: ArrayLike) -> None:
         """Execute one relative action, a 30th of a second.

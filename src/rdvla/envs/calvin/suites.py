@@ -1,4 +1,4 @@
-"""CALVIN's suites: chains of five tasks in the scenes A to D, and their tasks one by one.
+"""CALVIN's suites: chains of five tasks in the scenes A to D, and their tasks one by one; A to C also on varied tables.
 
 Listing them needs neither pybullet nor data files.
 """
@@ -12,6 +12,7 @@ from rdvla.envs.base import Suite, TaskSpec
 from rdvla.envs.calvin.assets import SCENES
 from rdvla.envs.calvin.chains import CHAIN_LENGTH, NUM_CHAINS, first_tasks
 from rdvla.envs.calvin.sentences import SENTENCES
+from rdvla.envs.calvin.varied import SCENES as VARIED_SCENES
 from rdvla.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -54,24 +55,28 @@ class CalvinSuite(Suite):
         return [TaskSpec(self.name, 0, "chain", "five tasks, one after the other", steps)]
 
     def num_init_states(self, task_id: int) -> int:
-        """Return how many evaluation chains there are.
+        """Return how many evaluation chains there are: none where the table varies.
 
         Raises:
             ConfigError: no such task.
         """
         self._require(task_id)
-        return NUM_CHAINS
+        return 0 if self._varied else NUM_CHAINS
 
     def make_env(self, task_id: int, *, camera_size: int | None = None) -> "CalvinEnv":
         """Prepare the scene; every episode starts a simulation of its own."""
+        self._require(task_id)
+        return self._env(self.tasks()[0], camera_size)
+
+    def _env(self, task: TaskSpec, camera_size: int | None, *, alone: bool = False) -> "CalvinEnv":
         from rdvla.envs.calvin.env import CalvinEnv
 
-        self._require(task_id)
-        return CalvinEnv(self.tasks()[0], self._scene, self._stage_steps, camera_size=camera_size)
+        scene, steps = self.name.split("_")[1].upper(), self._stage_steps
+        return CalvinEnv(task, scene, steps, camera_size=camera_size, alone=alone, varied=self._varied)
 
     @property
-    def _scene(self) -> str:
-        return self.name.split("_")[1].upper()
+    def _varied(self) -> bool:
+        return self.name.endswith("_varied")
 
     @property
     def _stage_steps(self) -> int:
@@ -108,16 +113,16 @@ class SingleTaskSuite(CalvinSuite):
 
     def make_env(self, task_id: int, *, camera_size: int | None = None) -> "CalvinEnv":
         """Prepare the scene; every episode starts a simulation of its own."""
-        from rdvla.envs.calvin.env import CalvinEnv
-
         (task,) = self.select([task_id])
-        return CalvinEnv(task, self._scene, self._stage_steps, camera_size=camera_size, alone=True)
+        return self._env(task, camera_size, alone=True)
 
 
 def suites() -> Mapping[str, Suite]:
-    """Return the suites by name: `calvin_a` to `calvin_d`, `calvin_a_single` to `calvin_d_single`."""
-    chains = [f"calvin_{scene.lower()}" for scene in SCENES]
-    found: dict[str, Suite] = {name: CalvinSuite(name, CalvinSuite.protocols[0]) for name in chains}
-    return found | {
-        name: SingleTaskSuite(name, CalvinSuite.protocols[0]) for name in (f"{chain}_single" for chain in chains)
-    }
+    """Return the suites by name: `calvin_a`, `calvin_a_single` and so on to D; A to C also as `..._varied`."""
+    scenes = [f"calvin_{scene.lower()}" for scene in SCENES]
+    lent = [f"calvin_{scene.lower()}" for scene in VARIED_SCENES]
+    chains = [*scenes, *(f"{name}_varied" for name in lent)]
+    single = [*(f"{name}_single" for name in scenes), *(f"{name}_single_varied" for name in lent)]
+    protocol = CalvinSuite.protocols[0]
+    found: dict[str, Suite] = {name: CalvinSuite(name, protocol) for name in chains}
+    return found | {name: SingleTaskSuite(name, protocol) for name in single}

@@ -1,0 +1,111 @@
+"""Tables that vary, for demonstrations only: three tables teach places and colours instead of what is to be moved.
+
+Of the scenes A to C, everything that is used stays where it is but the button with its light, which stands anywhere
+along the table, and the blocks with it. Wood and doors are painted with textures of the three scenes. A policy that saw
+A, B and C alone went by the button: it took that for the place of slider and switch. Scene D, in which the benchmark
+evaluates, lends nothing, and where A's slider meets D's button is left out.
+"""
+
+import contextlib
+import functools
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+
+from rdvla.envs.calvin.assets import SceneConfig, load_scene
+from rdvla.errors import ConfigError
+
+SCENES = ("A", "B", "C")
+"""The scenes that vary, and lend their textures."""
+
+_WOOD, _DOORS = ("base_link", "plank_link"), ("slide_link", "drawer_link")
+_TINT = 0.5
+"""The most that a channel is darkened by."""
+
+_END = 0.28  # x in m, world frame, as far as buttons stand from the middle
+_HELD_OUT, _AROUND = -0.12, 0.06  # x of D's button, and how near A's never comes, m
+_LIGHTS_APART = 0.1  # m between the centres of the two lights
+_BESIDE_BUTTON = 0.12  # m from the button's middle to where blocks lie
+_TABLE = (-0.35, 0.35)  # x in m, between which blocks lie in the scenes
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a link of the table is painted.
+
+    Attributes:
+        texture: picture file.
+        colour: RGB in [0, 1] that the texture is multiplied with.
+    """
+
+    texture: Path
+    colour: tuple[float, float, float]
+
+
+def draw_looks(rng: np.random.Generator, data: Path) -> Mapping[str, Look]:
+    """Draw looks for a table: link -> look. The wood takes one, slider and drawer another, often of another scene.
+
+    Args:
+        rng: is drawn from.
+        data: folder with `data/` and `conf/`.
+
+    Raises:
+        ConfigError: files of the scenes A to C are missing or name no texture.
+    """
+    looks: dict[str, Look] = {}
+    for links in (_WOOD, _DOORS):
+        scene = SCENES[rng.integers(len(SCENES))]
+        red, green, blue = 1 - rng.uniform(0, _TINT) * rng.random(3)
+        looks |= {link: Look(_texture(scene, data, link), (red, green, blue)) for link in links}
+    return looks
+
+
+@contextlib.contextmanager
+def vary(scene: SceneConfig, rng: np.random.Generator) -> Iterator[SceneConfig]:
+    """Draw where the button stands; the scene with it there can be loaded inside the block.
+
+    Args:
+        scene: A, B or C.
+        rng: is drawn from.
+    """
+    file = scene.data / scene.table
+    table = ET.parse(file)
+    joints = {joint.attrib["name"]: joint for joint in table.iter("joint")}
+    (lamp,) = (
+        float(origin.attrib["xyz"].split()[0]) * scene.scaling for origin in joints["base__light"].iter("origin")
+    )
+    while True:
+        x = float(rng.uniform(-_END, _END))
+        held_out = scene.name == "A" and abs(x - _HELD_OUT) < _AROUND
+        if not held_out and abs(x - lamp) > _LIGHTS_APART:
+            break
+    for name in ("base__button", "base__led"):
+        (origin,) = joints[name].iter("origin")
+        _, y, z = origin.attrib["xyz"].split()
+        origin.set("xyz", f"{x / scene.scaling} {y} {z}")
+    (left, front, height), (right, back, _) = scene.surfaces["table"]
+    left, right = (x + _BESIDE_BUTTON, _TABLE[1]) if x < 0 else (_TABLE[0], x - _BESIDE_BUTTON)
+    with tempfile.TemporaryDirectory(prefix="rdvla_table_") as folder:
+        for name in ("meshes", "textures"):
+            (Path(folder) / name).symlink_to((file.parent.parent / name).absolute())
+        (Path(folder) / "urdf").mkdir()
+        moved = Path(folder) / "urdf" / file.name
+        table.write(moved)
+        surfaces = {**scene.surfaces, "table": ((left, front, height), (right, back, height))}
+        yield replace(scene, table=str(moved), surfaces=surfaces)
+
+
+@functools.cache
+def _texture(scene: str, data: Path, link: str) -> Path:
+    """Return the picture that a link of a scene's table is painted with."""
+    config = load_scene(scene, data)
+    material = (config.data / config.table).parent.parent / "meshes" / f"{link}.mtl"
+    for line in material.read_text(encoding="utf-8").splitlines():
+        key, _, value = line.strip().partition(" ")
+        if key == "map_Kd":
+            return material.parent / value.strip()
+    raise ConfigError(f"'{material}' names no texture (map_Kd), so the looks of scene {scene} cannot be drawn.")
