@@ -1,5 +1,6 @@
 """CALVIN through the protocol that every environment has."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,11 @@ from calvin_files import ASSETS, load_recording, needs_calvin, needs_recordings
 from rdvla.embodiment import CALVIN
 from rdvla.envs import InitState, Seed, find_suite, list_tasks, make_env, num_init_states
 from rdvla.envs.calvin import bullet, varied
-from rdvla.envs.calvin.assets import manifest
+from rdvla.envs.calvin.assets import load_scene, manifest
 from rdvla.envs.calvin.chains import evaluation_chain
 from rdvla.envs.calvin.sentences import SENTENCES
 from rdvla.envs.calvin.tasks import COLOURS, TASKS
+from rdvla.envs.calvin.varied import moved, places
 from rdvla.envs.episode import play
 from rdvla.errors import ConfigError, MissingExtraError, SimulatorError
 from rdvla.experts import make_expert
@@ -204,6 +206,15 @@ class TestEnv:
                 assert all(0.5 <= channel <= 1 for channel in look.colour)
                 seen[link].add(look.texture.resolve().relative_to(data.resolve()).parts[1])
         assert all(tables == {f"calvin_table_{scene}" for scene in "ABC"} for tables in seen.values())
+
+    def test_parts_of_a_table_are_moved_and_nothing_else(self):
+        scene = load_scene("D")
+        assert places(scene)["base__switch"] == pytest.approx(0.3)  # 0.375 scaled by 0.8
+        with moved(scene, {"base__drawer": 0.1}) as other:
+            expected = {**places(scene), "base__drawer": 0.1}
+            assert places(other) == pytest.approx(expected)
+            assert (other.surfaces, other.blocks) == (scene.surfaces, scene.blocks)
+        assert not Path(other.table).exists()
 
     def test_a_table_without_texture_lends_none(self, monkeypatch, tmp_path):
         (tmp_path / "table" / "meshes").mkdir(parents=True)

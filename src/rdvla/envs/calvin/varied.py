@@ -60,7 +60,7 @@ def draw_looks(rng: np.random.Generator, data: Path) -> Mapping[str, Look]:
     for links in (_WOOD, _DOORS):
         scene = SCENES[rng.integers(len(SCENES))]
         red, green, blue = 1 - rng.uniform(0, _TINT) * rng.random(3)
-        looks |= {link: Look(_texture(scene, data, link), (red, green, blue)) for link in links}
+        looks |= {link: Look(texture(scene, data, link), (red, green, blue)) for link in links}
     return looks
 
 
@@ -72,35 +72,54 @@ def vary(scene: SceneConfig, rng: np.random.Generator) -> Iterator[SceneConfig]:
         scene: A, B or C.
         rng: is drawn from.
     """
-    file = scene.data / scene.table
-    table = ET.parse(file)
-    joints = {joint.attrib["name"]: joint for joint in table.iter("joint")}
-    (lamp,) = (
-        float(origin.attrib["xyz"].split()[0]) * scene.scaling for origin in joints["base__light"].iter("origin")
-    )
+    lamp = places(scene)["base__light"]
     while True:
         x = float(rng.uniform(-_END, _END))
         held_out = scene.name == "A" and abs(x - _HELD_OUT) < _AROUND
         if not held_out and abs(x - lamp) > _LIGHTS_APART:
             break
-    for name in ("base__button", "base__led"):
-        (origin,) = joints[name].iter("origin")
-        _, y, z = origin.attrib["xyz"].split()
-        origin.set("xyz", f"{x / scene.scaling} {y} {z}")
     (left, front, height), (right, back, _) = scene.surfaces["table"]
     left, right = (x + _BESIDE_BUTTON, _TABLE[1]) if x < 0 else (_TABLE[0], x - _BESIDE_BUTTON)
+    surfaces = {**scene.surfaces, "table": ((left, front, height), (right, back, height))}
+    with moved(replace(scene, surfaces=surfaces), {"base__button": x, "base__led": x}) as varied:
+        yield varied
+
+
+def places(scene: SceneConfig) -> Mapping[str, float]:
+    """Return where the table's parts are: joint -> x of its frame, m, in the frame of the table."""
+    joints = ET.parse(scene.data / scene.table).iter("joint")
+    return {joint.attrib["name"]: scene.scaling * float(_origin(joint).attrib["xyz"].split()[0]) for joint in joints}
+
+
+@contextlib.contextmanager
+def moved(scene: SceneConfig, places: Mapping[str, float]) -> Iterator[SceneConfig]:
+    """Yield the scene with parts of its table elsewhere; it can be loaded inside the block.
+
+    Args:
+        scene: where they are from.
+        places: joint -> x of its frame, m, in the frame of the table.
+    """
+    file = scene.data / scene.table
+    table = ET.parse(file)
+    for joint in table.iter("joint"):
+        if joint.attrib["name"] in places:
+            _, y, z = _origin(joint).attrib["xyz"].split()
+            _origin(joint).set("xyz", f"{places[joint.attrib['name']] / scene.scaling} {y} {z}")
     with tempfile.TemporaryDirectory(prefix="rdvla_table_") as folder:
         for name in ("meshes", "textures"):
             (Path(folder) / name).symlink_to((file.parent.parent / name).absolute())
         (Path(folder) / "urdf").mkdir()
-        moved = Path(folder) / "urdf" / file.name
-        table.write(moved)
-        surfaces = {**scene.surfaces, "table": ((left, front, height), (right, back, height))}
-        yield replace(scene, table=str(moved), surfaces=surfaces)
+        table.write(Path(folder) / "urdf" / file.name)
+        yield replace(scene, table=str(Path(folder) / "urdf" / file.name))
+
+
+def _origin(joint: ET.Element) -> ET.Element:
+    (origin,) = joint.iter("origin")
+    return origin
 
 
 @functools.cache
-def _texture(scene: str, data: Path, link: str) -> Path:
+def texture(scene: str, data: Path, link: str) -> Path:
     """Return the picture that a link of a scene's table is painted with."""
     config = load_scene(scene, data)
     material = (config.data / config.table).parent.parent / "meshes" / f"{link}.mtl"
