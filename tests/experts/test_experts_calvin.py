@@ -9,6 +9,7 @@ from rdvla.collect.recording import Attempt, play
 from rdvla.envs import InitState, Seed, find_suite
 from rdvla.envs.episode import turns
 from rdvla.experts import make_expert
+from rdvla.experts.calvin.grasping import has_room
 from rdvla.experts.calvin.hand import OPEN, Hand, lean, pointing
 from rdvla.experts.calvin.table import PlayTable
 
@@ -140,11 +141,37 @@ def test_fingers_point_where_they_are_told_however_the_hand_is_turned(env, yaw, 
         ("c", 20117, ["lift_blue_block_slider"]),  # it lies along the wall: the fingers close towards that
         ("a", 20848, ["rotate_blue_block_left", "push_into_drawer", "lift_blue_block_drawer"]),  # below the edge
         ("a", 20267, ["push_red_block_left"]),  # the button is in the way
+        ("d", 42341, ["push_blue_block_right", "push_into_drawer", "lift_blue_block_drawer"]),  # the drawer's front
+        ("c", 41142, ["rotate_blue_block_right", "push_into_drawer", "lift_blue_block_drawer"]),
     ],
 )
 def test_what_is_beside_a_block(calvin_files, scene, seed, tasks):
     with find_suite(f"calvin_{scene}").make_env(0) as env:
         assert solve(env, Seed(seed), len(tasks)) == tasks
+
+
+def test_what_may_be_pushed_into_the_drawer_touched_nothing_but_the_table(calvin_files):
+    with find_suite("calvin_d_single").make_env(18) as env:  # lift_blue_block_table
+        for seed in range(20):
+            env.reset(Seed(seed))
+            for _ in range(10):
+                env.simulation.step(np.array([0, 0, 0, 0, 0, 0, 1], np.float32))  # blocks settle
+            blocks = PlayTable(env).blocks
+            if blocks["block_red"].position[1] < 0:
+                break
+        assert solve(env, Seed(seed), 1) == ["lift_blue_block_table"]
+        assert PlayTable(env).untouched == {"block_red"}
+
+
+def test_a_drawer_is_opened_further_where_the_fingers_have_no_room(calvin_files):
+    chain = ["open_drawer", "rotate_pink_block_left", "push_into_drawer", "move_slider_left", "lift_pink_block_drawer"]
+    with find_suite("calvin_d").make_env(0) as env:
+        assert solve(env, Seed(41425), 4) == chain[:4]
+        table = PlayTable(env)
+        assert not has_room(table, table.blocks["block_pink"])
+        before = table.drawer_way
+        assert solve(env, Seed(41425), 5) == chain
+        assert PlayTable(env).drawer_way < before - 0.03
 
 
 def test_a_hand_that_is_held_up_is_not_commanded_far_ahead(env):

@@ -5,10 +5,10 @@ from collections.abc import Generator
 import numpy as np
 
 from rdvla.envs.calvin.info import ROBOT, TABLE
-from rdvla.experts.calvin.furniture import move_slider
-from rdvla.experts.calvin.grasping import EDGE, grasp, put_down, way_out
+from rdvla.experts.calvin.furniture import move_slider, open_drawer
+from rdvla.experts.calvin.grasping import grasp, has_room, put_down, way_out
 from rdvla.experts.calvin.hand import CLOSED, FRONT, TRAVEL, UNDER_HANDLE, Hand, Move, Moves, lean, pointing
-from rdvla.experts.calvin.table import Block, PlayTable, Point
+from rdvla.experts.calvin.table import EDGE, Block, PlayTable, Point
 
 _TURN = np.radians(78)
 _PUSH = 0.11  # m
@@ -23,14 +23,20 @@ _TAKEN = 0.022  # m from the hand to a block that it has taken
 _BESIDE = 0.08  # m on either side of the slider where it is in the way
 _TURNED_FOR = 4  # steps more than turning takes before a block is let go: nobody sees why a hand would wait longer
 _AT_END = 0.03  # m that a slider at its end lacks to it
+_BESIDE_WALL = 0.06  # m from the drawer's side walls, where a hand gets around a block
+_TO_OPEN = 0.03  # m that the drawer lacks to be opened further
 _HANDLE, _HAND = 0.06, 0.06  # m taken by the drawer's handle and by the hand
 
 
 def lift(table: PlayTable, hand: Hand, name: str, attempt: int) -> Moves:
-    """Lift a block from wherever it lies; from behind the slider after moving that away."""
+    """Lift a block from wherever it lies, after moving the slider away or opening the drawer further if need be."""
     block = table.blocks[name]
     if block.position[1] > 0:
         yield from _uncover(table, hand, block)
+    elif not has_room(table, block) and table.drawer_way > _TO_OPEN:
+        yield from open_drawer(table, hand)
+        yield from hand.open()
+        yield from hand.go([*table.hand[:2], TRAVEL])
     yield from grasp(table, hand, name, attempt)
     yield from hand.shift(0.8 * way_out(block), speed=0.7)
 
@@ -58,15 +64,18 @@ def push(table: PlayTable, hand: Hand, name: str, attempt: int, side: float) -> 
 
 
 def push_into_drawer(table: PlayTable, hand: Hand, attempt: int) -> Moves:
-    """Push the block that is easiest to get there over the table's edge into the open drawer."""
-    lower, upper = table.box("drawer_link")
-    left, right = lower[0] + 0.07, upper[0] - 0.07
+    """Push the block that is easiest to get there over the table's edge into the open drawer.
+
+    The oracle wants one that touched nothing but the table when the task began.
+    """
+    left, right = table.drawer()[:, 0] + [_BESIDE_WALL, -_BESIDE_WALL]
     blocks = [block for block in table.blocks.values() if _is_on_table(block)]
+    blocks = [block for block in blocks if block.name in table.untouched] or blocks
     if not blocks:
         return
     block = min(blocks, key=lambda block: abs(block.position[0] - np.clip(block.position[0], left, right)))
     x, y = np.clip(block.position[0], left, right), min(block.position[1], UNDER_HANDLE)
-    if np.hypot(x - block.position[0], y - block.position[1]) > 0.03:
+    if abs(x - block.position[0]) > 0.01 or abs(y - block.position[1]) > 0.03:
         # To where the hand is upright behind it: leaning, it would press the block into the table, where that sticks.
         y = min(y, max(UNDER_HANDLE - block.reach(np.array([0, 1.0, 0])) - _FINGER, EDGE + _OVER))
         yield from grasp(table, hand, block.name, attempt)
@@ -76,6 +85,8 @@ def push_into_drawer(table: PlayTable, hand: Hand, attempt: int) -> Moves:
         yield from hand.open()
         yield from hand.shift([0, 0, 0.08])
         block = table.blocks[block.name]
+        if abs(x - block.position[0]) > _BESIDE_WALL / 2:
+            return  # it would fall beside the drawer; the next attempt takes it in another way
     yield from _sweep(table, hand, block.name, np.array([0, -1.0, 0]), block.position[1] - EDGE + 0.05)
     yield from hand.shift([0, 0, 0.08])
 

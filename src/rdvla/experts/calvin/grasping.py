@@ -6,10 +6,7 @@ import numpy as np
 
 from rdvla.envs.calvin.info import ROBOT
 from rdvla.experts.calvin.hand import HOME_YAW, MAX_YAW, MIN_YAW, OPEN, Hand, Moves, lean, pointing
-from rdvla.experts.calvin.table import Block, PlayTable, Point
-
-EDGE = -0.181
-"""Where the table ends in front, y in m."""
+from rdvla.experts.calvin.table import EDGE, Block, PlayTable, Point
 
 _WIDEST = 0.068  # m between the fingers
 _PLANK_FRONT = 0.0  # beyond, y in m, are the compartments
@@ -17,11 +14,12 @@ _LEANS = (0.0, 0.45, 0.3)  # rad, one attempt after the other
 _LEVEL = 3.0  # what a lean towards one finger costs, in rad of turning
 _CLEAR = 0.018  # m between a finger's middle and another block
 _PRESSING = 500.0  # what a finger inside another block costs, in rad of turning per m: it pushes that into the table
-_FINGERS = 0.075  # m from the middle of the hand to the outside of a finger
+_FINGER = 0.055  # m from the middle of the open hand to a finger's middle
+_TIGHT = 0.005  # m that a finger may be inside a wall for that: walls give way, or blocks do
+_OFF_CENTRE = 0.012  # m at most from a block's centre to the middle of the hand
 _IN_COMPARTMENT, _BELOW_EDGE = 0.35, 0.4  # rad, to y: in a compartment, and in the drawer below the table's edge
 _WAITS = 6  # further steps before it closes where it is: nobody sees why a hand that is around a block waits longer
 _SUNK = 0.42  # below, z in m, a block lies in the drawer
-_WALL = 0.02  # m, of the drawer
 _ABOVE = np.array([0.0, 0.0, 0.1])
 _OUT = np.array([0.0, -0.12, 0.11])
 
@@ -44,7 +42,7 @@ def grasp(table: PlayTable, hand: Hand, name: str, attempt: int = 0, turn: float
     tilt, roll = _lean(table, block, yaw, attempt)
     yield from hand.travel(block.position + way_out(block), yaw=yaw, tilt=tilt, roll=roll)
     block = table.blocks[name]  # it may have been sliding
-    place = block.position + np.array([_aside(table, block), 0, 0.004])
+    place = block.position + np.array([*_aside(table, block, yaw)[0], 0.004])
     yield from hand.go(place, speed=0.6, precise=True, patience=_WAITS)
     yield from hand.close(9)
 
@@ -56,17 +54,32 @@ def way_out(block: Block) -> Point:
     return _ABOVE
 
 
-def _aside(table: PlayTable, block: Block) -> float:
-    """Return how far right of a block's centre to grasp it: beside a wall, so that no finger meets that."""
+def has_room(table: PlayTable, block: Block) -> bool:
+    """Return whether the fingers find room beside a block, however the hand is turned for it."""
+    return _aside(table, block, grasp_yaws(table, block)[0])[1] < _TIGHT
+
+
+def _room(table: PlayTable, block: Block) -> Point:
+    """Return what walls leave free around a block: `[2, 2]`, the lower and upper x and y, m."""
+    room = np.array([[-np.inf, -np.inf], [np.inf, np.inf]])
     if block.position[1] > _PLANK_FRONT:
-        low, high = table.gap(block.position[0])
+        room[:, 0] = table.gap(block.position[0])
     elif block.position[2] < _SUNK:
-        lower, upper = table.box("drawer_link")
-        low, high = lower[0] + _WALL, upper[0] - _WALL
-    else:
-        return 0.0
-    left, right = block.position[0] - low, high - block.position[0]
-    return 0.012 * (float(left < _FINGERS) - float(right < _FINGERS))
+        room = table.drawer()
+    return room
+
+
+def _aside(table: PlayTable, block: Block, yaw: float) -> tuple[Point, float]:
+    """Return where beside a block's centre to grasp it so that no finger meets a wall, and how deep one still does.
+
+    Returns:
+        The way from the centre to the hand's middle, x and y `[2]`, and the depth; in m.
+    """
+    low, high = _room(table, block)
+    fingers = _FINGER * np.abs([np.sin(yaw), np.cos(yaw)]) + _CLEAR
+    beyond_low, beyond_high = low + fingers - block.position[:2], block.position[:2] + fingers - high
+    aside = np.clip(beyond_low, 0, _OFF_CENTRE) - np.clip(beyond_high, 0, _OFF_CENTRE)
+    return aside, max(0.0, *(beyond_low - aside), *(beyond_high + aside))
 
 
 def _lean(table: PlayTable, block: Block, yaw: float, attempt: int) -> tuple[float, float]:
@@ -89,7 +102,8 @@ def grasp_yaws(table: PlayTable, block: Block, turn: float = 0.0) -> list[float]
     """Return the ways to turn the hand for a grasp, best first.
 
     The fingers close across a side that fits between them. The best are near the usual turn, before and after
-    turning by `turn`, with no other block where the fingers come down, and both fingers at the same height.
+    turning by `turn`, with no other block or wall of the drawer where the fingers come down, and both fingers at the
+    same height.
     """
     others = [other for other in table.blocks.values() if other.name != block.name]
     found = []
@@ -100,7 +114,9 @@ def grasp_yaws(table: PlayTable, block: Block, turn: float = 0.0) -> list[float]
         for yaw in across + np.pi / 2 + np.pi * np.arange(-2, 3):
             if min(yaw, yaw + turn) >= MIN_YAW and max(yaw, yaw + turn) <= MAX_YAW:
                 slant = 0.0 if block.position[1] > _PLANK_FRONT else abs(pointing(*lean(table, block.position), yaw)[1])
-                found.append((_cost(block, others, yaw) + abs(yaw + turn / 2 - HOME_YAW) + _LEVEL * slant, yaw))
+                in_wall = 0.0 if block.position[1] > _PLANK_FRONT else _pressed(_aside(table, block, yaw)[1])
+                cost = _cost(block, others, yaw) + in_wall + abs(yaw + turn / 2 - HOME_YAW) + _LEVEL * slant
+                found.append((cost, yaw))
     return [yaw for _, yaw in sorted(found)] or [HOME_YAW]
 
 
@@ -109,11 +125,16 @@ def _cost(block: Block, others: Sequence[Block], yaw: float) -> float:
     across = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
     cost = 0.0
     for side in (-1, 1):
-        finger = block.position + side * 0.055 * across
+        finger = block.position + side * _FINGER * across
         for other in others:
             depth = _CLEAR - (np.abs(other.axes.T @ (finger - other.position)) - other.half).max()
-            cost += (10.0 + _PRESSING * depth) * bool(depth > 0)
+            cost += _pressed(depth)
     return cost
+
+
+def _pressed(depth: float) -> float:
+    """Return what it costs that a finger comes down `depth`, m, inside something."""
+    return 10.0 + _PRESSING * depth if depth > 0 else 0.0
 
 
 def put_down(table: PlayTable, hand: Hand, block: Block, place: Point) -> Moves:

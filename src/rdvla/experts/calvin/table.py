@@ -10,7 +10,11 @@ from rdvla.envs.calvin.info import ROBOT, TABLE, Contact
 
 Point = NDArray[np.float64]
 
+EDGE = -0.181
+"""Where the table ends in front, y in m."""
+
 _NARROW = 0.1  # m; less is no compartment
+_SIDE, _FRONT = 0.05, 0.115  # m from the box around the drawer to the inside of its side and front walls
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,12 @@ class PlayTable:
         return next((name for name, block in began.items() if block.touching == {ROBOT}), None)
 
     @property
+    def untouched(self) -> frozenset[str]:
+        """Names of the blocks that touched nothing but the table when the task began."""
+        began, alone = self._env.stage_start.blocks, {Contact(TABLE, "base_link")}
+        return frozenset(name for name, block in began.items() if block.contacts == alone)
+
+    @property
     def stacked(self) -> str | None:
         """Name of the block that lay on others alone when the task began."""
         began = self._env.stage_start.blocks
@@ -108,6 +118,17 @@ class PlayTable:
     def box(self, link: str) -> Point:
         """Return the axis-parallel box around a link of the table: `[2, 3]`, lower and upper corner."""
         return self._simulation.link_box(TABLE, link)
+
+    def drawer(self) -> Point:
+        """Return the inside of the drawer, as far as the table does not cover it: `[2, 2]`, lower and upper x and y."""
+        lower, upper = self.box("drawer_link")
+        return np.array([[lower[0] + _SIDE, lower[1] + _FRONT], [upper[0] - _SIDE, EDGE]])
+
+    @property
+    def drawer_way(self) -> float:
+        """How far the drawer can still be pulled out, m."""
+        door = self._simulation.scene.doors["base__drawer"]
+        return self._simulation.config.doors["base__drawer"].end - door.position()
 
     def gap(self, x: float) -> tuple[float, float]:
         """Return where the compartment beside the slider that is nearest to `x` begins and ends, x in m."""
