@@ -1,8 +1,9 @@
 """Ask by which part of CALVIN's table a policy knows where slider and switch are.
 
-python scripts/calvin_parts.py CHECKPOINT SCENE OTHER paints SCENE's table as OTHER, or moves drawer, button or LED to
-where OTHER has it, and prints where along the table (x, m) the hand is after 40 steps towards slider and switch: mean
-and range of six drawn starts. What a policy does not go by leaves that where it was.
+RDVLA_CALVIN_RENDERER=tiny python scripts/calvin_parts.py CHECKPOINT SCENE OTHER paints SCENE's table as OTHER, or moves
+drawer, button or LED to where OTHER has it, and prints where along the table (x, m) the hand is after 40 steps towards
+slider and switch, at depth 8: mean and range of six drawn starts. A part that the policy does not use leaves that
+unchanged. Take the renderer that the policy was trained with.
 """
 
 import contextlib
@@ -50,8 +51,8 @@ def main(checkpoint: str, name: str, other: str) -> None:
         ends: dict[str, list[float]] = {task: [] for task in TASKS}
         for task in TASKS:
             for seed in range(STARTS):
-                _, start = random_start(np.random.default_rng(seed), scene, task)
                 with moved(scene, joints) as config:
+                    _, start = random_start(np.random.default_rng(seed), config, task)
                     simulation = Simulation(config, renderer=choose_renderer())
                 with contextlib.closing(simulation):
                     simulation.paint(looks)

@@ -11,7 +11,7 @@ from rdvla.embodiment import CALVIN
 from rdvla.envs import InitState, Seed, find_suite, list_tasks, make_env, num_init_states
 from rdvla.envs.calvin import bullet, varied
 from rdvla.envs.calvin.assets import load_scene, manifest
-from rdvla.envs.calvin.chains import evaluation_chain
+from rdvla.envs.calvin.chains import ROBOT_OBS, evaluation_chain
 from rdvla.envs.calvin.sentences import SENTENCES
 from rdvla.envs.calvin.tasks import COLOURS, TASKS
 from rdvla.envs.calvin.varied import moved, places
@@ -155,33 +155,44 @@ class TestEnv:
 
     @pytest.mark.parametrize("scene", ["a", "b", "c"])
     def test_a_varied_table_has_its_button_elsewhere_and_all_else_in_place(self, scene):
-        def boxes(env):
-            return {link: env.simulation.link_box("table", link) for link in env.simulation.links["table"]}
+        def parts(env):
+            """Return each part's middle, with slider and drawer shut."""
+            simulation = env.simulation
+            obs = simulation.scene_obs()
+            obs[:4] = 0
+            simulation.reset(ROBOT_OBS, obs)
+            return {link: simulation.link_box("table", link).mean(0) for link in simulation.links["table"]}
 
         with make_env(f"calvin_{scene}", 0) as env:
             env.reset(Seed(3))
-            plain = boxes(env)
+            plain = parts(env)
         with make_env(f"calvin_{scene}_varied", 0) as env:
-            places, pictures = [], {}
-            for seed in (*range(12), 0):
+            places = []
+            for seed in range(8):
                 env.reset(Seed(seed))
-                if env.simulation.scene_obs()[:2].any():
-                    continue  # slider or drawer are elsewhere
-                found = boxes(env)
-                for link in ("base_link", "plank_link", "slide_link", "drawer_link", "light_link"):
-                    np.testing.assert_allclose(found[link], plain[link], atol=1e-3, err_msg=link)
-                button, led = (found[link].mean(0) for link in ("button_link", "led_link"))
-                assert button[0] == pytest.approx(led[0], abs=1e-3)
-                np.testing.assert_allclose(button[1:], plain["button_link"].mean(0)[1:], atol=1e-3)
                 blocks = env.simulation.scene_obs()[6:].reshape(3, 6)
+                found = parts(env)
+                button, led, lamp = (found[f"{name}_link"] for name in ("button", "led", "light"))
+                for link in found.keys() - {"button_link", "led_link", "switch_link"}:
+                    np.testing.assert_allclose(found[link], plain[link], atol=2e-3, err_msg=link)
+                np.testing.assert_allclose(button[1:], plain["button_link"][1:], atol=1e-3)
+                assert button[0] == pytest.approx(led[0], abs=1e-3)
+                assert abs(led[0] - lamp[0]) > 0.09
                 on_table = blocks[blocks[:, 1] < 0]
                 assert (np.abs(on_table[:, 0] - button[0]) > 0.11).all()
                 places.append(round(float(button[0]), 3))
-                pictures.setdefault(seed, []).append(env.frame())
-            assert len(set(places)) > 2
-            np.testing.assert_array_equal(*pictures[0])
+            assert len(set(places)) == 8
+            assert max(places) - min(places) > 0.2
+            pictures = []
+            for _ in range(2):
+                env.reset(Seed(0))
+                pictures.append(env.frame())
+            np.testing.assert_array_equal(*pictures)
             with pytest.raises(ConfigError, match="no bundled starts; take a Seed"):
                 env.reset(InitState(0))
+            np.testing.assert_array_equal(
+                env.frame(), pictures[0], err_msg="a refused start leaves the episode as it is"
+            )
 
     def test_a_button_that_stands_elsewhere_works(self):
         (task,) = [task for task in list_tasks("calvin_b_single_varied") if task.name == "turn_on_led"]
@@ -213,7 +224,14 @@ class TestEnv:
             expected = {**places(scene), "base__drawer": 0.1}
             assert places(other) == pytest.approx(expected)
             assert (other.surfaces, other.blocks) == (scene.surfaces, scene.blocks)
+            assert other.doors["base__drawer"].origin == (0.1, *scene.doors["base__drawer"].origin[1:])
+            assert other.doors["base__slide"] == scene.doors["base__slide"]
         assert not Path(other.table).exists()
+        with (
+            pytest.raises(ConfigError, match=r"scene D has no joint 'base__buton'. Did you mean 'base__button'"),
+            moved(scene, {"base__buton": 0.1}),
+        ):
+            pass
 
     def test_a_table_without_texture_lends_none(self, monkeypatch, tmp_path):
         (tmp_path / "table" / "meshes").mkdir(parents=True)

@@ -16,7 +16,7 @@ from rdvla.envs.calvin.info import Info
 from rdvla.envs.calvin.sentences import SENTENCES
 from rdvla.envs.calvin.simulation import Simulation
 from rdvla.envs.calvin.tasks import is_solved
-from rdvla.envs.calvin.varied import draw_looks, vary
+from rdvla.envs.calvin.varied import Look, draw_looks, vary
 from rdvla.errors import ConfigError, SimulatorError
 from rdvla.types import Observation
 
@@ -124,7 +124,6 @@ class CalvinEnv:
             ConfigError: a chain or seed out of range, or an evaluation chain where there are seeds alone.
             SimulatorError: the simulator broke.
         """
-        self.close()
         match start:
             case InitState() if self._alone or self._varied:
                 raise ConfigError(f"suite '{self._task.suite}' has no bundled starts; take a Seed.")
@@ -136,9 +135,8 @@ class CalvinEnv:
                 rng = np.random.default_rng(value)
                 with vary(self._scene, rng) if self._varied else nullcontext(self._scene) as scene:
                     chain, scene_obs = random_start(rng, scene, self._task.name if self._alone else None)
-                    self._begin(scene, scene_obs)
-                if self._varied:
-                    self.simulation.paint(draw_looks(rng, self._scene.data.parent))
+                    looks = draw_looks(rng, self._scene.data.parent) if self._varied else {}
+                    self._begin(scene, scene_obs, looks)
                 sentences = [str(rng.choice(SENTENCES[task])) for task in chain.tasks]
         self._stages = tuple(
             Stage(task, sentence, self._stage_steps) for task, sentence in zip(chain.tasks, sentences, strict=True)
@@ -209,9 +207,18 @@ class CalvinEnv:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begin(self, scene: assets.SceneConfig, scene_obs: NDArray[np.float64]) -> None:
-        self._simulation = Simulation(scene, renderer=self._renderer, size=self._size)
-        self._simulation.reset(ROBOT_OBS, scene_obs)
+    def _begin(
+        self, scene: assets.SceneConfig, scene_obs: NDArray[np.float64], looks: Mapping[str, Look] | None = None
+    ) -> None:
+        self.close()
+        simulation = Simulation(scene, renderer=self._renderer, size=self._size)
+        try:
+            simulation.paint(looks or {})
+            simulation.reset(ROBOT_OBS, scene_obs)
+        except BaseException:
+            simulation.close()
+            raise
+        self._simulation = simulation
 
     def _judge(self) -> bool:
         if self._stage_index == len(self._stages):

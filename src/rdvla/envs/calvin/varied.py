@@ -17,7 +17,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from rdvla.envs.calvin.assets import SceneConfig, load_scene
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, suggest
 
 SCENES = ("A", "B", "C")
 """The scenes that vary, and lend their textures."""
@@ -26,10 +26,10 @@ _WOOD, _DOORS = ("base_link", "plank_link"), ("slide_link", "drawer_link")
 _TINT = 0.5
 """The most that a channel is darkened by."""
 
-_END = 0.28  # x in m, world frame, as far as buttons stand from the middle
+_END = 0.28  # x in m, frame of the table, as far as buttons stand from the middle
 _LIGHTS_APART = 0.1  # m between the centres of the two lights
 _BESIDE_BUTTON = 0.12  # m from the button's middle to where blocks lie
-_TABLE = (-0.35, 0.35)  # x in m, between which blocks lie in the scenes
+_TABLE = (-0.35, 0.35)  # x in m, world frame, between which blocks lie in the scenes
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,15 @@ def vary(scene: SceneConfig, rng: np.random.Generator) -> Iterator[SceneConfig]:
     Args:
         scene: A, B or C.
         rng: is drawn from.
+
+    Raises:
+        ConfigError: the table has no button.
     """
     lamp = places(scene)["base__light"]
     x = lamp
     while abs(x - lamp) < _LIGHTS_APART:
         x = float(rng.uniform(-_END, _END))
-    (left, front, height), (right, back, _) = scene.surfaces["table"]
-    left, right = (x + _BESIDE_BUTTON, _TABLE[1]) if x < 0 else (_TABLE[0], x - _BESIDE_BUTTON)
-    surfaces = {**scene.surfaces, "table": ((left, front, height), (right, back, height))}
-    with moved(replace(scene, surfaces=surfaces), {"base__button": x, "base__led": x}) as varied:
+    with moved(scene, {"base__button": x, "base__led": x}) as varied:
         yield varied
 
 
@@ -89,25 +89,43 @@ def places(scene: SceneConfig) -> Mapping[str, float]:
 
 
 @contextlib.contextmanager
-def moved(scene: SceneConfig, places: Mapping[str, float]) -> Iterator[SceneConfig]:
+def moved(scene: SceneConfig, joints: Mapping[str, float]) -> Iterator[SceneConfig]:
     """Yield the scene with parts of its table elsewhere; it can be loaded inside the block.
+
+    Blocks that are drawn lie beside a moved button.
 
     Args:
         scene: where they are from.
-        places: joint -> x of its frame, m, in the frame of the table.
+        joints: joint -> x of its frame, m, in the frame of the table.
+
+    Raises:
+        ConfigError: the table has no such joint.
     """
+    known = places(scene)
+    for name in joints.keys() - known.keys():
+        raise ConfigError(f"the table of scene {scene.name} has no joint '{name}'.{suggest(name, known)}")
     file = scene.data / scene.table
     table = ET.parse(file)
     for joint in table.iter("joint"):
-        if joint.attrib["name"] in places:
+        if joint.attrib["name"] in joints:
             _, y, z = _origin(joint).attrib["xyz"].split()
-            _origin(joint).set("xyz", f"{places[joint.attrib['name']] / scene.scaling} {y} {z}")
+            _origin(joint).set("xyz", f"{joints[joint.attrib['name']] / scene.scaling} {y} {z}")
     with tempfile.TemporaryDirectory(prefix="rdvla_table_") as folder:
         for name in ("meshes", "textures"):
             (Path(folder) / name).symlink_to((file.parent.parent / name).absolute())
         (Path(folder) / "urdf").mkdir()
         table.write(Path(folder) / "urdf" / file.name)
-        yield replace(scene, table=str(Path(folder) / "urdf" / file.name))
+        doors = {
+            name: replace(door, origin=(joints.get(name, door.origin[0]), *door.origin[1:]))
+            for name, door in scene.doors.items()
+        }
+        surfaces = dict(scene.surfaces)
+        if "base__button" in joints:
+            x = joints["base__button"] + scene.table_position[0]
+            left, right = (x + _BESIDE_BUTTON, _TABLE[1]) if x < 0 else (_TABLE[0], x - _BESIDE_BUTTON)
+            (_, *low), (_, *high) = surfaces["table"]
+            surfaces["table"] = (left, *low), (right, *high)
+        yield replace(scene, table=str(Path(folder) / "urdf" / file.name), doors=doors, surfaces=surfaces)
 
 
 def _origin(joint: ET.Element) -> ET.Element:
@@ -117,7 +135,16 @@ def _origin(joint: ET.Element) -> ET.Element:
 
 @functools.cache
 def texture(scene: str, data: Path, link: str) -> Path:
-    """Return the picture that a link of a scene's table is painted with."""
+    """Return the picture that a link of a scene's table is painted with.
+
+    Args:
+        scene: A, B, C or D.
+        data: folder with `data/` and `conf/`.
+        link: `base_link`, `plank_link`, `slide_link` or `drawer_link`.
+
+    Raises:
+        ConfigError: files of the scene are missing, or the link has no texture.
+    """
     config = load_scene(scene, data)
     material = (config.data / config.table).parent.parent / "meshes" / f"{link}.mtl"
     for line in material.read_text(encoding="utf-8").splitlines():
