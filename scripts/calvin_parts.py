@@ -17,14 +17,13 @@ from rdvla.envs.calvin.chains import ROBOT_OBS, random_start
 from rdvla.envs.calvin.env import CAMERAS
 from rdvla.envs.calvin.sentences import SENTENCES
 from rdvla.envs.calvin.simulation import Simulation
-from rdvla.envs.calvin.varied import Look, moved, places, texture
+from rdvla.envs.calvin.varied import DOORS, WOOD, Look, moved, places, texture
 from rdvla.policies import load_policy
 from rdvla.policy import Ask, Policy
 from rdvla.stops import StopRule
 from rdvla.types import Observation
 
 TASKS = ("move_slider_left", "turn_on_lightbulb")
-PAINTED = ("base_link", "plank_link", "slide_link", "drawer_link")
 MOVED = {"nothing": (), "drawer": ("base__drawer",), "button": ("base__button",), "led": ("base__led",)}
 STARTS, DECISIONS, EXECUTED, DEPTH = 6, 5, 8, 8
 
@@ -46,7 +45,10 @@ def main(checkpoint: str, name: str, other: str) -> None:
     there = places(load_scene(other))
     changes = {f"{part} moved": ({joint: there[joint] for joint in joints}, {}) for part, joints in MOVED.items()}
     data = scene.data.parent
-    changes[f"painted as {other}"] = ({}, {link: Look(texture(other, data, link), (1, 1, 1)) for link in PAINTED})
+    changes[f"painted as {other}"] = (
+        {},
+        {link: Look(texture(other, data, link), (1, 1, 1)) for link in (*WOOD, *DOORS)},
+    )
     for change, (joints, looks) in changes.items():
         ends: dict[str, list[float]] = {task: [] for task in TASKS}
         for task in TASKS:

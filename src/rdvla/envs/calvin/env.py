@@ -129,7 +129,7 @@ class CalvinEnv:
                 raise ConfigError(f"suite '{self._task.suite}' has no bundled starts; take a Seed.")
             case InitState(index):
                 chain = evaluation_chain(index)
-                self._begin(self._scene, start_obs(chain, self._scene))
+                self._begin(self._scene, start_obs(chain, self._scene), {})
                 sentences = [SENTENCES[task][0] for task in chain.tasks]
             case Seed(value):
                 rng = np.random.default_rng(value)
@@ -207,13 +207,12 @@ class CalvinEnv:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begin(
-        self, scene: assets.SceneConfig, scene_obs: NDArray[np.float64], looks: Mapping[str, Look] | None = None
-    ) -> None:
+    def _begin(self, scene: assets.SceneConfig, scene_obs: NDArray[np.float64], looks: Mapping[str, Look]) -> None:
         self.close()
         simulation = Simulation(scene, renderer=self._renderer, size=self._size)
         try:
-            simulation.paint(looks or {})
+            if looks:
+                simulation.paint(looks)
             simulation.reset(ROBOT_OBS, scene_obs)
         except BaseException:
             simulation.close()

@@ -22,7 +22,9 @@ from rdvla.errors import ConfigError, suggest
 SCENES = ("A", "B", "C")
 """The scenes that vary, and lend their textures."""
 
-_WOOD, _DOORS = ("base_link", "plank_link"), ("slide_link", "drawer_link")
+WOOD, DOORS = ("base_link", "plank_link"), ("slide_link", "drawer_link")
+"""The links that have textures."""
+
 _TINT = 0.5
 """The most that a channel is darkened by."""
 
@@ -56,7 +58,7 @@ def draw_looks(rng: np.random.Generator, data: Path) -> Mapping[str, Look]:
         ConfigError: files of the scenes A to C are missing or name no texture.
     """
     looks: dict[str, Look] = {}
-    for links in (_WOOD, _DOORS):
+    for links in (WOOD, DOORS):
         scene = SCENES[rng.integers(len(SCENES))]
         red, green, blue = 1 - rng.uniform(0, _TINT) * rng.random(3)
         looks |= {link: Look(texture(scene, data, link), (red, green, blue)) for link in links}
@@ -84,8 +86,8 @@ def vary(scene: SceneConfig, rng: np.random.Generator) -> Iterator[SceneConfig]:
 
 def places(scene: SceneConfig) -> Mapping[str, float]:
     """Return where the table's parts are: joint -> x of its frame, m, in the frame of the table."""
-    joints = ET.parse(scene.data / scene.table).iter("joint")
-    return {joint.attrib["name"]: scene.scaling * float(_origin(joint).attrib["xyz"].split()[0]) for joint in joints}
+    origins = _origins(ET.parse(scene.data / scene.table).getroot())
+    return {joint: scene.scaling * float(origin.attrib["xyz"].split()[0]) for joint, origin in origins.items()}
 
 
 @contextlib.contextmanager
@@ -101,15 +103,14 @@ def moved(scene: SceneConfig, joints: Mapping[str, float]) -> Iterator[SceneConf
     Raises:
         ConfigError: the table has no such joint.
     """
-    known = places(scene)
-    for name in joints.keys() - known.keys():
-        raise ConfigError(f"the table of scene {scene.name} has no joint '{name}'.{suggest(name, known)}")
     file = scene.data / scene.table
     table = ET.parse(file)
-    for joint in table.iter("joint"):
-        if joint.attrib["name"] in joints:
-            _, y, z = _origin(joint).attrib["xyz"].split()
-            _origin(joint).set("xyz", f"{joints[joint.attrib['name']] / scene.scaling} {y} {z}")
+    origins = _origins(table.getroot())
+    for joint, place in joints.items():
+        if joint not in origins:
+            raise ConfigError(f"the table of scene {scene.name} has no joint '{joint}'.{suggest(joint, origins)}")
+        _, y, z = origins[joint].attrib["xyz"].split()
+        origins[joint].set("xyz", f"{place / scene.scaling} {y} {z}")
     with tempfile.TemporaryDirectory(prefix="rdvla_table_") as folder:
         for name in ("meshes", "textures"):
             (Path(folder) / name).symlink_to((file.parent.parent / name).absolute())
@@ -128,9 +129,9 @@ def moved(scene: SceneConfig, joints: Mapping[str, float]) -> Iterator[SceneConf
         yield replace(scene, table=str(Path(folder) / "urdf" / file.name), doors=doors, surfaces=surfaces)
 
 
-def _origin(joint: ET.Element) -> ET.Element:
-    (origin,) = joint.iter("origin")
-    return origin
+def _origins(table: ET.Element) -> dict[str, ET.Element]:
+    """Return joint -> where its frame is."""
+    return {joint.attrib["name"]: next(joint.iter("origin")) for joint in table.iter("joint")}
 
 
 @functools.cache
