@@ -10,8 +10,8 @@ import numpy as np
 from rdvla.envs import find_suite
 from rdvla.envs.base import Suite, TaskSpec
 from rdvla.eval.protocol import EvalConfig, plan
-from rdvla.eval.records import EPISODES_FILE, EpisodeLog, EpisodeRecord, ErrorRecord, StageRecord
-from rdvla.eval.runner import POLICY_FILE, RUN_FILE
+from rdvla.eval.records import EPISODES_FILE, RUN_FILE, EpisodeLog, EpisodeRecord, ErrorRecord, StageRecord
+from rdvla.eval.runner import POLICY_FILE
 from rdvla.eval.video import Film
 from rdvla.files import write_atomically, write_json
 from rdvla.stops import StopRule
@@ -86,7 +86,7 @@ def _record(folder, job, number, skill, *, broken):
         "suite": job.task.suite, "task": job.task.name, "task_id": job.task.task_id,
         "instruction": job.task.instruction, "init_state": job.start.index, "seed": job.run_seed,
         "episode_seed": job.seed, "rule": job.rule.label, "stop": stop, "horizon": job.rule.horizon,
-        "warm_start": job.rule.warm_start,
+        "warm_start": job.rule.warm_start, "strategy": job.rule.strategy, "delay": job.rule.delay,
         "depth": stop.max_depth if stop is not None and fixed else None, "attempts": 1,
         "versions": {"rdvla": "0.1.0", "mujoco": "3.3.2", "torch": "2.13.0"},
     }  # fmt: skip

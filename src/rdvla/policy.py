@@ -6,7 +6,7 @@ remote server all look like this, so evaluation, serving and the control loop kn
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -98,8 +98,8 @@ class Ask:
         step: control steps since the episode or its stage began, for the policy's alarm; None if nobody counts.
 
     Raises:
-        ConfigError: a budget that is not positive, a trace of fewer than two iterations, an unknown warm start, a
-            carry for a start from noise, or a step below 0.
+        ConfigError: a rule that is none, a seed or a step that is no whole number of at least 0, a budget that is not
+            positive, a trace of fewer than two iterations, an unknown warm start, or a carry for a start from noise.
     """
 
     stop: StopRule | None = None
@@ -111,17 +111,21 @@ class Ask:
     step: int | None = None
 
     def __post_init__(self) -> None:
-        if self.budget_ms is not None and not self.budget_ms > 0:
-            raise ConfigError(f"budget_ms must be positive, found {self.budget_ms!r}.")
-        if self.trace_depth is not None and self.trace_depth < 2:
-            raise ConfigError(f"trace_depth must be at least 2 iterations, found {self.trace_depth!r}.")
+        if self.stop is not None and not isinstance(self.stop, StopRule):
+            raise ConfigError(f"stop must be a StopRule, e.g. StopRule('action_mse', 1e-4), found {self.stop!r:.60}.")
+        if self.budget_ms is not None and not (_is_number(self.budget_ms) and self.budget_ms > 0):
+            raise ConfigError(f"budget_ms must be a positive number, found {self.budget_ms!r:.60}.")
+        if self.trace_depth is not None and not (_counts(self.trace_depth) and self.trace_depth >= 2):
+            raise ConfigError(f"trace_depth must be at least 2 iterations, found {self.trace_depth!r:.60}.")
         if not isinstance(self.warm_start, str) or self.warm_start not in WARM_STARTS:
             name = str(self.warm_start)[:40]
             raise ConfigError(f"unknown warm start '{name}'.{suggest(name, WARM_STARTS)}")
         if self.carry is not None and self.warm_start == "noise":
             raise ConfigError("a carry is of no use to a start from noise; drop it, or say warm_start='half' or 'end'.")
-        if self.step is not None and not _counts(self.step):
-            raise ConfigError(f"step must be a whole number of at least 0, found {self.step!r}.")
+        for name in ("seed", "step"):
+            value = getattr(self, name)
+            if value is not None and not _counts(value):
+                raise ConfigError(f"{name} must be a whole number of at least 0, found {value!r:.60}.")
 
     @property
     def manner(self) -> str:
@@ -134,6 +138,10 @@ class Ask:
     def shared(self) -> "Ask":
         """Everything but seed, carry and step: decisions that agree in this can be made together."""
         return replace(self, seed=None, carry=None, step=None)
+
+
+def _is_number(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real)
 
 
 def _counts(value: object) -> bool:

@@ -70,6 +70,11 @@ def test_how_a_checkpoint_is_loaded(monkeypatch, tmp_path):
         assert args == ("owner/name", None, LOADED)
 
 
+def test_threads_are_a_checkpoints():
+    with pytest.raises(ConfigError, match="--threads 2 is for a checkpoint"):
+        run("play", "--suite", "toy", "--policy", "expert", "--threads", 2)
+
+
 def test_collect_keeps_what_it_staged(monkeypatch, tmp_path):
     reach(monkeypatch, "rdvla.collect.collection.collect")
     ((config,), _) = run("collect", "--suite", "toy", "--output", tmp_path, "--keep-staging")

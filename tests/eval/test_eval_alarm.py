@@ -109,6 +109,24 @@ def test_episodes_of_two_policies_give_no_alarm(run, tmp_path):
         read_played([run, other])
 
 
+def test_episodes_of_a_policy_that_was_loaded_in_two_ways_give_no_alarm(tmp_path):
+    stops, ways = (StopRule("action_mse"),), ("ck", "ck (precision=int8)", "else/ck")
+    plain, int8, moved = (
+        report_fakes.write_run(tmp_path / f"run{number}", stops=stops, n_tasks=1, policy=policy, seed=number)
+        for number, policy in enumerate(ways)
+    )
+    with pytest.raises(ConfigError, match=r"policies that differ \(as it is; precision=int8\)"):
+        read_played([plain, int8])
+    assert len(read_played([plain, moved])) == 10
+
+
+def test_episodes_of_two_protocols_give_no_alarm(run, tmp_path):
+    other = report_fakes.write_run(tmp_path / "other", stops=(StopRule("action_mse"),), seed=8)
+    report_fakes.edit(other, lambda record: record | {"protocol": "released"})
+    with pytest.raises(ConfigError, match=r"different protocols \(the usual one, released\)"):
+        read_played([run, other])
+
+
 def test_an_episode_in_two_folders_counts_once_or_not_at_all(run, tmp_path):
     shutil.copytree(run, tmp_path / "again")
     with pytest.raises(ConfigError, match=r"again' both hold .*it would count twice; name one of them"):

@@ -101,6 +101,7 @@ def test_labels_tell_rules_apart():
     ("changes", "message"),
     [
         ({"suites": ("lines",)}, "unknown suite 'lines'.* 'line'"),
+        ({"task_ids": (1, 1)}, "task_ids repeats a value: 1, 1"),
         ({"task_ids": (7,)}, "has no task 7: its task ids are 0-3"),
         ({"suites": ()}, "suites"),
         ({"init_states": (1, 1)}, "init_states repeats"),

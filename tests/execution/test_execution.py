@@ -201,6 +201,14 @@ def test_a_new_stage_begins_without_the_old_ones_actions(name):
     assert planner.resets == 2
 
 
+@pytest.mark.parametrize("horizon", [3, "3", np.int64(3)])
+def test_a_horizon_may_be_a_number_or_a_name(horizon):
+    executor = Executor(Planner(), Synchronous(horizon))
+    for _ in range(4):
+        executor.act(lambda: Observation({}, np.zeros(1, np.float32), "on"))
+    assert executor.executed == (3, 1)
+
+
 @pytest.mark.parametrize("name", ["synchron", "background:x", "background:", "synchronous:3", "background:0", "a:1"])
 def test_unknown_strategies_are_refused(name):
     with pytest.raises(ConfigError, match=r"strategy|at least 1"):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from rdvla.cli.report import report_command
 from rdvla.errors import ConfigError, RecordError
 from rdvla.report.against import compare_runs
-from rdvla.report.load import load_runs
+from rdvla.report.load import group_runs, load_runs
 from report_fakes import ADAPTIVE, DEPTHS, edit, write_run
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -52,6 +52,24 @@ def test_two_runs_on_the_command_line(runs, tmp_path):
     assert comparison["n"] == 40
     assert numbers["in_turns"] is False
     assert set(comparison["ratios"]["ms per decision"]) == {"value", "low", "high"}
+
+
+def test_policies_of_the_same_name_are_told_apart(tmp_path):
+    first, second = (
+        write_run(tmp_path / name / "eval", stops=(DEPTHS[4],), policy=f"runs/{name}/policy", policy_digest=name * 16)
+        for name in "xy"
+    )
+    both = load_runs([first, second])
+    assert [series.label for series in group_runs(both)] == ["policy (x/eval)", "policy (y/eval)"]
+    (found,) = compare_runs(both, both, baseline="policy (y/eval), depth 12")
+    assert found.name == "policy (x/eval), depth 12"
+    (found,) = compare_runs(both[:1], both[1:])
+    assert found.name == "policy, depth 12", "of another policy, though both are called the same"
+
+
+def test_a_path_among_the_options_is_no_name(tmp_path):
+    run = write_run(tmp_path / "run", stops=(DEPTHS[4],), policy="runs/lora (base=/models/vlm)")
+    assert group_runs(load_runs([run]))[0].label == "lora (base=/models/vlm)"
 
 
 def test_rules_of_one_run_against_one_of_them(tmp_path):

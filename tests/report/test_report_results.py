@@ -111,11 +111,28 @@ def test_a_rule_is_asked_for_as_it_was_played(tmp_path, stop):
         ({"seed": 8, "delays": (2,)}, "--delay 2 --seed 8 --depth"),
         ({"n_tasks": 6, "task_ids": (0, 1, 2, 5)}, "--task-ids 0-2,5 --depth"),
         ({"strategies": ("background:4",)}, "--strategy background:4 --depth"),
+        ({"protocol": "released"}, "--strategy synchronous --protocol released --depth"),
+        ({"horizons": ("binary_paper",)}, "--horizon binary_paper --depth"),
     ],
 )
 def test_a_command_asks_the_same_policy_in_the_same_way(results, tmp_path, settings, words):
     found, _ = results("depth", ladder(tmp_path / "run", **{"n_tasks": 1, "episodes": 1} | settings))
     assert words in found["missing"][0]
+
+
+def test_every_rule_lacks_the_depths_of_its_own_horizon(results, tmp_path):
+    run = write_run(tmp_path / "run", stops=(ADAPTIVE,), horizons=("4", "binary_paper"), n_tasks=1, episodes=2)
+    found, _ = results("iterations", run)
+    wanted = [f"--horizon {horizon} --depth 1,12" for horizon in ("4", "binary_paper")]
+    assert [words in each for words, each in zip(wanted, found["missing"], strict=True)] == [True, True]
+
+
+def test_depths_of_other_starts_do_not_take_the_table_away(results, tmp_path):
+    shallow = write_run(tmp_path / "shallow", stops=(StopRule.fixed(4), StopRule.fixed(8)), n_tasks=1, episodes=2)
+    deep = write_run(tmp_path / "deep", stops=(FIXED,), n_tasks=1, episodes=4)
+    edit(deep, lambda record: record | {"init_state": record["init_state"] + 2})
+    found, _ = results("depth", shallow, deep)
+    assert any("Depths 8 and 12 were not played from the same starts." in each for each in found["sentences"])
 
 
 def test_an_unfinished_run_says_so(results, tmp_path):

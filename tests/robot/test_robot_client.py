@@ -80,6 +80,12 @@ def test_a_request_that_cannot_be_answered_is_not_repeated() -> None:
         assert policy.reconnects == 1
 
 
+@pytest.mark.parametrize("deadline_s", [0, float("nan"), 3601])
+def test_a_deadline_that_no_request_can_have_is_refused(deadline_s: float) -> None:
+    with pytest.raises(ServeError, match="deadline_s must be above 0 and at most 3600 s"):
+        RemotePolicy("ws://127.0.0.1:1", deadline_s=deadline_s)
+
+
 def test_a_server_killed_and_restarted() -> None:
     with kept_port() as port:
         config = QUICK.model_copy(update={"port": port})

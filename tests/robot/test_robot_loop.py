@@ -255,12 +255,20 @@ def test_the_pacer_keeps_the_rate_and_never_bursts() -> None:
     "build",
     [
         lambda: Synchronous(0),
+        lambda: Synchronous("linear"),
+        lambda: Synchronous(4.0),
         lambda: Background(0),
+        lambda: Background("4"),
         lambda: TemporalEnsembling(every=0),
         lambda: TemporalEnsembling(decay=float("nan")),
         lambda: Pacer(0.0),
+        lambda: Pacer(float("nan")),
+        lambda: Pacer(float("inf")),
         lambda: ControlLoop(
             ThreadedDecider(FakePolicy()), Synchronous(), ActionGuard(WIDE, stop_action=STOP), deadline_s=0.0
+        ),
+        lambda: ControlLoop(
+            ThreadedDecider(FakePolicy()), Synchronous(), ActionGuard(WIDE, stop_action=STOP), deadline_s=float("nan")
         ),
     ],
 )

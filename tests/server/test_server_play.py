@@ -14,12 +14,15 @@ from chain_fakes import ChainEnv, Pusher
 from patience import PATIENCE_S
 from rdvla.embodiment import LIBERO
 from rdvla.envs import InitState, Start, TaskSpec
+from rdvla.errors import ServeError
 from rdvla.execution import Executor, Synchronous
+from rdvla.policies.sources import connect
 from rdvla.policy import PLAIN, Ask, PolicyMetadata
 from rdvla.robot.client import RemotePolicy
 from rdvla.server.background import serving
 from rdvla.server.live import LiveControls, LiveFeed, LiveRecord
 from rdvla.server.play import LiveLoop, Shown
+from rdvla.stops import StopRule
 from rdvla.types import ActionChunk, Observation
 from serve_fakes import QUICK, FakePolicy, open_socket
 from serve_simulation import FakeClock
@@ -251,3 +254,16 @@ def test_controls_reach_the_policy(mode: str) -> None:
     assert chunk.num_recurrences == {"client": 12, "depth": 6, "adaptive": 6, "budget": 4}[mode]
     assert len(chunk.convergence) == (6 if mode == "adaptive" else 0)
     assert served.seen[-1].instruction == "go"
+
+
+@pytest.mark.parametrize("controls", [LiveControls(mode="depth", depth=6), LiveControls(instruction="go")])
+def test_an_evaluation_is_not_steered_from_the_page(controls: LiveControls) -> None:
+    feed = LiveFeed()
+    with serving(FakePolicy(), WEB, live=feed) as server, connect(server.url) as remote:
+        ask = Ask(StopRule.fixed(12), seed=1)
+        remote.infer(CountingEnv().observe(), ask)
+        feed.controls = controls
+        with pytest.raises(ServeError, match=r"the live page of .* overrules"):
+            remote.infer(CountingEnv().observe(), ask)
+        feed.controls = LiveControls()
+        assert remote.infer(CountingEnv().observe(), ask).num_recurrences == 12

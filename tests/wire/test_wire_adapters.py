@@ -63,6 +63,15 @@ def test_aloha_without_a_prompt_takes_the_servers() -> None:
         adapt(message, metadata(["primary"]))
 
 
+def test_native_keys_without_an_instruction_take_the_servers() -> None:
+    message = to_message(observation(3, side=17))
+    del message["instruction"]
+    adapted = adapt(message, metadata(), default_instruction="insert the peg")
+    assert (adapted.layout, adapted.observation.instruction) == ("native", "insert the peg")
+    with pytest.raises(ObservationError, match="'instruction' must be a sentence"):
+        adapt(message, metadata())
+
+
 def test_native_keys_are_exact() -> None:
     seen = observation(3, side=17)
     adapted = adapt(to_message(seen), metadata())

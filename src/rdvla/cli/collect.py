@@ -83,7 +83,7 @@ def collect(
     )
     for each in suites.values():
         each.select(config.task_ids)
-    make_expert, takeover = _choose_expert(take_over_from, policy_steps, loading, elsewhere=where.on_other_machines)
+    make_expert, takeover = _choose_expert(take_over_from, policy_steps, loading)
     config = replace(config, takeover=takeover)
     pool = where.make()
     console = Console()
@@ -106,7 +106,7 @@ def collect(
 
 
 def _choose_expert(
-    checkpoint: str | None, policy_steps: int | None, loading: LoadOptions, *, elsewhere: bool = False
+    checkpoint: str | None, policy_steps: int | None, loading: LoadOptions
 ) -> "tuple[ExpertFactory, str]":
     """Return what makes the demonstrator of a task, and in words from which policy it takes over, if from any.
 
@@ -124,7 +124,7 @@ def _choose_expert(
             raise ConfigError(f"{loading.label('').strip(' ()')} belongs to a checkpoint; add --take-over-from.")
         return make_demonstrator, ""
     steps = policy_steps or MAX_POLICY_STEPS
-    _, digest, make_policy = choose_policy(checkpoint, None, loading, elsewhere=elsewhere)
+    _, digest, make_policy = choose_policy(checkpoint, None, loading)
     factory = partial(make_takeover, make_policy=make_policy, max_policy_steps=steps)
     return factory, f"{loading.label(f'checkpoint {digest}')}, after 0 to {steps} steps"
 

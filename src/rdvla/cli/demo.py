@@ -10,7 +10,7 @@ import typer
 from rdvla.cli.eval import eval_command
 from rdvla.cli.report import report_command
 from rdvla.errors import ConfigError
-from rdvla.eval.runner import RUN_FILE
+from rdvla.eval.records import RUN_FILE
 from rdvla.policies.sources import LoadOptions, choose_policy
 
 SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10")

@@ -129,7 +129,7 @@ def eval_command(
     if video:
         require_av()
     resources = Resources(workers=workers, pool=where.make(), command=("rdvla", *sys.argv[1:]))
-    name, digest, policy_factory = choose_policy(checkpoint, policy, loading, elsewhere=where.on_other_machines)
+    name, digest, policy_factory = choose_policy(checkpoint, policy, loading)
     if disturbed is not None:
         name, policy_factory = disturbed
     config = config.model_copy(update={"policy": name, "policy_digest": digest})

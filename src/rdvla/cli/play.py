@@ -91,6 +91,8 @@ def play_command(
         raise ConfigError(f"protocol {protocol} has chunks executed by {found.strategy}; drop --horizon.")
     chunked = SYNCHRONOUS if policy == EXPERT else found.strategy or SYNCHRONOUS
     strategy = make_strategy(chunked, make_horizon(horizon or DEFAULT_HORIZON))
+    if threads is not None and checkpoint is None:
+        raise ConfigError(f"--threads {threads} is for a checkpoint; {policy} computes elsewhere, or not at all.")
     _, _, make_policy = choose_policy(checkpoint, policy, loading)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("rdvla.robot.loop").setLevel(logging.ERROR)  # a simulator may be slower than --rate

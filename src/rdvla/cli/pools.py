@@ -20,11 +20,6 @@ class PoolOptions:
     ] = None
     gpus_per_worker: Annotated[float | None, "Of --pool ray: a worker's share of a GPU, e.g. 0.25 [default: 0]."] = None
 
-    @property
-    def on_other_machines(self) -> bool:
-        """Whether workers may run elsewhere."""
-        return self.pool == "ray"
-
     def make(self) -> Pool:
         """Return the pool.
 

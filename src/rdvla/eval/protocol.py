@@ -4,6 +4,7 @@ An `EvalConfig` and the tasks of its suites determine a list of `Job`s, one per 
 simulator or loads a policy.
 """
 
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -118,6 +119,7 @@ class EvalConfig(Config):
             raise ConfigError("an evaluation starts its episodes either from init_states or from seeds; give one.")
         for name in (
             "suites",
+            "task_ids",
             "init_states",
             "seeds",
             "stops",
@@ -128,6 +130,8 @@ class EvalConfig(Config):
             "delays",
         ):
             values = getattr(self, name)
+            if values is None:
+                continue
             if not values and name not in ("init_states", "seeds"):
                 raise ConfigError(f"{name} must name at least one.")
             if len(set(values)) != len(values):
@@ -204,6 +208,12 @@ class Job:
     def seed(self) -> int:
         """Return the episode's seed: equal for all rules, so rules are compared on the same scratchpads."""
         return episode_seed(self.run_seed, self.task.suite, self.task.task_id, self.start)
+
+
+def split_policy(policy: str) -> tuple[str, str]:
+    """Return the source in `EvalConfig.policy`, and how it was loaded, e.g. `precision=int8`; empty if as it is."""
+    loaded = re.fullmatch(r"(.+) \((\w+=.+)\)", policy)
+    return (loaded[1], loaded[2]) if loaded else (policy, "")
 
 
 def episode_seed(run_seed: int, suite: str, task_id: int, start: Start) -> int:

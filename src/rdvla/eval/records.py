@@ -15,13 +15,13 @@ from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, Validation
 from rdvla.config import Config
 from rdvla.envs.base import InitState, Seed, Start
 from rdvla.errors import ConfigError, RDVLAError, RecordError
-from rdvla.eval.protocol import DRIVEN, Rule
+from rdvla.eval.protocol import DRIVEN, Rule, split_policy
 from rdvla.execution import SYNCHRONOUS
-from rdvla.files import append_line, cut_torn_line, owned_folder
+from rdvla.files import append_line, cut_torn_line, owned_folder, read_json
 from rdvla.policy import WarmStart
 from rdvla.stops import StopRule
 
-EPISODES_FILE = "episodes.jsonl"
+EPISODES_FILE, RUN_FILE = "episodes.jsonl", "run.json"
 
 Key = tuple[str, int, Start, str, str]
 
@@ -239,8 +239,9 @@ def read_episodes(folders: Sequence[Path]) -> list[tuple[Path, EpisodeRecord]]:
     """Return what one policy played in several evaluations, every episode with its folder.
 
     Raises:
-        RecordError: a folder holds no evaluation, or a record is damaged.
-        ConfigError: an episode is there twice, or the episodes are of several checkpoints.
+        RecordError: a folder holds no evaluation, or a damaged one.
+        ConfigError: an episode is there twice, or the episodes are of several checkpoints, of one that was loaded in
+            several ways, or of several protocols of a suite.
     """
     if len({folder.resolve() for folder in folders}) != len(folders):
         raise ConfigError("a folder is named twice, so its episodes would count twice; name it once.")
@@ -249,6 +250,14 @@ def read_episodes(folders: Sequence[Path]) -> list[tuple[Path, EpisodeRecord]]:
     if len(checkpoints) > 1:
         found = ", ".join(sorted(name or "none" for name in checkpoints))
         raise ConfigError(f"the episodes are of different checkpoints ({found}); name folders of one policy.")
+    ways = {_loaded(folder) for folder in folders}
+    if len(ways) > 1:
+        raise ConfigError(f"the episodes are of policies that differ ({'; '.join(sorted(ways))}); name folders of one.")
+    protocols = {(record.suite, record.protocol) for _, record in played}
+    for suite in {suite for suite, _ in protocols}:
+        names = [protocol or "the usual one" for of, protocol in sorted(protocols) if of == suite]
+        if len(names) > 1:
+            raise ConfigError(f"{suite} was played by different protocols ({', '.join(names)}); name folders of one.")
     owners: dict[tuple[Any, ...], Path] = {}
     for folder, record in played:
         other = owners.setdefault((record.key, record.seed, record.protocol), folder)
@@ -258,6 +267,15 @@ def read_episodes(folders: Sequence[Path]) -> list[tuple[Path, EpisodeRecord]]:
                 f"{record.rule}: it would count twice; name one of them."
             )
     return played
+
+
+def _loaded(folder: Path) -> str:
+    """Return how the policy of an evaluation was loaded; of one that is no checkpoint, which it is."""
+    config = read_json(folder / RUN_FILE, RecordError, "evaluate again into another folder").get("config")
+    if not isinstance(config, dict) or not isinstance(config.get("policy"), str):
+        raise RecordError(f"'{folder / RUN_FILE}' does not say which policy was evaluated; evaluate again elsewhere.")
+    source, options = split_policy(config["policy"])
+    return options or "as it is" if config.get("policy_digest") else source
 
 
 def latest(records: Iterable[AnyRecord]) -> list[AnyRecord]:

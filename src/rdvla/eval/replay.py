@@ -171,8 +171,6 @@ def read_decisions(folders: Sequence[Path]) -> Decisions:
     records = [record for record, _ in traced]
     _require_one({record.warm_start for record in records}, "starts (--start)")
     _require_one({record.execution for record in records}, "ways to execute chunks (--horizon, --strategy)")
-    for suite in {record.suite for record in records}:
-        _require_one({record.protocol for record in records if record.suite == suite}, f"protocols of {suite}")
     tables = [read_trace(path) for _, path in traced]
     names = {frozenset(table) for table in tables}
     depths = [int(table[ITERATION].max()) for table in tables]

@@ -18,7 +18,7 @@ from rdvla.envs.base import InitState, Seed, Suite
 from rdvla.errors import ConfigError, RecordError
 from rdvla.eval.player import EpisodePlayer, EpisodeRecipe, EpisodeResult, PolicyFactory, versions
 from rdvla.eval.protocol import DRIVEN, EvalConfig, Job, plan
-from rdvla.eval.records import AnyRecord, EpisodeLog, EpisodeRecord, ErrorRecord, Key, latest
+from rdvla.eval.records import RUN_FILE, AnyRecord, EpisodeLog, EpisodeRecord, ErrorRecord, Key, latest
 from rdvla.eval.summary import summarise
 from rdvla.files import write_atomically, write_json
 from rdvla.jobs.driver import drive
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 SCHEMA = 1
 """Version of `run.json`."""
 
-RUN_FILE, POLICY_FILE, SUMMARY_FILE = "run.json", "policy.json", "summary.json"
+POLICY_FILE, SUMMARY_FILE = "policy.json", "summary.json"
 
 OnRecord = Callable[[AnyRecord, int, int], None]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, suggest
 from rdvla.execution.ledger import Decision, Fate, Ledger
-from rdvla.horizons import Fixed, Horizon
+from rdvla.horizons import Fixed, Horizon, make_horizon
 
 
 class Strategy(Protocol):
@@ -68,15 +68,28 @@ class _Queue:
         return action
 
 
+def _horizon(wanted: int | str | Horizon) -> Horizon:
+    if isinstance(wanted, str):
+        return make_horizon(wanted)
+    if isinstance(wanted, int | np.integer):
+        return Fixed(int(wanted))
+    if not callable(getattr(wanted, "steps", None)):
+        raise ConfigError(f"horizon must be a whole number of actions, a rule or its name, found {wanted!r:.60}.")
+    return wanted
+
+
 class Synchronous:
     """Execute some actions, stand still while deciding, go on: what simulators and benchmarks do."""
 
-    def __init__(self, horizon: int | Horizon | None = None) -> None:
-        """Execute up to `horizon` of every chunk: a number >= 1, a rule, or None for the chunk's own suggestion.
+    def __init__(self, horizon: int | str | Horizon | None = None) -> None:
+        """Execute up to `horizon` of every chunk: a number >= 1, a rule or its name.
 
-        A chunk without a suggestion is executed whole.
+        None takes the chunk's own suggestion; a chunk without one is executed whole.
+
+        Raises:
+            ConfigError: a number below 1, an unknown name, or none of these.
         """
-        self._horizon = Fixed(horizon) if isinstance(horizon, int) else horizon
+        self._horizon = None if horizon is None else _horizon(horizon)
         self._queue = _Queue()
 
     def reset(self, ledger: Ledger, step: int) -> None:
@@ -115,8 +128,8 @@ class Background:
 
     def __init__(self, refill_at: int = 4) -> None:
         """Ask when `refill_at` >= 1 or fewer actions are left."""
-        if refill_at < 1:
-            raise ConfigError(f"refill_at must be at least 1 action, found {refill_at}.")
+        if not isinstance(refill_at, int) or refill_at < 1:
+            raise ConfigError(f"refill_at must be a whole number of at least 1 action, found {refill_at!r:.60}.")
         self._refill_at = refill_at
         self._queue = _Queue()
         self._started = False

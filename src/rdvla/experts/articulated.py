@@ -16,6 +16,7 @@ from rdvla.experts.scene import Goal, LiberoScene
 STANDOFF = 0.08  # m from the handle, against the approach
 KNOB_DEPTH = 0.010  # m below its top: parts of a knob that stand up at least this far are taken
 GLIDE = 0.1  # m above the standoff that the hand keeps until it is near, to pass over what stands on the way
+SWING = 0.15  # m from the standoff, horizontally, that a hand which is not turned yet keeps
 NEARLY_TURNED = 0.4  # rad from the orientation at the handle: turning swings the hand, so that is done in free air
 TURNED = 0.1
 CENTRED = 0.008  # m beside the line to the handle: from here on the hand waits before it goes ahead,
@@ -84,7 +85,9 @@ class MoveJoint:
         self._standoff = self._grip - STANDOFF * self._rotation[:, 2]
         start = self._scene.gripper_position
         start = start - out_of_reach(start, self._scene.gripper_rotation, self._scene.base)
-        self._turning_point = np.array([*start[:2], max(start[2], self._standoff[2] + GLIDE)])
+        way = self._standoff[:2] - start[:2]
+        ahead = way * max(0.0, 1.0 - SWING / max(float(np.linalg.norm(way)), SWING))
+        self._turning_point = np.array([*(start[:2] + ahead), max(start[2], self._standoff[2] + GLIDE)])
         self._enter(Phase.TURN)
 
     def act(self) -> NDArray[np.float32] | None:

@@ -29,6 +29,8 @@ PICKED_RISE = 0.02  # m that a held object must have risen
 LOST_SHIFT = 0.06  # m that an object may shift in the hand
 STUCK_MOVE = 0.0012  # m per step below which a lowered gripper counts as standing still
 STUCK_STEPS = 4
+CAUGHT = 0.03  # m above the release at which what is held has come to rest on a rim and is not let go of,
+CATCHES = 2  # so many times
 MAX_YAW = np.deg2rad(120.0)  # beyond this the hand turns the other way round, which looks the same
 PATIENCE = 100  # steps after which a phase ends whatever the error
 
@@ -63,6 +65,7 @@ class PickAndPlace:
     _offset_in_hand: Array
     _turn: float
     _hang: float
+    _catches: int
 
     def __init__(self, scene: LiberoScene, goal: Goal) -> None:
         """Work towards `goal`, an `in` or `on` predicate, in `scene`."""
@@ -203,9 +206,14 @@ class PickAndPlace:
                 elif late or (_near(position, self._carried(position), 0.01, 0.03) and self._is_turned):
                     self._enter(Phase.LOWER)
             case Phase.LOWER:
+                stuck = self._stuck(position)
                 if self._lost(position):
                     self._back_off(position)
-                elif late or position[2] < self._release[2] + 0.005 or self._stuck(position):
+                elif stuck and self._catches < CATCHES and position[2] > self._release[2] + CAUGHT:
+                    self._catches += 1
+                    self._aim(position)
+                    self._enter(Phase.CARRY)
+                elif late or position[2] < self._release[2] + 0.005 or stuck:
                     self._release = np.array([*self._release[:2], position[2]])
                     self._held_opening = self._scene.gripper_opening
                     self._enter(Phase.OPEN)
@@ -251,6 +259,7 @@ class PickAndPlace:
         self._aim(position)
         travel = self._over_obstacles(position - self._offset, self._above_place, self._hang)[2]
         self._lifted = np.array([*self._hold[:2], max(travel, position[2] + PICKED_RISE + 0.02)])
+        self._catches = 0
         self._enter(Phase.LIFT)
 
     def _aim(self, position: Array) -> None:

@@ -10,6 +10,7 @@ from rdvla.experts.scene import Goal, LiberoScene
 FLAT = 0.03  # m of height below which an object hangs loosely when held by its rim
 BERTH = 0.015  # m between the object and what it passes
 NEAR_WAYPOINT = 0.02  # m
+PRESS = 0.02  # m below the grasp that the hand is sent to: a slanted rim lifts it, and the fingers would slip off
 
 
 class Slide(PickAndPlace):
@@ -39,6 +40,12 @@ class Slide(PickAndPlace):
         if len(self._route) > 1 and np.linalg.norm(position[:2] - self._route[0]) < NEAR_WAYPOINT:
             del self._route[0]
         return np.array([*self._route[0], self._hold[2]])
+
+    def _target(self, position: Array) -> tuple[Array, float]:
+        target, gripper = super()._target(position)
+        if self.phase is Phase.CLOSE:
+            target = target - np.array([0.0, 0.0, PRESS])
+        return target, gripper
 
     def _waypoints(self) -> list[Array]:
         """Return the way `[2]` of the object's centre: straight, or around a corner if that is freer."""

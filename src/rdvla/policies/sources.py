@@ -39,7 +39,10 @@ class LoadOptions:
     )
 
     def label(self, source: str) -> str:
-        """Return `source` with everything that is not left at its default, e.g. `runs/policy (precision=int8)`."""
+        """Return `source` with everything that is not left at its default, e.g. `runs/policy (precision=int8)`.
+
+        `rdvla.eval.protocol.split_policy` takes it apart again.
+        """
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         given = [f"{name}={value}" for name, value in options.items() if value != getattr(LoadOptions, name)]
         return f"{source} ({', '.join(given)})" if given else source
@@ -49,7 +52,7 @@ def load_checkpoint(source: str, options: LoadOptions, expected: str | None = No
     """Return the policy of a checkpoint, whose fingerprint must be `expected` (None: any).
 
     Raises:
-        CheckpointError: this machine has another one at `source`, or none.
+        CheckpointError: this machine has another one at `source` now, or none.
     """
     from rdvla.checkpoints.load import find
     from rdvla.policies.network import load_policy
@@ -58,21 +61,21 @@ def load_checkpoint(source: str, options: LoadOptions, expected: str | None = No
         found = fingerprint(find(source, revision=options.revision))
         if found != expected:
             raise CheckpointError(
-                f"'{source}' on {platform.node()} is another checkpoint ({found}) than where the command was given "
-                f"({expected}); copy it to every machine, or keep it on a shared disk."
+                f"'{source}' on {platform.node()} is another checkpoint ({found}) than the one that the command began "
+                f"with ({expected}); leave it unchanged while a command uses it, and the same on every machine."
             )
     return load_policy(source, **asdict(options))
 
 
 def connect(url: str, served: str | None = None) -> "RemotePolicy":
-    """Return the policy served at `url`, which must have the fingerprint `served` (None: any).
+    """Return the policy served at `url`, which must have the fingerprint `served` (None: any) and do as it is asked.
 
     Raises:
         ServeError: nobody answers there, or it has another.
     """
     from rdvla.robot.client import RemotePolicy
 
-    remote = RemotePolicy(url)
+    remote = RemotePolicy(url, steering=False)
     found = remote.metadata.fingerprint
     if served is not None and found != served:
         remote.close()
@@ -81,17 +84,17 @@ def connect(url: str, served: str | None = None) -> "RemotePolicy":
 
 
 def choose_policy(
-    checkpoint: str | Path | None, policy: str | None, options: LoadOptions | None = None, *, elsewhere: bool = False
+    checkpoint: str | Path | None, policy: str | None, options: LoadOptions | None = None
 ) -> tuple[str, str, Callable[[], Policy]]:
     """Return a policy's name, a fingerprint and a function that builds it.
 
-    The fingerprint is that of the checkpoint's files or what a server says of itself, and empty for an expert.
+    The fingerprint is that of the checkpoint's files or what a server says of itself, and empty for an expert. Whoever
+    builds the policy, now or later, here or on another machine, must find the same.
 
     Args:
         checkpoint: a checkpoint folder or a hub id, which is downloaded here.
         policy: `expert` or `ws://host:port`; exactly one of both is given.
         options: of a checkpoint; what is not default becomes part of the name.
-        elsewhere: it will be built on other machines, which must find the same checkpoint.
 
     Raises:
         ConfigError: both, neither, an unknown policy, or options for something that is no checkpoint.
@@ -105,9 +108,7 @@ def choose_policy(
         from rdvla.checkpoints.load import find
 
         digest = fingerprint(find(checkpoint, revision=options.revision))
-        factory = partial(load_checkpoint, str(checkpoint), options)
-        if elsewhere:
-            factory = partial(factory, expected=digest)
+        factory = partial(load_checkpoint, str(checkpoint), options, digest)
         return options.label(str(Path(checkpoint))), digest, factory
     assert policy is not None
     if options != LoadOptions():

@@ -9,7 +9,7 @@ from rdvla.errors import ConfigError, suggest
 from rdvla.eval.paired import MARGIN, Comparison, Interval, Pair, Side, compare
 from rdvla.eval.records import EpisodeRecord
 from rdvla.files import write_json
-from rdvla.report.load import RuleGroup, Run, group_runs
+from rdvla.report.load import RuleGroup, Run, Series, group_runs
 from rdvla.tables import count
 
 CLOCKS = ("policy.total", "decide")
@@ -90,36 +90,36 @@ def compare_runs(
         ConfigError: no such rule, several and none named, nothing left to compare, no common episode, or rules of
             benchmarks that differ.
     """
-    second_policy, second = _baseline(others, baseline)
+    its_policy, second = _baseline(others, baseline)
     found = []
     for series in group_runs(runs):
         for rule in series.rules:
-            if not rule.played or rule.records == second.records:
+            if not rule.played or (rule.label, rule.evaluations) == (second.label, second.evaluations):
                 continue
-            same = series.label == second_policy
-            name = rule.name if same else f"{series.label}, {rule.name}"
+            name = rule.name if series.identity == its_policy.identity else f"{series.label}, {rule.name}"
             found.append(compare_rules(name, rule, second, margin))
     if not found:
         raise ConfigError("there is no rule to compare with the baseline; name another folder or --baseline.")
     return found
 
 
-def _baseline(runs: Sequence[Run], label: str | None) -> tuple[str, RuleGroup]:
+def _baseline(runs: Sequence[Run], label: str | None) -> tuple[Series, RuleGroup]:
     groups = group_runs(runs)
-    rules = [(series.label, rule) for series in groups for rule in series.rules if rule.played]
+    rules = [(series, rule) for series in groups for rule in series.rules if rule.played]
     if not rules:
         raise ConfigError("no episode of the baseline could be played.")
     if label is None:
         if len(rules) > 1:
-            names = "; ".join(f"{policy}, {rule.name}" if len(groups) > 1 else rule.label for policy, rule in rules)
+            each = (f"{policy.label}, {rule.name}" if len(groups) > 1 else rule.label for policy, rule in rules)
+            names = "; ".join(each)
             raise ConfigError(f"the baseline has several rules; name one with --baseline: {names}.")
         return rules[0]
-    chosen = [(policy, rule) for policy, rule in rules if label in _callable(policy, rule)]
+    chosen = [(policy, rule) for policy, rule in rules if label in _callable(policy.label, rule)]
     if len(chosen) > 1:
-        several = "; ".join(f"{policy}, {rule.name}" for policy, rule in chosen)
+        several = "; ".join(f"{policy.label}, {rule.name}" for policy, rule in chosen)
         raise ConfigError(f"the baseline has several rules '{label}'; name one of: {several}.")
     if not chosen:
-        known = [name for policy, rule in rules for name in _callable(policy, rule)]
+        known = [name for policy, rule in rules for name in _callable(policy.label, rule)]
         raise ConfigError(f"the baseline has no rule '{label}'.{suggest(label, known)}")
     return chosen[0]
 

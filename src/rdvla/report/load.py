@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rdvla.errors import ConfigError, RecordError
-from rdvla.eval.records import AnyRecord, EpisodeRecord, latest, read_records
-from rdvla.eval.runner import POLICY_FILE, RUN_FILE, require_schema
+from rdvla.eval.protocol import split_policy
+from rdvla.eval.records import RUN_FILE, AnyRecord, EpisodeRecord, latest, read_records
+from rdvla.eval.runner import POLICY_FILE, require_schema
 from rdvla.eval.summary import Summary, group_by, summarise_group
 from rdvla.files import read_json
 from rdvla.policy import Ask
@@ -121,6 +122,11 @@ class Series:
     rules: tuple[RuleGroup, ...] = field(default=())
 
     @property
+    def identity(self) -> tuple[str, str, str]:
+        """Return what is one policy's alone: what the command line calls its runs, its name and its fingerprint."""
+        return _identity(self.runs[0])
+
+    @property
     def fixed(self) -> list[RuleGroup]:
         """Return the rules of fixed depth with played episodes, shallowest first."""
         return [rule for rule in self.rules if rule.depth is not None and rule.summary.rate.n]
@@ -201,18 +207,42 @@ def group_runs(runs: Sequence[Run]) -> list[Series]:
     """
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
-        source, digest = str(run.config.get("policy", run.folder)), str(run.config.get("policy_digest", ""))
-        groups.setdefault((run.name, Path(source).name if digest else source, digest), []).append(run)
-    names = [given or Path(source).name or source for given, source, _ in groups]
+        groups.setdefault(_identity(run), []).append(run)
+    names = [given or _short(source) for given, source, _ in groups]
     series = []
-    for name, members in zip(names, groups.values(), strict=True):
-        label = name if names.count(name) == 1 else f"{name} ({members[0].folder.name})"
+    for label, members in zip(_told_apart(names, groups.values()), groups.values(), strict=True):
         _refuse_other_versions(members)
         same_game = group_by((r for run in members for r in run.records), lambda record: (record.seed, record.protocol))
         records = tuple(record for group in same_game.values() for record in latest(group))
         folders = {id(record): run.folder.resolve() for run in members for record in run.records}
         series.append(Series(label, tuple(members), records, _rules(records, folders)))
     return series
+
+
+def _identity(run: Run) -> tuple[str, str, str]:
+    source, digest = str(run.config.get("policy", run.folder)), str(run.config.get("policy_digest", ""))
+    return run.name, _short(source) if digest else source, digest
+
+
+def _short(policy: str) -> str:
+    """Return a policy's name without the folders before it."""
+    source, options = split_policy(policy)
+    name = Path(source).name or source
+    return f"{name} ({options})" if options else name
+
+
+def _told_apart(names: Sequence[str], members: Iterable[Sequence[Run]]) -> list[str]:
+    """Return names that differ: what is repeated gets as much of the path of its first run as it takes."""
+    paths = [runs[0].folder.resolve().parts for runs in members]
+    labels = list(names)
+    for length in range(1, max(map(len, paths), default=0) + 1):
+        repeated = [labels.count(label) > 1 for label in labels]
+        ends = ["/".join(path[-length:]) for path in paths]
+        labels = [
+            f"{name} ({end})" if again else label
+            for name, label, end, again in zip(names, labels, ends, repeated, strict=True)
+        ]
+    return labels
 
 
 def _refuse_other_versions(runs: Sequence[Run]) -> None:

@@ -20,6 +20,8 @@ from rdvla.wire.adapters import to_message
 from rdvla.wire.codec import CodecError, Limits, decode, encode
 from rdvla.wire.protocol import (
     API_KEY_VARIABLE,
+    MAX_MS,
+    STEERED,
     Busy,
     DeadlineMissed,
     RateLimited,
@@ -60,6 +62,7 @@ class RemotePolicy(Policy):
         connect_timeout_s: float = 5.0,
         fallback: Callable[[Observation], ActionChunk] | None = None,
         tls_ca: Path | None = None,
+        steering: bool = True,
         connect: Callable[[float], Connection] | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -73,6 +76,8 @@ class RemotePolicy(Policy):
                 was there before is waited for as long as `deadline_s` allows.
             fallback: decides locally when the server does not in time; None raises instead.
             tls_ca: PEM file of the authority to trust for `wss`, for self-signed certificates.
+            steering: whether a person at the server's live page may change what is asked; without, such an answer is
+                a `ServeError`.
             connect: opens a connection within the given seconds; None opens websockets to `url`.
             clock: measures and waits; None takes the machine's.
 
@@ -80,14 +85,15 @@ class RemotePolicy(Policy):
             ServeError: nothing answers at `url` in time, or not with this protocol, or the key is refused.
         """
         for name, value in (("deadline_s", deadline_s), ("connect_timeout_s", connect_timeout_s)):
-            if value <= 0:
-                raise ServeError(f"{name} must be above 0, found {value}.")
+            if not 0 < value <= MAX_MS / 1000:
+                raise ServeError(f"{name} must be above 0 and at most {MAX_MS / 1000:g} s, found {value}.")
         key = api_key or os.environ.get(API_KEY_VARIABLE) or None
         self.url = url
         self.reconnects = 0
         self.fallbacks = 0
         self._deadline_s = deadline_s
         self._fallback = fallback
+        self._steering = steering
         self._clock = clock or SystemClock()
         self._connect = connect or websocket_connector(url, key, tls_ca, deadline_s)
         self._connection: Connection | None = None
@@ -124,7 +130,13 @@ class RemotePolicy(Policy):
 
         def request(connection: Connection, remaining_s: float) -> ActionChunk:
             connection.send(encode({**message, **write_options(RequestOptions(ask, remaining_s * 1000))}))
-            return chunk_from_reply(_read_reply(connection.receive(remaining_s)), self.metadata)
+            reply = _read_reply(connection.receive(remaining_s))
+            if reply.get(STEERED) and not self._steering:
+                raise ServeError(
+                    f"the live page of {self.url} overrules what is asked of it; set it to what requests ask for, "
+                    "without an instruction of its own."
+                )
+            return chunk_from_reply(reply, self.metadata)
 
         try:
             return self._retrying(self._deadline_s, request)

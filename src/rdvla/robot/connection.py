@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rdvla.errors import MissingExtraError, ServeError
+from rdvla.wire.protocol import API_KEY_VARIABLE
 
 try:
     from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
@@ -134,4 +135,5 @@ def _refusal(url: str, error: InvalidStatus) -> ServeError:
     body = (error.response.body or b"").decode("utf-8", "replace").strip()
     passes = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
     kind = ConnectionLost if passes else ServeError
-    return kind(f"{url} refused the connection with HTTP {status}: {body}")
+    hint = f" Its key belongs into {API_KEY_VARIABLE} here." if status == HTTPStatus.UNAUTHORIZED else ""
+    return kind(f"{url} refused the connection with HTTP {status}: {body}{hint}")

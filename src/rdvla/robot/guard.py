@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError
+from rdvla.types import numbers
 
 InterventionKind = Literal["non_finite", "clipped", "rate_limited", "held", "stopped"]
 MissRule = Literal["hold", "stop"]
@@ -28,7 +29,8 @@ class ActionLimits:
             infinite entry (a gripper's, say) none for that dimension.
 
     Raises:
-        ConfigError: shapes that differ, bounds that are not finite or in the wrong order, a change not above 0.
+        ConfigError: not numbers, shapes that differ, bounds that are not finite or in the wrong order, a change not
+            above 0.
     """
 
     low: NDArray[np.float32]
@@ -38,8 +40,8 @@ class ActionLimits:
     def __post_init__(self) -> None:
         for field in ("low", "high", "max_change"):
             value = getattr(self, field)
-            if value is not None:
-                object.__setattr__(self, field, np.asarray(value, dtype=np.float32))
+            if value is not None or field != "max_change":
+                object.__setattr__(self, field, numbers(value, field).astype(np.float32))
         if self.low.ndim != 1 or self.low.shape != self.high.shape:
             raise ConfigError(f"low {self.low.shape} and high {self.high.shape} must be vectors of one length.")
         if not np.isfinite([self.low, self.high]).all() or (self.low > self.high).any():
@@ -92,7 +94,7 @@ class ActionGuard:
             ConfigError: a stop action of another shape or outside the limits, a dimension to keep that it has not, an
                 unknown rule, a negative count.
         """
-        stop_action = np.asarray(stop_action, dtype=np.float32)
+        stop_action = numbers(stop_action, "stop_action").astype(np.float32)
         inside = stop_action.shape == limits.low.shape and bool(
             ((stop_action >= limits.low) & (stop_action <= limits.high)).all()
         )

@@ -5,6 +5,7 @@ while not done:
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -110,10 +111,10 @@ class Pacer:
         """Pace at `rate_hz` > 0 steps per second.
 
         Raises:
-            ConfigError: a rate that is not above 0.
+            ConfigError: a rate that is not above 0, or not finite.
         """
-        if rate_hz <= 0:
-            raise ConfigError(f"rate_hz must be above 0, found {rate_hz}.")
+        if not 0 < rate_hz < math.inf:
+            raise ConfigError(f"rate_hz must be a number above 0, found {rate_hz}.")
         self.overruns = 0
         self._period_s = 1 / rate_hz
         self._clock = clock or SystemClock()
@@ -189,7 +190,7 @@ class ControlLoop:
             raise ConfigError(
                 f"on_alarm = {on_alarm!r}: to slow down is to execute at least 1 action of a chunk, synchronously."
             )
-        if deadline_s <= 0:
+        if not deadline_s > 0:
             raise ConfigError(f"deadline_s must be above 0, found {deadline_s}.")
         self.ledger = Ledger()
         self.events: deque[RequestEvent] = deque(maxlen=KEPT)

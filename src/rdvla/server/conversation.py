@@ -92,6 +92,7 @@ class Service:
             server_timing=timing,
             budget_ms=options.ask.budget_ms,
             missing_cameras=adapted.missing_cameras,
+            steered=options.steered,
         )
         self.metrics.requests.labels(adapted.layout).inc()
         if self.live is not None:

@@ -108,7 +108,7 @@ class LiveFeed:
 
     def override(self, adapted: Adapted, options: RequestOptions) -> tuple[Adapted, RequestOptions]:
         """Return the request as the person at the page wants it."""
-        controls, ask = self.controls, options.ask
+        controls, ask, asked = self.controls, options.ask, (adapted.observation.instruction, options.ask)
         if controls.instruction.strip():
             observation = dataclasses.replace(adapted.observation, instruction=controls.instruction.strip())
             adapted = dataclasses.replace(adapted, observation=observation)
@@ -119,7 +119,8 @@ class LiveFeed:
             ask = dataclasses.replace(ask, stop=stop, budget_ms=None)
         elif controls.mode == "budget":
             ask = dataclasses.replace(ask, budget_ms=controls.budget_ms)
-        return adapted, dataclasses.replace(options, ask=ask)
+        steered = (adapted.observation.instruction, ask) != asked
+        return adapted, dataclasses.replace(options, ask=ask, steered=steered)
 
     def publish(self, record: LiveRecord) -> None:
         """Show a decision, and what it was made of; the pictures stay if it was made without any."""

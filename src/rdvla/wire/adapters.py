@@ -140,9 +140,13 @@ def to_message(observation: Observation) -> dict[str, Any]:
 def _recognise(message: Mapping[str, Any], metadata: PolicyMetadata) -> Layout:
     if any(key.startswith("observation/") for key in message):
         return LIBERO
-    if "instruction" in message:
-        return native(metadata.cameras)
-    if "images" in message:
+    own = native(metadata.cameras)
+    images = message.get("images")
+    cameras = set(images) if isinstance(images, Mapping) and "prompt" not in message else set()
+    its_own = bool(cameras) and cameras <= set(own.images) and not cameras <= set(ALOHA.images)
+    if "instruction" in message or its_own:
+        return own
+    if images is not None:
         return ALOHA
     raise ObservationError(
         f"no layout has the keys {sorted(message)[:12]}. Send openpi's LIBERO keys (observation/image, "

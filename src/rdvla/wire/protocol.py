@@ -19,6 +19,8 @@ API_KEY_VARIABLE = "RDVLA_API_KEY"
 CLOSE_ERROR = 1011
 MAX_SEED = 2**63 - 1
 MAX_MS = 3_600_000.0
+STEERED = "steered"
+"""Key of a reply that answers what a person at the live page wanted."""
 MAX_CARRY_BYTES = 2**20
 MAX_STEP = 2**31 - 1
 
@@ -88,10 +90,12 @@ class RequestOptions:
     Attributes:
         ask: how the policy should decide; without a rule, the server's default is taken.
         deadline_ms: an answer later than this after arrival is not sent; None takes the server's default.
+        steered: whether a person at the server's live page has changed the request; no part of a message.
     """
 
     ask: Ask = PLAIN
     deadline_ms: float | None = None
+    steered: bool = False
 
 
 def read_options(message: Mapping[str, Any], *, max_depth: int) -> RequestOptions:
@@ -230,6 +234,7 @@ def reply_message(
     server_timing: Mapping[str, float],
     budget_ms: float | None,
     missing_cameras: tuple[str, ...] = (),
+    steered: bool = False,
 ) -> dict[str, Any]:
     """Return the reply to a request. `actions` is its only array; everything else is plain numbers and lists.
 
@@ -240,6 +245,7 @@ def reply_message(
         server_timing: milliseconds by stage, as the server saw them.
         budget_ms: the budget of the request, of which the reply says the fraction used (None without a budget).
         missing_cameras: cameras the policy saw as black because the request did not have them.
+        steered: whether it answers what a person at the live page wanted instead of the request.
     """
     decided = chunk.to_wire()
     return {
@@ -250,6 +256,7 @@ def reply_message(
         "missing_cameras": list(missing_cameras),
         "policy_timing": {**decided.pop("policy_timing"), "infer_ms": policy_ms},
         "server_timing": dict(server_timing),
+        **({STEERED: True} if steered else {}),
         **{key: value for key, value in decided.items() if key != "n_action_steps"},
     }
 

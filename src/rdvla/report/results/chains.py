@@ -10,6 +10,7 @@ from rdvla.eval.paired import Interval, Pair, Side, compare, mcnemar
 from rdvla.eval.ranks import rank_correlation
 from rdvla.eval.records import EpisodeRecord
 from rdvla.eval.summary import score_chains
+from rdvla.execution import SYNCHRONOUS
 from rdvla.report.chains import PUBLISHED, Published, by_stage, each_chain, stage_means
 from rdvla.report.findings import SIGNIFICANT, p_value
 from rdvla.report.load import RuleGroup
@@ -54,7 +55,7 @@ def chains_table(given: Given) -> Section:
                     places.append(_places(title, known))
                     sentences += [*_later(title, known), _goals(title, known)]
     if not scores:
-        needed = play(given.all[0], [SUITE], "--stop", "action_mse")
+        needed = play(given.all[0], [SUITE], "--stop", "action_mse", "--strategy", SYNCHRONOUS)
         raise ConfigError(f"no run has chains of several tasks; play {needed} with a policy for CALVIN.")
     length = max(record.num_stages for _, chains, *_ in scores for record in chains)
     head = ("", *(f"{least} in a row" for least in range(1, length + 1)), "average", "iterations per decision")
@@ -66,7 +67,8 @@ def chains_table(given: Given) -> Section:
         for suite in PUBLISHED
         if suite in {chains[0].suite for _, chains, *_ in scores}
     ]
-    adaptive = f"an adaptive rule, executed synchronously: {play(given.all[0], [SUITE], '--stop', 'action_mse')}"
+    needed = play(given.all[0], [SUITE], "--stop", "action_mse", "--strategy", SYNCHRONOUS)
+    adaptive = f"an adaptive rule, executed synchronously: {needed}"
     thinks = any(rule.summary.mean_iterations for series in given.all for rule in series.rules)  # an expert does not
     missing = [adaptive] if thinks and not places else []
     return Section(

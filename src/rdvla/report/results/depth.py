@@ -93,12 +93,15 @@ def _judge(name: str, ladder: Ladder) -> _Judged:
         parts.append(f"above {ENOUGH_RATE:.0%} at depth {ENOUGH} {words}: {full(rate)}".replace("90%", "90 %"))
     deepest = max(ladder)
     steps = [(ENOUGH, FLAT_FROM), (FLAT_FROM, FLAT_TO)] + ([(FLAT_TO, deepest)] if deepest > FLAT_TO else [])
-    found = {step: _gain(name, ladder, *step) for step in steps if all(depth in ladder for depth in step)}
+    both = [step for step in steps if all(depth in ladder for depth in step)]
+    apart = [step for step in both if not ladder[step[1]].matched(ladder[step[0]])]
+    found = {step: _gain(name, ladder, *step) for step in both if step not in apart}
     for (low, high), against in found.items():
         if low >= FLAT_FROM:
             parts.append(f"a plateau from {low} to {high} {_flat(against)}")
     unknown = [str(depth) for depth in (1, ENOUGH, FLAT_FROM, FLAT_TO) if depth not in ladder]
     left = f" Not played: depth {', '.join(unknown)}." if unknown else ""
+    left += "".join(f" Depths {low} and {high} were not played from the same starts." for low, high in apart)
     return _Judged(f"{name}, the paper's claim: {'; '.join(parts) or 'cannot be judged'}.{left}", tuple(found.values()))
 
 
@@ -124,7 +127,8 @@ def _missing(given: Given) -> list[str]:
         return []
     suites = list(dict.fromkeys(record.suite for record in series.records))
     absent = [str(depth) for depth in DEPTHS if depth not in {rule.depth for rule in series.fixed}]
-    return [f"depth {', '.join(absent)}: {play(series, suites, '--depth', ','.join(absent))}"] if absent else []
+    needed = play(series, suites, "--depth", ",".join(absent), like=series.ladder[0])
+    return [f"depth {', '.join(absent)}: {needed}"] if absent else []
 
 
 def _hardest(series: Series) -> list[str]:

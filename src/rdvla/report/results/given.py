@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rdvla.errors import ConfigError
-from rdvla.eval.protocol import EvalConfig
+from rdvla.eval.protocol import EvalConfig, split_policy
 from rdvla.eval.records import ErrorRecord
 from rdvla.eval.summary import group_by
 from rdvla.execution import SYNCHRONOUS
@@ -111,24 +111,27 @@ def adaptive(series: Series) -> tuple[str, ...]:
     return options(series.adaptive[0]) if series.adaptive else ("--stop", "action_mse")
 
 
-def play(series: Series, suites: Sequence[str], *asked: str) -> str:
+def play(series: Series, suites: Sequence[str], *asked: str, like: RuleGroup | None = None) -> str:
     """Return the command that plays what is missing: `suites` under `asked`, from the starts of the runs at hand.
 
-    Settings are those of the first run; starts are of one kind, bundled states where the first run has them.
+    Chunks are executed as under `like`, by default the first rule; other settings are those of the first run. Starts
+    are of one kind, bundled states where the first run has them.
     """
     configs = [EvalConfig.build(run.config) for run in series.runs]
     config = configs[0]
     kind = "init_states" if config.init_states else "seeds"
     starts = _option({start for each in configs for start in getattr(each, kind)})
     chosen = dict(zip(asked[::2], asked[1::2], strict=True))
-    usual = {"--horizon": config.horizons[0]} if config.horizons != (DEFAULT_HORIZON,) else {}
-    if config.strategies[0] != SYNCHRONOUS and "--horizon" not in chosen:
-        usual = {"--strategy": config.strategies[0]}
+    way = (like or series.rules[0]).records[0].driven
+    strategy = chosen.get("--strategy", SYNCHRONOUS if "--horizon" in chosen else way.strategy)
+    usual = {"--horizon": way.horizon} if strategy == SYNCHRONOUS and way.horizon not in ("", DEFAULT_HORIZON) else {}
+    if config.protocol or strategy != SYNCHRONOUS:  # a protocol may have another strategy of its own
+        usual["--strategy"] = strategy
     usual |= {"--protocol": config.protocol} if config.protocol else {}
     if config.task_ids is not None and set(suites) <= set(config.suites):
         usual["--task-ids"] = _option(config.task_ids)
-    if config.delays != (0,):
-        usual["--delay"] = str(config.delays[0])
+    if way.delay:
+        usual["--delay"] = str(way.delay)
     if config.seed != EvalConfig.model_fields["seed"].default:
         usual["--seed"] = str(config.seed)
     option = f"--{kind.replace('_', '-')}"
@@ -147,12 +150,10 @@ def _source(policy: str) -> list[str]:
         return ["--policy", policy]
     if policy == "expert (noise)":
         return ["--policy", "expert", "--noise"]
-    loaded = re.fullmatch(r"(.+) \((\w+=.+)\)", policy)
-    if loaded is None:
-        return ["--checkpoint", policy]
-    options = [option.partition("=") for option in loaded[2].split(", ")]
+    source, loaded = split_policy(policy)
+    options = [option.partition("=") for option in loaded.split(", ") if loaded]
     words = [word for name, _, value in options for word in (f"--{name}", *([] if value == "True" else [value]))]
-    return ["--checkpoint", loaded[1], *words]
+    return ["--checkpoint", source, *words]
 
 
 def say_command(command: Sequence[str]) -> str:

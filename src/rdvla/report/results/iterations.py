@@ -36,19 +36,22 @@ def iterations_table(given: Given) -> Section:
     suites = list(dict.fromkeys(record.suite for record in series.records))
     if not series.adaptive:
         raise ConfigError(f"no episode under an adaptive rule; play {play(series, suites, '--stop', 'action_mse')}.")
-    tables, sentences, absent = [], [], set[str]()
+    tables, sentences, absent = [], [], dict[tuple[str, str], tuple[RuleGroup, set[int]]]()
     for rule in series.adaptive:
         found = _by_task(rule)
-        fixed = {f"depth {depth}": rule_at(series, depth, like=rule) for depth in (1, DEPTH)}
-        failed = {name: _by_task(each) for name, each in fixed.items() if each} | {"the rule itself": found}
-        absent |= {name.split()[1] for name, each in fixed.items() if each is None}
+        fixed = {depth: rule_at(series, depth, like=rule) for depth in (1, DEPTH)}
+        failed = {f"depth {depth}": _by_task(each) for depth, each in fixed.items() if each}
+        failed["the rule itself"] = found
+        absent.setdefault(rule.way, (rule, set()))[1].update(depth for depth, each in fixed.items() if each is None)
         tables += [_tasks(rule, found, failed), _together(rule, found, failed)]
         sentences += [
             _phases(f"{rule.name}, {name} episodes", played)
             for name, played in (("all", rule.played), ("solved", [each for each in rule.played if each.success]))
         ]
-    depths = sorted(absent, key=int)
-    missing = [f"depth {', '.join(depths)}: {play(series, suites, '--depth', ','.join(depths))}"] if depths else []
+    missing = []
+    for rule, depths in absent.values():
+        wanted = ",".join(map(str, sorted(depths)))
+        missing += [f"depth {wanted}: {play(series, suites, '--depth', wanted, like=rule)}"] if depths else []
     return Section(
         "iterations",
         "Iterations by task and part of an episode",

@@ -32,7 +32,8 @@ def pro_table(given: Given) -> Section:
                 comparisons += _against(usual, name, rule, cells) if series is not usual else []
                 absent = [f"{base}_{v}" for v, cell in zip(VARIANTS, cells[1:], strict=True) if not cell.played]
                 if absent:
-                    missing.append(f"{', '.join(absent)} under {rule.name}: {play(series, absent, *options(rule))}")
+                    needed = play(series, absent, *options(rule), like=rule)
+                    missing.append(f"{', '.join(absent)} under {rule.name}: {needed}")
         missing += unfinished(series)
     if not rows:
         wanted = [f"{base}_{variant}" for base in ("libero_object", "libero_spatial") for variant in VARIANTS]
