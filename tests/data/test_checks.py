@@ -20,7 +20,7 @@ from rdvla.cli.main import app
 from rdvla.data.checks import check_dataset, verdict
 from rdvla.data.conventions import about_actions, contradiction, describe_gripper, fitting_conventions
 from rdvla.data.images import decode_image
-from rdvla.data.lerobot_meta import INFO_PATH, STATS_PATH, TASKS_PATH, Feature
+from rdvla.data.lerobot_meta import FRESH_KEY, INFO_PATH, STATS_PATH, TASKS_PATH, Feature
 from rdvla.data.lerobot_tables import IMAGE_TYPE
 from rdvla.data.stats import NormStats, rarely_changing
 from rdvla.data.summary import summarise
@@ -299,6 +299,33 @@ class TestTimestamps:
         after = open_dataset(root, cache_dir=tmp_path / "other", timestamps="frame_index").batch(range(22)).images
         for camera, images in before.items():
             assert (images == after[camera]).all()
+
+    def test_pictures_of_one_way_to_find_them_are_none_of_the_other(self, tmp_path):
+        root = tmp_path / "video"
+        record(root, [episode(0, size=(64, 64))], dtype="video", size=(64, 64))
+        stored, counted = (open_dataset(root, timestamps=way) for way in ("stored", "frame_index"))
+        assert stored.frames["primary"].path != counted.frames["primary"].path
+
+    def test_training_looks_at_them_too(self, tmp_path):
+        """One frame late, every time but the last has a picture: that of another moment."""
+        root = tmp_path / "video"
+        record(root, [episode(seed, size=(64, 64)) for seed in range(2)], dtype="video", size=(64, 64))
+        change(root, "timestamp", lambda rows: [value + 0.05 * (row < 11) for row, value in enumerate(rows)])
+        with pytest.raises(DatasetError, match=r"all 0.050 s late.*data\.timestamps=frame_index"):
+            open_dataset(root)
+        open_dataset(root, timestamps="frame_index")
+
+
+def test_a_film_without_a_picture_of_its_own(tmp_path):
+    root = tmp_path / "video"
+    record(root, [episode(0, size=(64, 64), render_every=1)] * 2, dtype="video", size=(64, 64), fresh=False)
+    info = json.loads((root / INFO_PATH).read_text())
+    info["features"][FRESH_KEY] = {"dtype": "bool", "shape": [1], "names": None}
+    (root / INFO_PATH).write_text(json.dumps(info))
+    table = pq.read_table(root / DATA)
+    pq.write_table(table.append_column(FRESH_KEY, pa.array([False] * 11 + [True] * 11)), root / DATA)
+    assert not errors(root)
+    assert len(open_dataset(root).frames["primary"]) == 11
 
 
 def test_several_sentences_in_an_episode_are_all_listed(root):

@@ -1,9 +1,11 @@
+import json
 import tracemalloc
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from data_recordings import PRIMARY, STATE, WRIST, episode, record
+from data_recordings import DATA, PRIMARY, STATE, WRIST, episode, record
 
 from one_sample import sample
 from rdvla.data.frame_cache import resize_to
@@ -118,6 +120,54 @@ def test_several_datasets_follow_each_other(tmp_path):
     for camera, images in batch.images.items():
         np.testing.assert_array_equal(images, np.concatenate([each.images[camera] for each in alone]))
     assert joined.statistics().num_transitions == 25
+
+
+def test_entries_in_another_order_are_not_joined(tmp_path):
+    for name, order in (("a", [0, 1]), ("b", [1, 0])):
+        record(tmp_path / name, [episode(0, state=2)], state=2)
+        info = json.loads((tmp_path / name / "meta/info.json").read_text())
+        info["features"][STATE]["names"] = {"motors": [["shoulder", "elbow"][entry] for entry in order]}
+        (tmp_path / name / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(DatasetError, match=r"'observation.state' has the entries shoulder, elbow in .*: 'shoulder' is"):
+        open_dataset([tmp_path / "a", tmp_path / "b"], tmp_path)
+
+
+def test_cameras_that_only_one_dataset_has(tmp_path):
+    record(tmp_path / "a", [episode(0)])
+    record(tmp_path / "b", [episode(0)])
+    path = tmp_path / "b/meta/info.json"
+    path.write_text(path.read_text().replace(WRIST, "observation.images.top"))
+    data = tmp_path / "b" / DATA
+    table = pq.read_table(data)
+    names = [name.replace(WRIST, "observation.images.top") for name in table.schema.names]
+    pq.write_table(table.rename_columns(names), data)
+    with pytest.raises(DatasetError, match=r"has the cameras primary, wrist, '.*b' primary, top; name those that both"):
+        open_dataset([tmp_path / "a", tmp_path / "b"], tmp_path)
+
+
+def test_cameras_of_nearly_the_same_name_are_two(tmp_path):
+    record(tmp_path / "d", episodes := [episode(0)])
+    dataset = open_dataset(tmp_path / "d", tmp_path, cameras={"arm/left": PRIMARY, "arm_left": WRIST})
+    seen = dataset.batch(range(len(dataset))).images
+    for camera, key in (("arm/left", PRIMARY), ("arm_left", WRIST)):
+        np.testing.assert_array_equal(seen[camera], episodes[0].images[key])
+
+
+def test_two_cameras_that_would_be_called_the_same(tmp_path):
+    record(tmp_path / "d", [episode(0)])
+    path = tmp_path / "d/meta/info.json"
+    path.write_text(path.read_text().replace(WRIST, "observation.images.primary"))
+    with pytest.raises(DatasetError, match="would both be the camera 'primary'"):
+        open_dataset(tmp_path / "d", tmp_path)
+
+
+def test_an_episode_says_where_it_is_from(tmp_path):
+    record(tmp_path / "a", [episode(0), episode(1)])
+    record(tmp_path / "b", [episode(2)])
+    joined = open_dataset([tmp_path / name for name in "aba"], tmp_path)
+    assert [joined.origin(number) for number in joined.episodes] == [
+        *((tmp_path / "a", number) for number in (0, 1)), (tmp_path / "b", 0), *((tmp_path / "a", n) for n in (0, 1))
+    ]  # fmt: skip
 
 
 def test_each_of_several_datasets_has_to_fit_the_convention(tmp_path):

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_recordings import PRIMARY, STATE, WRIST, episode, record
@@ -21,6 +22,8 @@ def write_v21(root, dtype):
         part = root.parent / f"part{number}"
         record(part, [episode(number, length=5 + number, size=(64, 64))], dtype=dtype, size=(64, 64))
         table = pq.read_table(part / "data/chunk-000/file-000.parquet")
+        column = table.column_names.index("episode_index")
+        table = table.set_column(column, "episode_index", pa.array([number] * len(table)))
         path = root / f"data/chunk-000/episode_{number:06d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path)
@@ -40,6 +43,15 @@ def write_v21(root, dtype):
     (root / "meta/episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "meta/tasks.jsonl").write_text('{"task_index": 0, "task": "pick up the cup"}\n')
     return root
+
+
+def rewrite(path, old, new):
+    path.write_text(path.read_text().replace(old, new))
+
+
+def turn_round(path):
+    table = pq.read_table(path)
+    pq.write_table(table.take(list(reversed(range(len(table))))), path)
 
 
 def convert(*arguments):
@@ -115,7 +127,14 @@ def test_what_needs_no_conversion_or_is_not_there(tmp_path):
         (lambda root: (root / "data/chunk-000/episode_000001.parquet").unlink(), "is missing"),
         (lambda root: (root / "meta/episodes.jsonl").write_text("{"), "cannot be read"),
         (lambda root: (root / "meta/tasks.jsonl").write_text('{"task_index": 3, "task": "x"}\n'), "exactly one"),
-        (lambda root: (root / "meta/episodes.jsonl").write_text('{"episode_index": 0, "length": 9}\n'), "has 5 rows"),
+        (lambda root: rewrite(root / "meta/episodes.jsonl", '"length": 5', '"length": 9'), "has 5 rows"),
+        (lambda root: rewrite(root / "meta/episodes.jsonl", ', "length": 5', ""), "KeyError('length')"),
+        (lambda root: rewrite(root / "meta/episodes.jsonl", '"episode_index": 1', '"episode_index": 2'), "promises"),
+        (
+            lambda root: (root / "meta/episodes.jsonl").write_text('{"episode_index": 0, "length": 5}\n'),
+            "has 1, and not",
+        ),
+        (lambda root: turn_round(root / "data/chunk-000/episode_000001.parquet"), "a row of episode 1, frame 5"),
         (lambda root: (root / "meta/tasks.jsonl").write_text("version https://git-lfs.github.com/spec/v1\n"), "lfs"),
     ],
 )

@@ -103,6 +103,8 @@ def test_a_malformed_info(root, key, value, words):
         ({"info": ["x"]}, "info is"),
         ({"names": ["height", "width", "bgr"]}, "blue, green, red"),
         ({"names": ["b", "g", "r"]}, "blue, green, red"),
+        ({"names": ["height", "width", ["Blue", "green", "red"]]}, "blue, green, red"),
+        ({"names": {"channels": ["blue", "green", "red"]}}, "blue, green, red"),
     ],
 )
 def test_a_malformed_feature(root, entry, words):

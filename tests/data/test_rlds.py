@@ -146,6 +146,12 @@ def test_what_is_wrong_is_said(libero, tmp_path):
     short = episodes[0] | {"steps/observation/image": episodes[0]["steps/observation/image"][:2]}
     with pytest.raises(DatasetError, match="2 images 'steps/observation/image' for 4 actions"):
         list(RldsDataset.open(rlds.write(tmp_path, "libero_short", [short])))
+    cut = episodes[0] | {"steps/action": episodes[0]["steps/action"][:-1]}
+    with pytest.raises(DatasetError, match=r"21 numbers 'steps/action' and 32 '.*', which are no steps of 7"):
+        list(RldsDataset.open(rlds.write(tmp_path, "libero_cut", [cut])))
+    foreign = episodes[0] | {"steps/language_instruction": [b"\xff"] * 4}
+    with pytest.raises(DatasetError, match=r"record 0: 'steps/language_instruction' is not UTF-8"):
+        list(RldsDataset.open(rlds.write(tmp_path, "libero_foreign", [foreign])))
     info = json.loads((folder / "dataset_info.json").read_text())
     (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "array_record"}))
     (folder / "features.json").write_text(features)

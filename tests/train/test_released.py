@@ -6,12 +6,12 @@ import pytest
 
 from checkpoint_fakes import statistics
 from rdvla.checkpoints.official_beside import derived_gripper
-from rdvla.config import load_yaml
+from rdvla.config import apply_overrides, load_yaml
 from rdvla.embodiment import CALVIN
 from rdvla.errors import ConfigError
 from rdvla.train.config import TrainConfig
 from rdvla.train.presets import LAYERS, changed, preset_network
-from rdvla.train.released import translate
+from rdvla.train.released import is_released, translate
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"
 STEPS = {"spatial": 40_000, "object": 40_000, "goal": 60_000, "long": 75_000}
@@ -79,6 +79,14 @@ def test_our_files_are_left_alone(path):
     values = load_yaml(path)
     assert translate(values) == (values, [])
     assert TrainConfig.build(values).arithmetic == "float32"
+
+
+def test_a_released_key_over_a_file_of_ours_changes_what_it_says_alone():
+    values = load_yaml(CONFIGS / "tiny_libero.yaml")
+    over = apply_overrides(values, ["--wandb_project=mine", "--use_wandb=true"])
+    found, notes = translate(over, complete=is_released(values))
+    assert notes == []
+    assert found == values | {"project": "mine", "trackers": ["tensorboard", "wandb"]}
 
 
 def test_a_silent_file_gets_the_released_defaults():

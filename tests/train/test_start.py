@@ -111,6 +111,31 @@ def test_images_as_the_policy_will_see_them(dataset):
     assert checkpoint.image_path.jpeg
 
 
+def test_a_dataset_that_is_named_twice_is_not_trained_on_where_it_is_held_out(dataset):
+    values = small(dataset, "run", data={"root": [str(dataset)] * 2, "validation_fraction": 0.34})
+    config = TrainConfig.build(values)
+    split = open_split(config, Origin.load(config), None)
+    held_out = {split.validation.origin(episode) for episode in split.validation.episodes}
+    assert len(split.validation.episodes) == len(held_out) == 2
+    assert len(split.training.episodes) == 8, "what is trained on counts twice"
+    assert held_out.isdisjoint(split.training.origin(episode) for episode in split.training.episodes)
+
+
+def test_settings_that_nothing_would_read(dataset):
+    for model, message in (
+        ({"network": {"cameras": ["wrist", "top"]}}, "say it in data.cameras"),
+        ({"vocab_size": 64, "tokenizer": "somewhere"}, r"model\.vocab_size 64 .* model\.tokenizer has its own"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            TrainConfig.build(small(dataset, "run", model=model))
+
+
+@pytest.mark.parametrize("name", ["max_loss_ratio", "hang_timeout_s"])
+def test_settings_are_finite(dataset, name):
+    with pytest.raises(ConfigError, match=f"'{name}' = inf"):
+        TrainConfig.build(small(dataset, "run", **{name: float("inf")}))
+
+
 def test_a_single_feature_needs_no_list(dataset):
     config = TrainConfig.build(small(dataset, "run", data={"root": str(dataset), "state": "s", "action": "a"}))
     assert (config.data.state, config.data.action) == (("s",), ("a",))

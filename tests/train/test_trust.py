@@ -191,6 +191,20 @@ def test_what_the_dataset_is_taken_for_is_said_before_the_first_step(dataset, tm
     assert "it is taken as 'open_is_negative'" in listener.said[0].what
 
 
+def test_a_share_of_episodes_that_rounds_to_none_is_told(dataset, tmp_path):
+    class Listener(Watcher):
+        def __init__(self):
+            self.said = []
+
+        def warned(self, message):
+            self.said.append(message)
+
+    listener = Listener()
+    data = small(dataset, "")["data"] | {"validation_fraction": 0.04}
+    run_small(dataset, tmp_path / "run", listener, max_steps=1, data=data)
+    assert listener.said == ["data.validation_fraction 0.04 of so few episodes is none: there is no validation."]
+
+
 def test_a_dataset_that_was_moved_goes_on_and_another_does_not(dataset, tmp_path):
     shutil.copytree(dataset, tmp_path / "here")
     run_small(tmp_path / "here", tmp_path / "run", max_steps=1)
@@ -201,6 +215,15 @@ def test_a_dataset_that_was_moved_goes_on_and_another_does_not(dataset, tmp_path
     (tmp_path / "here").rename(tmp_path / "there")
     run_small(tmp_path / "there", tmp_path / "run", max_steps=2)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["root"] == str(tmp_path / "there")
+
+
+def test_a_dataset_that_has_grown_meanwhile_is_another(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "here")
+    run_small(tmp_path / "here", tmp_path / "run", max_steps=1)
+    shutil.rmtree(tmp_path / "here")
+    record(tmp_path / "here", episodes=7)
+    with pytest.raises(TrainingError, match="holds a run on other data than"):
+        run_small(tmp_path / "here", tmp_path / "run", max_steps=2)
 
 
 def test_settings_that_are_no_mapping_are_refused(dataset, tmp_path):

@@ -97,6 +97,7 @@ def copy_vlm(model: RDVLA, source: RDVLA) -> None:
 
 
 def _checkpoint_file(path: Path) -> Path:
+    path = path.expanduser()
     if path.is_file():
         return path
     found = sorted((path / "checkpoints").glob("*.pt"))

@@ -75,7 +75,7 @@ def find(source: str | Path, *, revision: str | None = None) -> Path:
 
 def is_checkpoint(path: str | Path) -> bool:
     """Say whether `path` is a directory that `load` reads, or may be a hub id."""
-    directory = Path(path)
+    directory = Path(path).expanduser()
     return not directory.exists() or _is_known(directory)
 
 

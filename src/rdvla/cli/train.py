@@ -32,9 +32,10 @@ def train_command(
     from rdvla.cli.screen import Screen, check_evaluation
     from rdvla.train.config import TrainConfig
     from rdvla.train.loop import train
-    from rdvla.train.released import translate
+    from rdvla.train.released import is_released, translate
 
-    values, notes = translate(apply_overrides(load_yaml(config), context.args))
+    written = load_yaml(config)
+    values, notes = translate(apply_overrides(written, context.args), complete=is_released(written))
     settings = TrainConfig.build(values, source=str(config))
     check_evaluation(settings)
     with Screen(settings) as screen:

@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,10 +144,21 @@ def join_frames(parts: Sequence[MappedFrames]) -> MappedFrames | JoinedFrames:
     return parts[0] if len(parts) == 1 else JoinedFrames(parts)
 
 
-def cache_key(fingerprint: str, cameras: Mapping[str, str], transform: FrameTransform, num_frames: int) -> str:
-    """Return the folder name of a cache: a hash of everything its content depends on."""
-    parts = json.dumps([_FORMAT, fingerprint, sorted(cameras.items()), transform.name, num_frames])
-    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+def cache_key(
+    fingerprint: str, cameras: Mapping[str, str], transform: FrameTransform, num_frames: int, timestamps: str = ""
+) -> str:
+    """Return the folder name of a cache: a hash of everything its content depends on.
+
+    Args:
+        fingerprint: of the dataset's files.
+        cameras: camera name -> feature key.
+        transform: applied to every frame.
+        num_frames: how many frames each camera has.
+        timestamps: how video frames are found; empty where there is no video.
+    """
+    parts = [_FORMAT, fingerprint, sorted(cameras.items()), transform.name, num_frames]
+    text = json.dumps([*parts, timestamps] if timestamps else parts)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def open_cache(
@@ -290,8 +302,8 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[np
 
 
 def _frames_path(place: Path, camera: str) -> Path:
-    return place / f"{camera.replace('/', '_')}.frames"
+    return place / f"{quote(camera, safe='')}.frames"
 
 
 def _checksums_path(place: Path, camera: str) -> Path:
-    return place / f"{camera.replace('/', '_')}.crc32"
+    return place / f"{quote(camera, safe='')}.crc32"

@@ -1,6 +1,7 @@
 """LeRobotDataset v3.0: names, paths and `meta/info.json`, shared by the reader and the writer."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -104,6 +105,11 @@ class Feature:
         names = [str(name).lower() for name in self.names] if isinstance(self.names, list | tuple) else []
         return bool(names) and names[0].startswith("c")
 
+    @property
+    def flat_names(self) -> list[str]:
+        """Names of the entries, in order; none if they are not declared."""
+        return _flat(self.names)
+
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Self:
         """Read the entry of `info.json`.
@@ -125,7 +131,7 @@ class Feature:
             return feature
         if len(shape) != 3:
             raise ValueError(f"shape is {shape}, and a picture has height, width and channels")
-        if "bgr" in json.dumps(names).lower().replace('", "', ""):
+        if any(order in re.sub("[^a-z]", "", json.dumps(names).lower()) for order in ("bgr", "bluegreenred")):
             raise ValueError("its channels are said to be blue, green, red; record it as RGB, or say rgb if it is")
         return feature
 
@@ -133,6 +139,13 @@ class Feature:
         """Return the entry of `info.json`."""
         entry: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape), "names": self.names}
         return {**entry, "info": dict(self.info)} if self.info else entry
+
+
+def _flat(names: Any) -> list[str]:
+    """Return names in order; LeRobot nests them in a mapping such as {"motors": [...]} at times."""
+    if isinstance(names, dict):
+        return [name for value in names.values() for name in _flat(value)]
+    return [str(name) for name in names] if isinstance(names, list | tuple) else []
 
 
 def vector_feature(names: list[str]) -> Feature:
@@ -308,6 +321,18 @@ def index_features() -> dict[str, Feature]:
 
 
 def name_cameras(info: DatasetInfo) -> dict[str, str]:
-    """Return camera name -> feature key: `primary` and `wrist` for LIBERO's keys, else the key's last part."""
+    """Return camera name -> feature key: `primary` and `wrist` for LIBERO's keys, else the key's last part.
+
+    Raises:
+        DatasetError: two cameras would have the same name.
+    """
     standard = {key: name for name, key in STANDARD_CAMERAS.items()}
-    return {standard.get(key, key.removeprefix("observation.images.")): key for key in info.cameras}
+    names: dict[str, str] = {}
+    for key in info.cameras:
+        name = standard.get(key, key.removeprefix("observation.images."))
+        if name in names:
+            raise DatasetError(
+                f"'{names[name]}' and '{key}' would both be the camera '{name}'; name them (data.cameras)."
+            )
+        names[name] = key
+    return names

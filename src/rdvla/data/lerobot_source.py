@@ -81,7 +81,7 @@ class LeRobotSource:
         """Return the episodes of `sources` (at least one), one after the other; their images are to be decoded before.
 
         Raises:
-            DatasetError: they differ in frame rate or in the size of a column.
+            DatasetError: they differ in frame rate, or in the size or the names of a column.
         """
         first = sources[0]
         if len(sources) == 1:
@@ -94,6 +94,13 @@ class LeRobotSource:
                 one, two = first.columns[key].shape[1], other.columns[key].shape[1]
                 if one != two:
                     raise DatasetError(f"'{key}' has {one} entries in '{first.root}', {two} in '{other.root}'.")
+                names, others = (source.info.features[key].flat_names for source in (first, other))
+                if moved := [name for name, its in zip(names, others, strict=False) if name != its and name in others]:
+                    raise DatasetError(
+                        f"'{key}' has the entries {', '.join(names)} in '{first.root}', {', '.join(others)} in "
+                        f"'{other.root}': '{moved[0]}' is elsewhere. Bring them into one order, or correct "
+                        "meta/info.json."
+                    )
         tasks = dict(enumerate(dict.fromkeys(task for source in sources for task in source.tasks.values())))
         number = {task: index for index, task in tasks.items()}
         columns = {key: np.concatenate([source.columns[key] for source in sources]) for key in keys}

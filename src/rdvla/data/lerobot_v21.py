@@ -25,6 +25,9 @@ def is_v21(root: Path) -> bool:
     return path.is_file() and read_json(path, DatasetError, _FIX).get("codebase_version") in VERSIONS
 
 
+_NUMBERS = ("episode_index", "frame_index")
+
+
 @dataclass(frozen=True)
 class LeRobotV21:
     """A dataset of v2.0 or v2.1, an `EpisodeSource`. Make one with `open`.
@@ -38,7 +41,7 @@ class LeRobotV21:
         videos: the cameras that are stored as video.
         paths: templates `data_path` and `video_path`.
         chunks_size: episodes per folder.
-        episodes: `meta/episodes.jsonl`, ascending.
+        lengths: frames of every episode.
         tasks: task index -> sentence.
     """
 
@@ -50,7 +53,7 @@ class LeRobotV21:
     videos: frozenset[str]
     paths: tuple[str, str]
     chunks_size: int
-    episodes: tuple[Mapping[str, Any], ...]
+    lengths: tuple[int, ...]
     tasks: Mapping[int, str]
 
     @classmethod
@@ -66,6 +69,8 @@ class LeRobotV21:
                 key: Feature.from_json(entry) for key, entry in info["features"].items() if key not in INDEX_FEATURES
             }
             features = {key: _new_feature(key, feature) for key, feature in stored.items() if not feature.is_depth}
+            rows = sorted(_lines(root / "meta/episodes.jsonl"), key=lambda row: int(row["episode_index"]))
+            numbers, promised = [int(row["episode_index"]) for row in rows], int(info.get("total_episodes", len(rows)))
             source = cls(
                 root=root,
                 name=root.name,
@@ -75,36 +80,48 @@ class LeRobotV21:
                 videos=frozenset(key for key in features if stored[key].dtype == "video"),
                 paths=(str(info["data_path"]), str(info.get("video_path") or "")),
                 chunks_size=int(info["chunks_size"]),
-                episodes=tuple(sorted(_lines(root / "meta/episodes.jsonl"), key=lambda row: int(row["episode_index"]))),
+                lengths=tuple(int(row["length"]) for row in rows),
                 tasks={int(row["task_index"]): row["task"] for row in _lines(root / "meta/tasks.jsonl")},
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"'{root / 'meta'}' is incomplete or malformed ({error!r}); copy it again.") from None
+        if numbers != list(range(promised)):
+            raise DatasetError(
+                f"'{root}': meta/info.json promises the episodes 0 to {promised - 1}, meta/episodes.jsonl has "
+                f"{len(numbers)}, and not these; copy the dataset again."
+            )
         if not source.fps > 0 or source.chunks_size < 1:
             raise DatasetError(f"'{root / INFO_PATH}': fps and chunks_size must be above 0.")
         return source
 
     def __len__(self) -> int:
         """Number of episodes."""
-        return len(self.episodes)
+        return len(self.lengths)
 
     def __iter__(self) -> Iterator[RecordedEpisode]:
         """Yield the episodes; images in tables as the files they are, videos decoded.
 
         Raises:
-            DatasetError: a file is missing or damaged, or an episode has several sentences or another length.
+            DatasetError: a file is missing or damaged, or an episode has several sentences, another length or rows out
+                of order.
         """
-        for row in self.episodes:
-            yield self._episode(int(row["episode_index"]), int(row["length"]))
+        for number, length in enumerate(self.lengths):
+            yield self._episode(number, length)
 
     def _episode(self, number: int, length: int) -> RecordedEpisode:
         path = self._path(self.paths[0], number)
         numeric = [key for key, feature in self.features.items() if not feature.is_camera]
         pictures = [key for key, feature in self.features.items() if feature.is_camera and key not in self.videos]
-        table = tables.read_table(path, [*numeric, *pictures, "timestamp", "task_index"])
+        table = tables.read_table(path, [*numeric, *pictures, *("timestamp", *_NUMBERS, "task_index")])
         if len(table) != length:
             raise DatasetError(
                 f"'{path}' has {len(table)} rows, meta/episodes.jsonl says {length}; copy the dataset again."
+            )
+        places = zip(*(table[key].to_pylist() for key in _NUMBERS), strict=True)
+        if wrong := next((place for frame, place in enumerate(places) if place != (number, frame)), None):
+            raise DatasetError(
+                f"'{path}' has a row of episode {wrong[0]}, frame {wrong[1]} where another one of episode {number} "
+                "belongs; copy the dataset again."
             )
         scalar = Feature("float64", (1,))
         stamps = tables.numeric_column(table, "timestamp", scalar, path)[:, 0]

@@ -25,7 +25,7 @@ from rdvla.data.episodes import (
     gripper_changes,
     next_keyframes,
 )
-from rdvla.data.findings import Finding, about_jumps, first_error
+from rdvla.data.findings import Finding, about_jumps, about_timestamps, first_error
 from rdvla.data.frame_cache import (
     KEEP_SIZE,
     EpisodeFrames,
@@ -124,11 +124,18 @@ class LeRobotDataset:
             source = LeRobotSource.load(folder, list(dict.fromkeys(state_keys + action_keys)))
             if timestamps == "frame_index":
                 source = source.evenly_spaced()
-            finding = first_error(about_videos(source, list(chosen.values())))
+            filmed = [key for key in chosen.values() if info.features[key].dtype == "video"]
+            late = about_timestamps(source.as_rows()) if filmed else []
+            finding = first_error([*late, *about_videos(source, list(chosen.values()))])
             if finding is not None:
                 raise DatasetError(f"'{folder}': {finding}")
             sources.append(source)
-            caches.append(_open_cache(source, chosen, transform, cache_dir, progress))
+            caches.append(_open_cache(source, chosen, transform, timestamps if filmed else "", cache_dir, progress))
+            if caches[0].keys() != caches[-1].keys():
+                raise DatasetError(
+                    f"'{sources[0].root}' has the cameras {', '.join(caches[0])}, '{folder}' {', '.join(caches[-1])}; "
+                    "name those that both have (data.cameras)."
+                )
         source = LeRobotSource.join(sources)
         frames = {camera: join_frames([cache[camera] for cache in caches]) for camera in chosen}
         slots = np.where(source.fresh, np.cumsum(source.fresh) - 1, -1)
@@ -152,6 +159,19 @@ class LeRobotDataset:
                 f"'{sampling}' has no sample; take 'padded'."
             )
         return everything.select(range(len(source.episodes)))
+
+    def origin(self, episode: int) -> tuple[Path, int]:
+        """Return which episode of which folder this is; a dataset that is joined twice has each of its episodes twice.
+
+        Raises:
+            DatasetError: an episode the dataset does not have.
+        """
+        number = self._require_episode(episode)
+        for source in self.sources:
+            if number < len(source.episodes):
+                break
+            number -= len(source.episodes)
+        return source.root.resolve(), number
 
     @property
     def info(self) -> DatasetInfo:
@@ -207,7 +227,7 @@ class LeRobotDataset:
         """
         chosen = list(range(self.state_size)) if entries is None else list(entries)
         if max(chosen) >= self.state_size:
-            raise ConfigError(f"the state has the entries 0 to {self.state_size - 1}, not {max(chosen)}.")
+            raise ConfigError(f"keyframe.entries: the state has 0 to {self.state_size - 1}, not {max(chosen)}.")
         gripper = self.source.columns[self.action_keys[-1]][:, -1]
         episodes = [self.source.rows(episode) for episode in range(len(self.source.episodes))]
         next_row = np.concatenate([next_keyframes(gripper[rows]) + rows.start for rows in episodes])
@@ -373,11 +393,12 @@ def _open_cache(
     source: LeRobotSource,
     cameras: Mapping[str, str],
     transform: FrameTransform,
+    timestamps: str,
     cache_dir: Path | None,
     progress: Progress | None,
 ) -> dict[str, MappedFrames]:
     jobs = [job for name, key in cameras.items() for job in _cache_jobs(source, name, key)]
-    key = cache_key(source.fingerprint(), cameras, transform, int(source.fresh.sum()))
+    key = cache_key(source.fingerprint(), cameras, transform, int(source.fresh.sum()), timestamps)
     return open_cache(cache_dir, key, jobs, transform, progress)
 
 

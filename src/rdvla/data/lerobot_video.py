@@ -189,6 +189,8 @@ def decode_frames(path: Path, timestamps: Sequence[float], fps: float) -> Iterat
     Raises:
         DatasetError: the file is missing or damaged, or no frame lies within a quarter frame of a timestamp.
     """
+    if not len(timestamps):
+        return
     with reading(path, *_DAMAGE), av.open(str(path)) as container:
         yield from _matching_frames(container, timestamps, 0.25 / fps, path)
 

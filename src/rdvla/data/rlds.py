@@ -164,10 +164,19 @@ class RldsDataset:
                 raise DatasetError(f"'{path}' holds {found} episodes, {_INFO} says {expected}; copy it again.")
 
     def _episode(self, values: Mapping[str, Values], where: str) -> RecordedEpisode:
-        action = _vectors(values, _ACTION, where)
-        action = action.reshape(-1, len(self.features[ACTION_KEY].names))
-        state = _vectors(values, _STATE, where).reshape(len(action), -1)
-        sentences = {sentence.decode() for sentence in _files(values, _LANGUAGE, where)}
+        action, state = _vectors(values, _ACTION, where), _vectors(values, _STATE, where)
+        size = len(self.features[ACTION_KEY].names)
+        if len(action) % size or len(state) % (len(action) // size):
+            raise DatasetError(
+                f"{where} has {len(action)} numbers '{_ACTION}' and {len(state)} '{_STATE}', which are no steps of "
+                f"{size} action entries."
+            )
+        action = action.reshape(-1, size)
+        state = state.reshape(len(action), -1)
+        try:
+            sentences = {sentence.decode() for sentence in _files(values, _LANGUAGE, where)}
+        except UnicodeDecodeError as error:
+            raise DatasetError(f"{where}: '{_LANGUAGE}' is not UTF-8 ({error}).") from None
         if len(sentences) != 1:
             raise DatasetError(f"{where} has {len(sentences)} instructions; an episode needs exactly one.")
         images = {key: _files(values, name, where) for key, name in self.cameras.items()}

@@ -119,7 +119,7 @@ def _vector(key: str, feature: Feature, values_ND: NDArray[Any]) -> VectorSummar
     values_ND = values_ND.astype(np.float32)
     stats = NormStats.compute(values_ND)
     size = values_ND.shape[1]
-    names = _flat_names(feature.names)
+    names = feature.flat_names
     if len(names) != size:
         places = [",".join(map(str, place)) for place in np.ndindex(*feature.shape)]
         names = [key] if size == 1 else [f"{key}[{place}]" for place in places]
@@ -129,13 +129,6 @@ def _vector(key: str, feature: Feature, values_ND: NDArray[Any]) -> VectorSummar
 def _histogram(values: NDArray[np.float32]) -> NDArray[np.int64]:
     counts, _ = np.histogram(values.astype(np.float64), bins=_BINS)  # float32 has no bins between neighbours
     return counts.astype(np.int64)
-
-
-def _flat_names(names: Any) -> list[str]:
-    """Return the entries' names; LeRobot nests them in a mapping such as {"motors": [...]} at times."""
-    if isinstance(names, dict):
-        return [name for value in names.values() for name in _flat_names(value)]
-    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _tasks(source: LeRobotSource) -> tuple[TaskSummary, ...]:

@@ -206,6 +206,14 @@ class ModelConfig(Config):
             raise ConfigError(f"model.layers: unknown choice '{self.layers}'.{suggest(self.layers, LAYERS)}")
         if "head" in self.network:
             raise ConfigError("model.network.head: say it in model.head.")
+        if "cameras" in self.network:
+            raise ConfigError("model.network.cameras: say it in data.cameras.")
+        brings = next((name for name in ("init_from", "base_vlm", "tokenizer") if getattr(self, name)), None)
+        if brings is not None and self.vocab_size != type(self).model_fields["vocab_size"].default:
+            raise ConfigError(
+                f"model.vocab_size {self.vocab_size} is of a tokenizer made from the instructions; model.{brings} has "
+                "its own: drop one."
+            )
         named = ("prelude_layers", "recurrent_layers", "coda_layers")
         if self.layers is not None and any(getattr(self.head, name) is not None for name in named):
             raise ConfigError(f"model.layers '{self.layers}' and model.head's own layers exclude each other; keep one.")

@@ -104,6 +104,11 @@ class _Run:
         if ranks.is_first:
             for finding in self._split.training.look_through(ActionConvention(config.data.gripper)):
                 watcher.found(finding)
+            if config.data.validation_fraction > 0 and self._split.validation is None:
+                watcher.warned(
+                    f"data.validation_fraction {config.data.validation_fraction} of so few episodes is none: there is "
+                    "no validation."
+                )
             ranks.wait()
         checkpoint = new_checkpoint(config, self._split, origin)
         self._io = PolicyIO.of(checkpoint, config.data.name)

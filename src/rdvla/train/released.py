@@ -100,24 +100,35 @@ _DEFAULTS: Mapping[str, Any] = {
 }
 
 
-def translate(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def is_released(values: Mapping[str, Any]) -> bool:
+    """Say whether a configuration holds any of the released code's own keys."""
+    return any(key in _KNOWN for key in _flat(values))
+
+
+def translate(values: Mapping[str, Any], *, complete: bool = True) -> tuple[dict[str, Any], list[str]]:
     """Return a configuration in our keys, and notes about released keys that mean nothing here.
 
-    A file that holds none of the released code's own keys is returned as it is. One that does gets the released
-    defaults for whatever it leaves out; our keys may stand beside theirs.
+    One that holds none of the released code's own keys is returned as it is; our keys may stand beside theirs.
+
+    Args:
+        values: the configuration.
+        complete: the file is the released code's, so what it leaves out is at the released defaults. Without, only the
+            keys that are there are translated.
 
     Raises:
         ConfigError: a value that is not supported, or an unknown key below `action_head`.
     """
     given = _flat(values)
-    if not any(key in _KNOWN for key in given):
+    if not is_released(values):
         return dict(values), []
     needless = _needless(given)
-    result: Flat = {key: value for key, value in _DEFAULTS.items() if key not in needless}
-    if _dataset(given).startswith("calvin"):
+    result: Flat = {key: value for key, value in _DEFAULTS.items() if key not in needless} if complete else {}
+    if complete and _dataset(given).startswith("calvin"):
         result["data.gripper"] = CALVIN.gripper
-    result["data.root"] = f"{given.get('data.data_root_dir', 'data/libero')}/{_dataset(given)}"
-    result["output"] = f"{given.get('output_dir', 'outputs')}/{given.get('run_name') or _dataset(given)}"
+    if complete or given.keys() & {"data.data_root_dir", "data.dataset_name"}:
+        result["data.root"] = f"{given.get('data.data_root_dir', 'data/libero')}/{_dataset(given)}"
+    if complete or given.keys() & {"output_dir", "run_name"}:
+        result["output"] = f"{given.get('output_dir', 'outputs')}/{given.get('run_name') or _dataset(given)}"
     notes = []
     for key, value in given.items():
         if reason := needless.get(_RENAMED.get(key, "")):

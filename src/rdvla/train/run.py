@@ -60,7 +60,6 @@ class RunFolder:
         self._settings = config.model_dump(mode="json", exclude={"output"})
         self._file = self.path / "config.json"
         self._written: dict[str, Any] | None = None
-        self._has_moved = False
         if self._file.exists():
             settings = read_json(self._file, TrainingError, "choose another output folder")
             self._written, previous = settings, _completed(settings, config)
@@ -70,7 +69,6 @@ class RunFolder:
                 raise TrainingError(
                     f"'{self.path}' holds a run with another {', '.join(different)}; choose another output folder."
                 )
-            self._has_moved = previous["data"]["root"] != self._settings["data"]["root"]
 
     def begin(self) -> None:
         """Claim the folder for these settings, once dataset and network are known to be there.
@@ -82,18 +80,16 @@ class RunFolder:
             write_json(self._file, self._settings)
 
     def require_same_data(self, step: int, statistics: Mapping[str, DatasetStatistics]) -> None:
-        """Make sure that a dataset found elsewhere than before is the one that `step` was trained on.
+        """Make sure that the dataset, here or elsewhere, is the one that `step` was trained on.
 
         Raises:
             TrainingError: its statistics are others.
         """
-        if not self._has_moved:
-            return
         saved = load_statistics(self.directory(step) / "policy" / STATISTICS)
         if _numbers(saved) != _numbers(statistics):
             raise TrainingError(
-                f"'{self.path}' holds a run on other data than '{'+'.join(statistics)}'; correct data.root, or choose "
-                "another output folder."
+                f"'{self.path}' holds a run on other data than '{'+'.join(statistics)}' is now; correct data.root, or "
+                "choose another output folder."
             )
 
     def save(self, step: int, checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:

@@ -93,7 +93,7 @@ class Origin:
 
 
 def open_split(config: TrainConfig, origin: Origin, decoding: Progress | None) -> Split:
-    """Open the dataset and hold out episodes, evenly spread.
+    """Open the dataset and hold out episodes, evenly spread, with every copy of them in a dataset that is named twice.
 
     Raises:
         DatasetError: the dataset is missing or damaged, or lacks a camera.
@@ -115,15 +115,17 @@ def open_split(config: TrainConfig, origin: Origin, decoding: Progress | None) -
     if config.keyframe is not None:
         dataset = dataset.with_keyframes(config.keyframe.entries, config.keyframe.beyond)
     chosen = _chosen(dataset, config.data.instructions)
-    held_out = round(len(chosen) * config.data.validation_fraction)
-    positions = np.linspace(0, len(chosen) - 1, held_out).round().astype(int)
-    validation = {chosen[position] for position in positions}
-    training = [episode for episode in chosen if episode not in validation]
+    copies = {episode: dataset.origin(episode) for episode in dataset.episodes}
+    distinct = list({copies[episode]: episode for episode in reversed(chosen)}.values())[::-1]
+    positions = np.linspace(0, len(distinct) - 1, round(len(distinct) * config.data.validation_fraction))
+    validation = {distinct[position] for position in positions.round().astype(int)}
+    held_out = {copies[episode] for episode in validation}
+    training = [episode for episode in chosen if copies[episode] not in held_out]
     if not training:
         raise ConfigError(
             f"validation_fraction {config.data.validation_fraction} of {len(chosen)} episodes leaves none."
         )
-    others = dataset.select([episode for episode in dataset.episodes if episode not in validation])
+    others = dataset.select([episode for episode in dataset.episodes if copies[episode] not in held_out])
     views = {"training": dataset.select(training)}
     if validation:
         views["held-out"] = dataset.select(sorted(validation))
