@@ -10,7 +10,7 @@ import typer
 from rdvla.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-PATTERNS = ("*.md", "docs/*.md", "packages/*/*.md")
+PATTERNS = ("*.md", "docs/*.md", "packages/*/*.md", "checkpoints/*/*.md")
 HISTORY = {Path("CHANGELOG.md"), Path("docs/LOG.md")}  # commands of their day
 PAGES = sorted({page.relative_to(ROOT) for pattern in PATTERNS for page in ROOT.glob(pattern)} - HISTORY)
 FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)

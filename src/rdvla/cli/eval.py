@@ -44,7 +44,7 @@ STRATEGY_HELP = (
 def eval_command(
     suite: Annotated[str, typer.Option(help="Suites, e.g. libero_object,libero_spatial or toy.")],
     output: Annotated[Path, typer.Option(help="Folder of the evaluation; an unfinished one is continued.")],
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint folder of the policy, or a hub id.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Folder, name of a shipped policy, or hub id.")] = None,
     policy: Annotated[str | None, typer.Option(help="Instead of a checkpoint: expert, or ws://host:port.")] = None,
     noise: Annotated[bool, typer.Option("--noise", help="Of the expert: disturb it as `rdvla collect` does.")] = False,
     task_ids: Annotated[str | None, typer.Option(help="Tasks of every suite, e.g. 3,9 or 0-4 [default: all].")] = None,

@@ -63,20 +63,20 @@ def _options(group: Any) -> Iterator[inspect.Parameter]:
 class StopOptions:
     """When to stop iterating; without any of them, the policy's own way."""
 
-    depth: Annotated[str | None, "Iterations of every decision, e.g. 12 (to compare: 1,2,4,8)."] = None
+    depth: Annotated[str | None, "Iterations of every decision, e.g. 12 (`rdvla eval` takes several: 1,2,4,8)."] = None
     stop: Annotated[
         str | None,
-        f"Adaptive stopping: {', '.join(spec.name for spec in BUILT_IN)}, or an installed package's (to compare: "
-        "action_mse:1e-4,latent:0.03, with thresholds).",
+        f"Adaptive stopping: {', '.join(spec.name for spec in BUILT_IN)}, or an installed package's (`rdvla eval` "
+        "takes several: action_mse:1e-4,latent:0.03, with thresholds).",
     ] = None
-    delta: Annotated[str | None, "Threshold of --stop, e.g. 1e-3 (to compare: 1e-2,1e-3)."] = None
+    delta: Annotated[str | None, "Threshold of --stop, e.g. 1e-3 (`rdvla eval` takes several: 1e-2,1e-3)."] = None
     min_depth: Annotated[int | None, "Of --stop: never stop earlier [default: 1]."] = None
     max_depth: Annotated[int | None, f"Of --stop: never go on longer [default: {DEFAULT_MAX_DEPTH}]."] = None
     check_every: Annotated[int | None, "Of --stop: look every n-th iteration [default: 1]."] = None
     defer: Annotated[
         str | None,
         "Of --stop: do not ask the Coda before the scratchpad changes by less than this, e.g. safe or 0.1 "
-        "(to compare: no,0.1).",
+        "(`rdvla eval` takes several: no,0.1).",
     ] = None
 
     def rules(self) -> tuple[StopRule | None, ...]:
@@ -157,7 +157,7 @@ def parse_warm_starts(text: str) -> tuple[WarmStart, ...]:
 
 START_HELP = (
     "Where scratchpads begin: noise, or where the decision before was after half of its iterations or at its end "
-    "(to compare: noise,half)."
+    "(`rdvla eval` takes several: noise,half)."
 )
 
 

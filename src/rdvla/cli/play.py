@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def play_command(
     suite: Annotated[str, typer.Option(help="Suite of the task, e.g. libero_object or toy.")],
     task_id: Annotated[int, typer.Option(help="Task of the suite, from 0.")] = 0,
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint folder or hub id of the policy.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Folder, name of a shipped policy, or hub id.")] = None,
     policy: Annotated[str | None, typer.Option(help="Instead of a checkpoint: expert, or ws://host:port.")] = None,
     port: Annotated[int, typer.Option(help="Port of the page, 0 for a free one.")] = 8000,
     init_states: Annotated[

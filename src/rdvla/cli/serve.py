@@ -20,7 +20,7 @@ THREADS_HELP = "CPU threads of the policy [default: OMP_NUM_THREADS, else all co
 
 @with_options
 def serve_command(
-    checkpoint: Annotated[str, typer.Option(help="Checkpoint folder or hub id of the policy.")],
+    checkpoint: Annotated[str, typer.Option(help="Folder, name of a shipped policy, or hub id.")],
     host: Annotated[str | None, typer.Option(help="Address to bind [default: 127.0.0.1]; others need a key.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port, 0 for a free one [default: 8000].")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any field of ServeConfig.")] = None,
