@@ -21,7 +21,9 @@ UsageError = typer.BadParameter.__base__  # click's own, or the copy that newer 
 def told(text):
     """Yield (words, whole) for every `rdvla` command; one with "...", or within a sentence, may be a part of one."""
     for block in FENCE.findall(text):
-        for line in block.replace("\\\n", " ").splitlines():
+        said = dict(re.findall(r'^(?:export )?(\w+)="(.*)"$', block, re.MULTILINE))
+        for written in block.replace("\\\n", " ").splitlines():
+            line = re.sub(r"\$(\w+)", lambda name: said.get(name[1], name[0]), written)
             if line.strip().startswith("rdvla "):
                 words = shlex.split(line, comments=True)[1:]
                 yield [word for word in words if word != "..."], "..." not in words
