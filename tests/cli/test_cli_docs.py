@@ -14,6 +14,7 @@ PATTERNS = ("*.md", "docs/*.md", "packages/*/*.md", "checkpoints/*/*.md")
 HISTORY = {Path("CHANGELOG.md"), Path("docs/LOG.md")}  # commands of their day
 PAGES = sorted({page.relative_to(ROOT) for pattern in PATTERNS for page in ROOT.glob(pattern)} - HISTORY)
 FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+VARIABLE = re.compile(r'\b(\w+)="([^"]*)"')
 COMMAND = typer.main.get_command(app)
 UsageError = typer.BadParameter.__base__  # click's own, or the copy that newer versions of typer bring
 
@@ -21,9 +22,10 @@ UsageError = typer.BadParameter.__base__  # click's own, or the copy that newer 
 def told(text):
     """Yield (words, whole) for every `rdvla` command; one with "...", or within a sentence, may be a part of one."""
     for block in FENCE.findall(text):
-        said = dict(re.findall(r'^(?:export )?(\w+)="(.*)"$', block, re.MULTILINE))
-        for written in block.replace("\\\n", " ").splitlines():
-            line = re.sub(r"\$(\w+)", lambda name: said.get(name[1], name[0]), written)
+        script = block.replace("\\\n", " ")
+        for name, value in VARIABLE.findall(block):
+            script = script.replace(f"${name}", value)
+        for line in script.replace("; rdvla", "\nrdvla").splitlines():
             if line.strip().startswith("rdvla "):
                 words = shlex.split(line, comments=True)[1:]
                 yield [word for word in words if word != "..."], "..." not in words
