@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rdvla.experts.articulated import MoveJoint, Phase
-from rdvla.experts.boxes import Boxes
-from rdvla.experts.control import CLOSED, downward_rotation
-from rdvla.experts.grasps import TIP_BELOW
-from rdvla.experts.joints import Joint
-from rdvla.experts.pressing import PressShut
-from rdvla.experts.scene import Goal
+from rdvla.experts.libero.articulated import SWING, MoveJoint, Phase
+from rdvla.experts.libero.boxes import Boxes
+from rdvla.experts.libero.control import CLOSED, downward_rotation
+from rdvla.experts.libero.grasps import TIP_BELOW
+from rdvla.experts.libero.joints import Joint
+from rdvla.experts.libero.pressing import PressShut
+from rdvla.experts.libero.scene import Goal
 
 SLIDE, HINGE = 2, 3
 
@@ -89,6 +89,18 @@ def test_a_knob_is_taken_by_its_ridge_from_above() -> None:
     assert 0.915 < skill._grip[2] < 0.95
     assert skill._rotation[:, 2] == pytest.approx([0.0, 0.0, -1.0])
     assert abs(skill._rotation[1, 0]) == pytest.approx(1.0)  # across the ridge
+
+
+@pytest.mark.parametrize(("start", "ahead"), [(0.6, 0.6 - SWING), (SWING / 2, 0.0)])
+def test_a_hand_that_is_not_turned_yet_keeps_its_distance(start: float, ahead: float) -> None:
+    scene = drawer()
+    skill = MoveJoint(scene, Goal("open", ("region",)))  # type: ignore[arg-type]
+    skill.start()
+    scene.base = np.array([0.0, 0.5, 0.9])
+    scene.gripper_position = skill._standoff + np.array([0.0, start, 0.3])
+    skill.start()
+    (target, _), _ = skill._target()
+    assert target == pytest.approx(scene.gripper_position - np.array([0.0, ahead, 0.0]))
 
 
 def test_the_hand_moves_with_the_joint_and_lets_go_at_the_goal() -> None:

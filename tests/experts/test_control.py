@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rdvla.experts.control import MAX_SPEED, action_towards, downward_rotation, rotation_vector
+from rdvla.experts.libero.control import MAX_SPEED, action_towards, downward_rotation, rotation_vector
 
 
 def turn(axis: int, angle: float) -> np.ndarray:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rdvla.experts.base import NoPlanError
-from rdvla.experts.boxes import Array, Boxes
-from rdvla.experts.clearing import Clear, is_covered
-from rdvla.experts.joints import Joint
-from rdvla.experts.scene import Goal
+from rdvla.experts.libero.boxes import Array, Boxes
+from rdvla.experts.libero.clearing import Clear, is_covered
+from rdvla.experts.libero.joints import Joint
+from rdvla.experts.libero.scene import Goal
 
 
 def box(center: tuple[float, float, float], size: tuple[float, float, float]) -> Boxes:

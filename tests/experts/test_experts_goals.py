@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rdvla.experts.goals import next_goal
-from rdvla.experts.scene import Goal
+from rdvla.experts.libero.goals import next_goal
+from rdvla.experts.libero.scene import Goal
 
 PUT = Goal("in", ("bowl", "drawer"))
 SHUT = Goal("close", ("drawer",))
@@ -63,5 +63,5 @@ def test_what_comes_next(goals: tuple[Goal, ...], done: tuple[Goal, ...], expect
 def test_a_drawer_that_is_not_open_enough_is_opened_first_and_room_made_before(
     opened: float, goals: tuple[Goal, ...], covered: bool, expected: Goal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rdvla.experts.goals.is_covered", lambda scene, name, door: covered)
+    monkeypatch.setattr("rdvla.experts.libero.goals.is_covered", lambda scene, name, door: covered)
     assert next_goal(Kitchen(opened=opened), goals) == expected  # type: ignore[arg-type]

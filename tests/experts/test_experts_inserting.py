@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from rdvla.experts.boxes import Boxes
-from rdvla.experts.control import downward_rotation
-from rdvla.experts.hand import count_inside
-from rdvla.experts.inserting import TILT, Insert
-from rdvla.experts.scene import Goal
+from rdvla.experts.libero.boxes import Boxes
+from rdvla.experts.libero.control import downward_rotation
+from rdvla.experts.libero.hand import count_inside
+from rdvla.experts.libero.inserting import TILT, Insert
+from rdvla.experts.libero.scene import Goal
 
 
 def boxes(*parts: tuple[tuple[float, float, float], tuple[float, float, float]]) -> Boxes:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from rdvla.experts.boxes import Boxes
-from rdvla.experts.placing import Place, find_place
-from rdvla.experts.scene import Goal
+from rdvla.experts.libero.boxes import Boxes
+from rdvla.experts.libero.placing import Place, find_place
+from rdvla.experts.libero.scene import Goal
 
 
 def turned(yaw: float) -> np.ndarray:

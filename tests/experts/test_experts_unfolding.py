@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rdvla.experts.control import MAX_TURN, downward_rotation
-from rdvla.experts.unfolding import BENT, MOST_STEPS, PATIENCE, STRETCHED, Unfold
+from rdvla.experts.libero.control import MAX_TURN, downward_rotation
+from rdvla.experts.libero.unfolding import BENT, MOST_STEPS, PATIENCE, STRETCHED, Unfold
 
 ACTION = np.array([0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0], dtype=np.float32)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rdvla.experts.boxes import Boxes, corridor_height, top_height
-from rdvla.experts.grasps import Grasp, closing_axis, horizontal_reach, plan_grasps, wrap_half_turn
+from rdvla.experts.libero.boxes import Boxes, corridor_height, top_height
+from rdvla.experts.libero.grasps import Grasp, closing_axis, horizontal_reach, plan_grasps, wrap_half_turn
 
 BASE = np.array([-0.6, 0.0, 0.0])
 NOTHING = np.empty((0, 3))

@@ -9,12 +9,13 @@ import pytest
 from rdvla.collect.demonstrators import make_demonstrator
 from rdvla.envs.base import Seed, TaskSpec
 from rdvla.errors import ConfigError
-from rdvla.experts import libero, make_expert
+from rdvla.experts import make_expert
 from rdvla.experts.base import NoPlanError
-from rdvla.experts.boxes import Boxes
-from rdvla.experts.pick_and_place import Phase, PickAndPlace
-from rdvla.experts.push import Slide
-from rdvla.experts.scene import Goal
+from rdvla.experts.libero import expert as libero
+from rdvla.experts.libero.boxes import Boxes
+from rdvla.experts.libero.pick_and_place import Phase, PickAndPlace
+from rdvla.experts.libero.push import PRESS, Slide
+from rdvla.experts.libero.scene import Goal
 
 
 class FakeScene:
@@ -129,6 +130,33 @@ class TableScene:
 )
 def test_only_flat_things_are_slid_and_only_on_the_table(height: float, target: str, slides: bool) -> None:
     assert Slide.suits(TableScene(height), Goal("on", ("plate", target))) is slides  # type: ignore[arg-type]
+
+
+def test_a_rim_is_pressed_down_while_it_is_taken() -> None:
+    skill = Slide(TableScene(), Goal("on", ("plate", "place")))  # type: ignore[arg-type]
+    skill._hold = np.array([0.07, 0.0, 0.02])
+    skill._route = [np.array([-0.3, 0.5])]
+    skill._enter(Phase.CLOSE)
+    assert skill._target(skill._hold)[0].tolist() == pytest.approx([0.07, 0.0, 0.02 - PRESS])
+    skill._enter(Phase.CARRY)
+    assert skill._target(skill._hold)[0].tolist() == pytest.approx([-0.3, 0.5, 0.02])
+
+
+def test_what_is_caught_on_a_rim_is_lifted_again_before_it_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = SimpleNamespace(gripper_opening=0.01)
+    skill = PickAndPlace(scene, Goal("in", ("bowl", "drawer")))  # type: ignore[arg-type]
+    aims: list[float] = []
+    monkeypatch.setattr(skill, "_lost", lambda position: False)
+    monkeypatch.setattr(skill, "_stuck", lambda position: True)
+    monkeypatch.setattr(skill, "_aim", lambda position: aims.append(position[2]))
+    skill._release, skill._catches = np.array([0.0, 0.0, 0.1]), 0
+    phases = []
+    for height in (0.2, 0.19, 0.18, 0.11):
+        skill._enter(Phase.LOWER)
+        skill._advance(np.array([0.0, 0.0, height]))
+        phases.append(skill.phase)
+    assert phases == [Phase.CARRY, Phase.CARRY, Phase.OPEN, Phase.OPEN], "twice, then it is let go where it is"
+    assert aims == [0.2, 0.19]
 
 
 @pytest.mark.parametrize(

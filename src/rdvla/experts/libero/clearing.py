@@ -3,11 +3,11 @@
 import numpy as np
 
 from rdvla.experts.base import NoPlanError
-from rdvla.experts.boxes import Array, Boxes
-from rdvla.experts.grasps import BLOCKED_COST, horizontal_reach, plan_grasps
-from rdvla.experts.pick_and_place import PickAndPlace
-from rdvla.experts.placing import Place
-from rdvla.experts.scene import Goal, LiberoScene
+from rdvla.experts.libero.boxes import Array, Boxes
+from rdvla.experts.libero.grasps import BLOCKED_COST, horizontal_reach, plan_grasps
+from rdvla.experts.libero.pick_and_place import PickAndPlace
+from rdvla.experts.libero.placing import Place
+from rdvla.experts.libero.scene import Goal, LiberoScene
 
 RING_STEP = 0.02  # m between the distances at which a free spot is looked for
 FARTHEST = 0.24  # m

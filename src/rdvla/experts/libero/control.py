@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.experts.boxes import Array
-from rdvla.experts.grasps import closing_axis
+from rdvla.experts.libero.boxes import Array
+from rdvla.experts.libero.grasps import closing_axis
 
 OPEN, CLOSED = -1.0, 1.0
 POSITION_STEP = 0.05  # m of commanded displacement per unit of action

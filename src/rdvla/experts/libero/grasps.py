@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rdvla.experts.boxes import Array, Boxes
+from rdvla.experts.libero.boxes import Array, Boxes
 
 MAX_WIDTH = 0.074  # m between the open fingers that we dare to use
 TIP_BELOW = 0.0125  # m from the grip site down to the finger tips

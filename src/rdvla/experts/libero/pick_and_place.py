@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.experts.base import NoPlanError
-from rdvla.experts.boxes import Array, corridor_height
-from rdvla.experts.control import CLOSED, OPEN, action_towards, downward_rotation, rotation_vector
-from rdvla.experts.grasps import TIP_BELOW, Grasp, closing_yaw, plan_grasps, wrap_half_turn
-from rdvla.experts.placing import Place, find_place
-from rdvla.experts.scene import Goal, LiberoScene
+from rdvla.experts.libero.boxes import Array, corridor_height
+from rdvla.experts.libero.control import CLOSED, OPEN, action_towards, downward_rotation, rotation_vector
+from rdvla.experts.libero.grasps import TIP_BELOW, Grasp, closing_yaw, plan_grasps, wrap_half_turn
+from rdvla.experts.libero.placing import Place, find_place
+from rdvla.experts.libero.scene import Goal, LiberoScene
 
 HOVER_HEIGHT = 0.10  # m above the grasp
 ALIGNED = 0.012  # m beside the grasp within which to descend

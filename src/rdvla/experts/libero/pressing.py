@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from rdvla.experts.articulated import SLIPPED, MoveJoint, facing
-from rdvla.experts.boxes import Array
-from rdvla.experts.control import CLOSED, downward_rotation
-from rdvla.experts.grasps import FINGER_HALF_DEPTH, TIP_BELOW, closing_yaw, wrap_half_turn
+from rdvla.experts.libero.articulated import SLIPPED, MoveJoint, facing
+from rdvla.experts.libero.boxes import Array
+from rdvla.experts.libero.control import CLOSED, downward_rotation
+from rdvla.experts.libero.grasps import FINGER_HALF_DEPTH, TIP_BELOW, closing_yaw, wrap_half_turn
 
 GAP = 0.004  # m between the fingers and what they are going to press
 DOOR_OVERLAP = 0.030  # m from a door's upper edge down to the finger tips: the hand stays above the edge

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from rdvla.experts.boxes import Array
-from rdvla.experts.grasps import (
+from rdvla.experts.libero.boxes import Array
+from rdvla.experts.libero.grasps import (
     ARM_REACH,
     FINGER_HALF_DEPTH,
     FINGER_SPAN,

@@ -7,8 +7,8 @@ straight arm. Turning the hand towards the base bends the elbow, and the arm is 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.experts.control import MAX_TURN
-from rdvla.experts.scene import LiberoScene
+from rdvla.experts.libero.control import MAX_TURN
+from rdvla.experts.libero.scene import LiberoScene
 
 STRETCHED = -0.09  # rad: the elbow's range ends at -0.07
 BENT = -0.6  # rad

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rdvla.experts.boxes import Array
+from rdvla.experts.libero.boxes import Array
 
 _HINGE = 3  # MuJoCo's mjJNT_HINGE; the other kind that fixtures have is the slide
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rdvla.experts.boxes import Array, Boxes, top_height
-from rdvla.experts.grasps import wrap_half_turn
-from rdvla.experts.scene import Goal, LiberoScene
+from rdvla.experts.libero.boxes import Array, Boxes, top_height
+from rdvla.experts.libero.grasps import wrap_half_turn
+from rdvla.experts.libero.scene import Goal, LiberoScene
 
 RIM_DEPTH = 0.03  # m: what is deeper is filled from above its rim
 RELEASE_GAP = 0.008  # m between object and support at release

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.experts.base import NoPlanError
-from rdvla.experts.boxes import Array
-from rdvla.experts.control import CLOSED, OPEN, action_towards, downward_rotation, rotation_vector
-from rdvla.experts.grasps import plan_grasps
-from rdvla.experts.hand import out_of_reach
-from rdvla.experts.joints import Joint
-from rdvla.experts.scene import Goal, LiberoScene
+from rdvla.experts.libero.boxes import Array
+from rdvla.experts.libero.control import CLOSED, OPEN, action_towards, downward_rotation, rotation_vector
+from rdvla.experts.libero.grasps import plan_grasps
+from rdvla.experts.libero.hand import out_of_reach
+from rdvla.experts.libero.joints import Joint
+from rdvla.experts.libero.scene import Goal, LiberoScene
 
 STANDOFF = 0.08  # m from the handle, against the approach
 KNOB_DEPTH = 0.010  # m below its top: parts of a knob that stand up at least this far are taken

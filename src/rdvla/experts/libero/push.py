@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from rdvla.experts.boxes import Array, corridor_height
-from rdvla.experts.grasps import MAX_WIDTH
-from rdvla.experts.pick_and_place import Phase, PickAndPlace
-from rdvla.experts.scene import Goal, LiberoScene
+from rdvla.experts.libero.boxes import Array, corridor_height
+from rdvla.experts.libero.grasps import MAX_WIDTH
+from rdvla.experts.libero.pick_and_place import Phase, PickAndPlace
+from rdvla.experts.libero.scene import Goal, LiberoScene
 
 FLAT = 0.03  # m of height below which an object hangs loosely when held by its rim
 BERTH = 0.015  # m between the object and what it passes

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from rdvla.experts.clearing import is_covered
-from rdvla.experts.scene import Goal, LiberoScene
+from rdvla.experts.libero.clearing import is_covered
+from rdvla.experts.libero.scene import Goal, LiberoScene
 
 PASSABLE = 0.7  # of the way from closed to open: from here on things go in and out
 

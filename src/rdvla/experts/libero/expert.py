@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from rdvla.envs.base import TaskSpec
 from rdvla.errors import ConfigError
-from rdvla.experts.articulated import MoveJoint
 from rdvla.experts.base import NoPlanError, Skill
-from rdvla.experts.clearing import Clear
-from rdvla.experts.control import OPEN
-from rdvla.experts.goals import next_goal
-from rdvla.experts.inserting import Insert
-from rdvla.experts.pick_and_place import PickAndPlace
-from rdvla.experts.pressing import PressShut
-from rdvla.experts.push import Slide
-from rdvla.experts.scene import Goal, LiberoScene
-from rdvla.experts.unfolding import Unfold
+from rdvla.experts.libero.articulated import MoveJoint
+from rdvla.experts.libero.clearing import Clear
+from rdvla.experts.libero.control import OPEN
+from rdvla.experts.libero.goals import next_goal
+from rdvla.experts.libero.inserting import Insert
+from rdvla.experts.libero.pick_and_place import PickAndPlace
+from rdvla.experts.libero.pressing import PressShut
+from rdvla.experts.libero.push import Slide
+from rdvla.experts.libero.scene import Goal, LiberoScene
+from rdvla.experts.libero.unfolding import Unfold
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from rdvla.experts.base import NoPlanError
-from rdvla.experts.boxes import Array
-from rdvla.experts.control import downward_rotation
-from rdvla.experts.grasps import (
+from rdvla.experts.libero.boxes import Array
+from rdvla.experts.libero.control import downward_rotation
+from rdvla.experts.libero.grasps import (
     FAILED_COST,
     FINGER_HALF_DEPTH,
     FINGER_SPAN,
@@ -21,9 +21,9 @@ from rdvla.experts.grasps import (
     around_parts,
     closing_yaw,
 )
-from rdvla.experts.hand import count_inside
-from rdvla.experts.pick_and_place import PATIENCE, Phase, PickAndPlace
-from rdvla.experts.scene import Goal, LiberoScene
+from rdvla.experts.libero.hand import count_inside
+from rdvla.experts.libero.pick_and_place import PATIENCE, Phase, PickAndPlace
+from rdvla.experts.libero.scene import Goal, LiberoScene
 
 TILT = np.deg2rad(60.0)
 ROOF_RADIUS = 0.03  # m around a region's middle, at most: what is above it there is a roof

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError
-from rdvla.experts.boxes import Array, Boxes
-from rdvla.experts.joints import Joint
+from rdvla.experts.libero.boxes import Array, Boxes
+from rdvla.experts.libero.joints import Joint
 
 
 @dataclass(frozen=True)
