@@ -16,7 +16,7 @@ from rdvla.bench.measure import OURS, PUBLISHED, Case, InexactError, Row, Varian
 from rdvla.bench.networks import contexts_of, random_head, random_hidden, random_network, scratchpads
 from rdvla.bench.plot import page
 from rdvla.bench.suite import Plan
-from rdvla.bench.table import format_result
+from rdvla.bench.text import format_result
 from rdvla.cli.main import app
 from rdvla.envs.libero.env import SETTLING_STEPS
 from rdvla.envs.toy import ToyEnv

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from rdvla.bench import saving, training_memory
 from rdvla.bench.images import measure_images
-from rdvla.bench.tables import Table
+from rdvla.bench.table import Table
 from rdvla.cli.main import app
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdvla.bench.tables import Cell, Table
+from rdvla.bench.table import Cell, Table
 from rdvla.data.augmentation import LIGHT_AUGMENTATION, PUBLISHED_AUGMENTATION, augment_batch
 from rdvla.data.images import PUBLISHED, TINY
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdvla.bench.tables import Table
+from rdvla.bench.table import Table
 from rdvla.data.augmentation import LIGHT_AUGMENTATION, PUBLISHED_AUGMENTATION, Augmentation
 from rdvla.data.frame_cache import resize_to
 from rdvla.data.images import ImagePath

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdvla.bench.tables import Table
+from rdvla.bench.table import Table
 from rdvla.envs import Env, InitState, list_tasks, make_env
 from rdvla.envs.episode import play
 from rdvla.execution import Executor, Synchronous

@@ -13,7 +13,7 @@ from typing import Any, Generic
 
 import numpy as np
 
-from rdvla.bench.tables import Table
+from rdvla.bench.table import Table
 from rdvla.errors import ConfigError
 from rdvla.eval.records import EpisodeRecord, read_records
 from rdvla.jobs.driver import drive

@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rdvla.bench.machine import PeakMemory
-from rdvla.bench.tables import Cell, Table
+from rdvla.bench.table import Cell, Table
 from rdvla.model.config import RDVLAConfig
 from rdvla.model.rdvla import RDVLA, Inputs, masked_l1
 from rdvla.train.config import LoraConfig, OptimizerConfig, TrainPrecision

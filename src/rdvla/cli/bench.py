@@ -13,7 +13,7 @@ from rdvla.hub import SHIPPED
 from rdvla.stops import StopRule
 
 if TYPE_CHECKING:
-    from rdvla.bench.tables import Table
+    from rdvla.bench.table import Table
 
 EXIT_NOT_HELD = 1
 
@@ -64,7 +64,7 @@ def bench_command(
         return
     from rdvla.bench import suite
     from rdvla.bench.plot import write_plot
-    from rdvla.bench.table import format_result
+    from rdvla.bench.text import format_result
 
     _check_folders(json, plot)
     chosen = tuple(part.strip() for part in only.split(",")) if only is not None else suite.USUAL

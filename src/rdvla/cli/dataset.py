@@ -189,7 +189,7 @@ def _open_source(
 
 
 def _regeneration(demonstrations: "LiberoDemonstrations", camera_size: int) -> "EpisodeSource":
-    from rdvla.collect.replay import Regeneration
+    from rdvla.collect.regenerate import Regeneration
     from rdvla.envs.libero.env import LiberoEnv
 
     return Regeneration(demonstrations, partial(LiberoEnv, camera_size=camera_size), camera_size=camera_size)

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from one_sample import sample
 from rdvla.cli.main import app
-from rdvla.collect.replay import Regeneration
+from rdvla.collect.regenerate import Regeneration
 from rdvla.data.convert import convert
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.data.libero_hdf5 import LiberoDemonstrations, moving_steps
