@@ -57,9 +57,16 @@ def success_against_depth(series: Sequence[Series], width: int) -> str:
     if width >= NARROW:
         _labels_right(drawing, labels, width - right + 16, (30, height - 56))
     marks = [(one, number, rule) for number, one in enumerate(series) for rule in one.adaptive]
+    whose = {number for _, number, _ in marks}
     adaptive = [
         _adaptive_mark(
-            drawing, rule, x, y, f"c{number % 6}" if several else f"a{index % 4}", index, one if several else None
+            drawing,
+            rule,
+            x,
+            y,
+            f"c{number % 6}" if several else f"a{index % 4}",
+            index,
+            one if len(whose) > 1 else None,
         )
         for index, (one, number, rule) in enumerate(marks)
     ]
