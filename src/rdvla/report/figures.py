@@ -57,7 +57,7 @@ def success_against_depth(series: Sequence[Series], width: int) -> str:
     if width >= NARROW:
         _labels_right(drawing, labels, width - right + 16, (30, height - 56))
     marks = [(one, number, rule) for number, one in enumerate(series) for rule in one.adaptive]
-    whose = {number for _, number, _ in marks}
+    named = len({number for _, number, _ in marks}) > 1
     adaptive = [
         _adaptive_mark(
             drawing,
@@ -66,7 +66,7 @@ def success_against_depth(series: Sequence[Series], width: int) -> str:
             y,
             f"c{number % 6}" if several else f"a{index % 4}",
             index,
-            one if len(whose) > 1 else None,
+            one if named else None,
         )
         for index, (one, number, rule) in enumerate(marks)
     ]
