@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from rdvla.data.summary import DatasetSummary, VectorSummary
 from rdvla.files import write_atomically
-from rdvla.report.svg import Drawing, Scale, axis_x, axis_y, nice_ticks
+from rdvla.report.svg import NARROW, WIDE, Drawing, Scale, axis_x, axis_y, nice_ticks
 from rdvla.report.template import render_template
 from rdvla.tables import count
 
-WIDE, NARROW, CELL = 900, 340, 205
+CELL = 205
 _CELL_HEIGHT = 118
 
 

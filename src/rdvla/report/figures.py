@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from rdvla.report.findings import full, percent
 from rdvla.report.load import RuleGroup, Series, task_words
 from rdvla.report.svg import Drawing, Point, Scale, axis_x, axis_y, decades, nice_ticks, spread
 
-NARROW = 480
+NARROW_BELOW = 480
 """Below this width labels move above their marks and ticks get fewer."""
 
 _LEFT = 52
@@ -39,8 +40,8 @@ def success_against_depth(series: Sequence[Series], width: int) -> str:
     """Draw success rates with intervals over depth; adaptive rules stand at their mean iterations."""
     several = len(series) > 1
     names = [_ladder_name(one, rules, several=several) for one in series for rules in one.ladders]
-    right = 24 if width < NARROW else max(190, 20 + round(_LETTER * max(map(len, names), default=0)))
-    height = 300 if width < NARROW else 400
+    right = 24 if width < NARROW_BELOW else max(190, 20 + round(_LETTER * max(map(len, names), default=0)))
+    height = 300 if width < NARROW_BELOW else 400
     drawing = Drawing(width, height, "Success rate against the number of thinking steps")
     depths = sorted({rule.depth for s in series for rule in s.fixed if rule.depth})
     means = [rule.summary.mean_iterations or 1.0 for s in series for rule in s.adaptive]
@@ -54,7 +55,7 @@ def success_against_depth(series: Sequence[Series], width: int) -> str:
     labels: list[_Label] = []
     for number, one in enumerate(series):
         labels += _depth_curves(drawing, one, x, y, f"c{number % 6}", several=several)
-    if width >= NARROW:
+    if width >= NARROW_BELOW:
         _labels_right(drawing, labels, width - right + 16, (30, height - 56))
     marks = [(one, number, rule) for number, one in enumerate(series) for rule in one.adaptive]
     named = len({number for _, number, _ in marks}) > 1
@@ -70,7 +71,7 @@ def success_against_depth(series: Sequence[Series], width: int) -> str:
         )
         for index, (one, number, rule) in enumerate(marks)
     ]
-    if width >= NARROW:
+    if width >= NARROW_BELOW:
         _labels_on_stems(drawing, adaptive)
         return str(drawing)
     return str(drawing) + _legend(labels + adaptive)
@@ -167,13 +168,13 @@ def _labels_right(drawing: Drawing, labels: Sequence[_Label], x: float, limits: 
 
 
 def _legend(labels: Sequence[_Label]) -> str:
-    items = "".join(f'<li class="{label.css}"><span>{_escape(label.text)}</span></li>' for label in labels)
+    items = "".join(f'<li class="{label.css}"><span>{escape(label.text)}</span></li>' for label in labels)
     return f'<ul class="legend">{items}</ul>'
 
 
 def iterations_per_task(rules: Sequence[RuleGroup], width: int) -> str:
     """Draw, per task, the mean iterations of adaptive rules and the range of the middle 80 % of decisions."""
-    narrow = width < NARROW
+    narrow = width < NARROW_BELOW
     tasks: dict[tuple[str, int], list[EpisodeRecord]] = {}
     for record in (record for rule in rules for record in rule.played):
         tasks.setdefault((record.suite, record.task_id), []).append(record)
@@ -388,7 +389,7 @@ def _power(value: float) -> str:
 def latency(rules: Sequence[RuleGroup], width: int) -> str:
     """Draw the median and 95th percentile of the time of a decision, per rule."""
     rules = [rule for rule in rules if "decide" in rule.summary.latency_ms]
-    narrow = width < NARROW
+    narrow = width < NARROW_BELOW
     left, row = (12, 40) if narrow else (room(rules, width), 26)
     height = 24 + row * len(rules) + 48
     drawing = Drawing(width, height, "Time per decision by rule")
@@ -430,7 +431,3 @@ def _thin(ticks: Sequence[tuple[float, str]], scale: Scale) -> list[tuple[float,
         if not kept or scale(value) - scale(kept[-1][0]) >= 18:
             kept.append((value, label))
     return kept
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

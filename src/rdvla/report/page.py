@@ -19,12 +19,12 @@ from rdvla.report.chains import headline as chain_headline
 from rdvla.report.load import RuleGroup, Run, Series, group_runs, say_mixed, say_starts, task_words
 from rdvla.report.results.build import possible_tables, whole_tables
 from rdvla.report.results.given import sort_runs
+from rdvla.report.svg import HALF, NARROW, WIDE
 from rdvla.report.template import render_template
 from rdvla.report.traces import trace_section
 from rdvla.report.tradeoff import compared_in_time, success_against_time
 from rdvla.tables import count
 
-WIDE, NARROW, HALF = 900, 340, 430
 MAX_COMPARED = 3
 """Adaptive rules drawn into one figure of iterations; the page says which are left out."""
 

@@ -7,6 +7,9 @@ from html import escape
 
 Point = tuple[float, float]
 
+WIDE, HALF, NARROW = 900, 430, 340
+"""Widths of a page's figures in pixels: across it, two beside each other, and on a telephone."""
+
 
 @dataclass(frozen=True)
 class Scale:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rdvla.report.figures import NARROW, room
+from rdvla.report.figures import NARROW_BELOW, room
 from rdvla.report.findings import full
 from rdvla.report.load import RuleGroup, Series
 from rdvla.report.svg import Drawing, Scale, axis_x, axis_y, nice_ticks, spread
@@ -27,7 +27,7 @@ def typical_time(rule: RuleGroup) -> float:
 
 def success_against_time(rules: Sequence[RuleGroup], width: int) -> str:
     """Draw the success rate of every rule, with its interval, over the median time of its decisions."""
-    height, right = 320, 24 if width < NARROW else room(rules, width)
+    height, right = 320, 24 if width < NARROW_BELOW else room(rules, width)
     drawing = Drawing(width, height, "Success rate against the time of a decision")
     times = [typical_time(rule) for rule in rules]
     lowest = min(rule.summary.rate.low for rule in rules)
@@ -41,7 +41,7 @@ def success_against_time(rules: Sequence[RuleGroup], width: int) -> str:
         css = "a0" if rule.adaptive else "c0"
         drawing.line((px, y(rule.summary.rate.low)), (px, y(rule.summary.rate.high)), f"whisker {css}")
         drawing.dot((px, py), 5, f"mark {css}", f"{rule.name}: {full(rule.summary.rate)}, {time:.1f} ms")
-    if width >= NARROW:
+    if width >= NARROW_BELOW:
         places = spread([py for _, py in points], 17, 30, height - 56)
         for rule, (px, py), place in zip(rules, points, places, strict=True):
             css, end = "a0" if rule.adaptive else "c0", width - right + 16

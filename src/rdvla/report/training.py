@@ -9,10 +9,9 @@ from typing import Any
 
 from rdvla.errors import RecordError
 from rdvla.files import complete_lines, write_atomically
-from rdvla.report.svg import Drawing, Point, Scale, axis_x, axis_y, nice_ticks, spread
+from rdvla.report.svg import HALF, NARROW, WIDE, Drawing, Point, Scale, axis_x, axis_y, nice_ticks, spread
 from rdvla.report.template import render_template
 
-WIDE, NARROW, HALF = 900, 340, 430
 METRICS, CONFIG = "metrics.jsonl", "config.json"
 VALIDATION, _SUCCESS, _IN_A_ROW = "validation_l1/depth_", "success/", "in_a_row/"
 _KEYFRAME = "validation_keyframe_l1"
