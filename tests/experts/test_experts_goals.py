@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from rdvla.experts.libero import goals as goals_room
 from rdvla.experts.libero.goals import next_goal
 from rdvla.experts.libero.scene import Goal
 
@@ -31,6 +32,23 @@ class Kitchen:
     def joint(self, goal: Goal) -> SimpleNamespace:
         assert goal == Goal("open", ("drawer",))
         return SimpleNamespace(value=self.opened, goal=0.15)
+
+
+@pytest.fixture(autouse=True)
+def before(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return the names of what stands before its place; nothing does."""
+    names: set[str] = set()
+    monkeypatch.setattr(goals_room, "stands_before", lambda scene, goal: goal.arguments[0] in names)
+    return names
+
+
+def test_what_was_let_go_too_far_out_is_pushed_once_the_way_is_open(
+    before: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before.add("bowl")
+    assert next_goal(Kitchen(), (SHUT, PUT)) == Goal("push", PUT.arguments)  # type: ignore[arg-type]
+    monkeypatch.setattr(goals_room, "is_covered", lambda scene, name, door: False)
+    assert next_goal(Kitchen(opened=0.05), (SHUT, PUT)) == OPEN  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

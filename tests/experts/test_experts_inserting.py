@@ -1,12 +1,17 @@
 """Under a roof: which way in, by which end the object is held, and that the hand stays outside."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from rdvla.experts.libero.boxes import Boxes
 from rdvla.experts.libero.control import downward_rotation
+from rdvla.experts.libero.grasps import TIP_BELOW
 from rdvla.experts.libero.hand import count_inside
 from rdvla.experts.libero.inserting import TILT, Insert
+from rdvla.experts.libero.pressing import GAP
+from rdvla.experts.libero.pushing_in import LOW, PushIn, stands_before
 from rdvla.experts.libero.scene import Goal
 
 
@@ -109,3 +114,59 @@ def test_what_is_inside_a_hand_is_counted() -> None:
     points = np.array([[0.0, 0.0, 0.06], [0.0, 0.09, 0.06], [0.0, 0.05, 0.0], [0.0, 0.0, 0.0], [0.0, 0.2, 0.06]])
     inside = [count_inside(np.zeros(3), pointing_down, point[None], opened=True) for point in points]
     assert inside == [1, 1, 1, 0, 0]  # palm, palm, finger, between the fingers, beside the hand
+
+
+class Late(Kitchen):
+    """The pan stands with its middle 6 cm before the region, or where it is put."""
+
+    pan = (0.0, 0.26, 0.02)
+
+    def __init__(self) -> None:
+        self.problem = SimpleNamespace(obj_body_id={"pan": 7})
+
+    def position(self, name: str) -> np.ndarray:
+        return super().position(name) if name == "inside" else np.array(self.pan)
+
+    def boxes(self, name: str) -> Boxes:
+        return Boxes(PAN.centers + np.array(self.pan), PAN.rotations, PAN.halves)
+
+    def body_boxes(self, body: int) -> Boxes:
+        return self.boxes("pan")
+
+
+PAN_IN = Goal("in", ("pan", "inside"))
+
+
+@pytest.mark.parametrize(
+    ("pan", "expected"),
+    [
+        ((0.0, 0.26, 0.02), True),
+        ((0.05, 0.26, 0.02), True),
+        ((0.0, 0.26, -0.05), False),  # below the floor: it stands on the table
+        ((0.0, 0.1, 0.02), False),  # too far out
+        ((0.2, 0.26, 0.02), False),  # beside the opening
+        ((0.0, 0.45, 0.02), False),  # beyond the middle
+    ],
+)
+def test_what_stands_before_its_place(pan: tuple[float, float, float], expected: bool) -> None:
+    kitchen = Late()
+    kitchen.pan = pan
+    assert stands_before(kitchen, PAN_IN) is expected  # type: ignore[arg-type]
+
+
+def test_what_is_in_the_hand_is_not_pushed() -> None:
+    kitchen = Late()
+    kitchen.in_hand = lambda name: True  # type: ignore[method-assign]
+    assert not stands_before(kitchen, PAN_IN)  # type: ignore[arg-type]
+
+
+def test_it_is_pushed_from_outside_low_and_far_enough() -> None:
+    skill = PushIn(Late(), Goal("push", PAN_IN.arguments))  # type: ignore[arg-type]
+    skill.start()
+    tips = skill._grip + TIP_BELOW * skill._rotation[:, 2]
+    assert tips[1] == pytest.approx(0.26 - 0.13 - GAP)  # before the handle's end
+    assert tips[2] <= 0.02 + LOW + 1e-9
+    assert skill._rotation[1, 2] > 0.8  # it leans in
+    assert skill._joint.goal == pytest.approx(0.14)
+    skill._scene.pan = (0.0, 0.31, 0.02)  # type: ignore[attr-defined]
+    assert skill._joint.value == pytest.approx(0.05)

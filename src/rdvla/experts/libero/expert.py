@@ -18,6 +18,7 @@ from rdvla.experts.libero.inserting import Insert
 from rdvla.experts.libero.pick_and_place import PickAndPlace
 from rdvla.experts.libero.pressing import PressShut
 from rdvla.experts.libero.push import Slide
+from rdvla.experts.libero.pushing_in import PushIn
 from rdvla.experts.libero.scene import Goal, LiberoScene
 from rdvla.experts.libero.unfolding import Unfold
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 SKILLS: Mapping[str, Callable[[LiberoScene, Goal], Skill]] = {
     "clear": Clear,
+    "push": PushIn,
     "in": PickAndPlace,
     "on": PickAndPlace,
     "open": MoveJoint,
@@ -32,7 +34,8 @@ SKILLS: Mapping[str, Callable[[LiberoScene, Goal], Skill]] = {
     "turnon": MoveJoint,
     "turnoff": MoveJoint,
 }
-"""Predicate -> the skill that makes it true. `clear` is none of LIBERO's: it makes room before something opens."""
+"""Predicate -> the skill that makes it true. `clear` and `push` are none of LIBERO's: the one makes room before
+something opens, the other moves what was let go too far out."""
 
 SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10", "libero_90", "libero_object_varied")
 """The suites with experts. Of libero_90 not every task is solved; docs/libero.md has the rates."""

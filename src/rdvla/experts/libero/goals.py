@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rdvla.experts.libero.clearing import is_covered
+from rdvla.experts.libero.pushing_in import stands_before
 from rdvla.experts.libero.scene import Goal, LiberoScene
 
 PASSABLE = 0.7  # of the way from closed to open: from here on things go in and out
@@ -20,8 +21,12 @@ def next_goal(scene: LiberoScene, goals: Sequence[Goal]) -> Goal:
     goal = (free or unmet)[0]
     if goal.predicate == "open":
         return _opening(scene, goal.arguments[0], unmet)
-    door = scene.door(goal.arguments[1]) if goal.predicate == "in" else None
-    return goal if door is None or _is_passable(scene, door) else _opening(scene, door, unmet)
+    if goal.predicate != "in":
+        return goal
+    door = scene.door(goal.arguments[1])
+    if door is not None and not _is_passable(scene, door):
+        return _opening(scene, door, unmet)
+    return Goal("push", goal.arguments) if stands_before(scene, goal) else goal
 
 
 def _opening(scene: LiberoScene, door: str, unmet: Sequence[Goal]) -> Goal:

@@ -67,7 +67,7 @@ class Insert(PickAndPlace):
         scene = self._scene
         self._origin = scene.position(self._object)
         self._obstacles = scene.obstacle_points(self._object)
-        self._into = self._find_entry()
+        self._into = find_entry(scene, self._object, self._goal.arguments[1])
         points = scene.boxes(self._object).points(0.006)
         found = sorted(self._tail_grasps(points), key=lambda grasp: grasp.cost)
         if not found:
@@ -77,7 +77,7 @@ class Insert(PickAndPlace):
 
     def _hold_on(self) -> None:
         self._obstacles = self._scene.obstacle_points(self._object)
-        self._into = self._find_entry()
+        self._into = find_entry(self._scene, self._object, self._goal.arguments[1])
         super()._hold_on()
 
     def _held(self) -> Grasp:
@@ -86,23 +86,6 @@ class Insert(PickAndPlace):
         yaw = closing_yaw(closing)
         tilt = float(np.arctan2(approach[0] * np.cos(yaw) + approach[1] * np.sin(yaw), -approach[2]))
         return replace(super()._held(), yaw=yaw, tilt=tilt)
-
-    def _find_entry(self) -> Array:
-        """Return the horizontal direction `[3]`, along one of the region's sides, in which the least is in the way."""
-        region = self._goal.arguments[1]
-        center, half = self._scene.position(region), self._scene.region_half_size(region)
-        offsets = self._obstacles - center
-        offsets = offsets[np.abs(offsets[:, 2]) < half[2]]
-        length = float(np.ptp(self._scene.boxes(self._object).points()[:, :2], axis=0).max())
-        best, fewest = np.zeros(3), np.inf
-        for axis in range(2):
-            for sign in (1.0, -1.0):
-                outward = -sign * offsets[:, axis]
-                beside = np.abs(offsets[:, 1 - axis]) < half[1 - axis] / 2
-                met = int((beside & (outward > 0) & (outward < half[axis] + length)).sum())
-                if met < fewest:
-                    best, fewest = sign * np.eye(3)[axis], met
-        return best
 
     def _tail_grasps(self, points: Array) -> list[Grasp]:
         center = (points[:, :2].max(axis=0) + points[:, :2].min(axis=0)) / 2
@@ -139,11 +122,7 @@ class Insert(PickAndPlace):
         origin = -rotation @ self._offset_in_hand
         self._hang = -float(shape[:, 2].min())
         center, half = scene.position(region), scene.region_half_size(region)
-        walls = scene.walls(region)
-        assert walls is not None
-        floor = walls.points()
-        floor = floor[np.linalg.norm(floor[:, :2] - center[:2], axis=1) < ROOF_RADIUS]
-        support = float(floor[floor[:, 2] < center[2], 2].max(initial=center[2] - half[2]))
+        support = floor_height(scene, region)
         center = np.array([*center[:2], support + GAP + self._hang + origin[2]]) - origin
         depth = float(np.abs(half @ into))
         inner = np.arange(DEEPEST - depth, DEPTH_STEP / 2, DEPTH_STEP)
@@ -207,6 +186,32 @@ class Insert(PickAndPlace):
             case _:
                 return super()._advance(position)
         return True
+
+
+def find_entry(scene: LiberoScene, name: str, region: str) -> Array:
+    """Return the horizontal direction `[3]`, along a region's sides, in which the least is in an object's way."""
+    center, half = scene.position(region), scene.region_half_size(region)
+    offsets = scene.obstacle_points(name) - center
+    offsets = offsets[np.abs(offsets[:, 2]) < half[2]]
+    length = float(np.ptp(scene.boxes(name).points()[:, :2], axis=0).max())
+    best, fewest = np.zeros(3), np.inf
+    for axis in range(2):
+        for sign in (1.0, -1.0):
+            outward = -sign * offsets[:, axis]
+            beside = np.abs(offsets[:, 1 - axis]) < half[1 - axis] / 2
+            met = int((beside & (outward > 0) & (outward < half[axis] + length)).sum())
+            if met < fewest:
+                best, fewest = sign * np.eye(3)[axis], met
+    return best
+
+
+def floor_height(scene: LiberoScene, region: str) -> float:
+    """Return the height of what a region's object stands on."""
+    center, half, walls = scene.position(region), scene.region_half_size(region), scene.walls(region)
+    assert walls is not None
+    points = walls.points()
+    points = points[np.linalg.norm(points[:, :2] - center[:2], axis=1) < ROOF_RADIUS]
+    return float(points[points[:, 2] < center[2], 2].max(initial=center[2] - half[2]))
 
 
 def _to_palm(position: Array, rotation: Array, own: Array) -> float:
