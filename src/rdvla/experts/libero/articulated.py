@@ -54,6 +54,7 @@ class MoveJoint:
 
     close_steps = CLOSE_STEPS
     waiting_gripper = OPEN
+    travels_turning = True
 
     _hold: tuple[Array, Array]
     _held_value: float
@@ -86,8 +87,8 @@ class MoveJoint:
         start = self._scene.gripper_position
         start = start - out_of_reach(start, self._scene.gripper_rotation, self._scene.base)
         way = self._standoff[:2] - start[:2]
-        ahead = way * max(0.0, 1.0 - SWING / max(float(np.linalg.norm(way)), SWING))
-        self._turning_point = np.array([*(start[:2] + ahead), max(start[2], self._standoff[2] + GLIDE)])
+        share = max(0.0, 1.0 - SWING / max(float(np.linalg.norm(way)), SWING)) if self.travels_turning else 0.0
+        self._turning_point = np.array([*(start[:2] + share * way), max(start[2], self._standoff[2] + GLIDE)])
         self._enter(Phase.TURN)
 
     def act(self) -> NDArray[np.float32] | None:

@@ -20,6 +20,7 @@ class PressShut(MoveJoint):
 
     close_steps = 0
     waiting_gripper = CLOSED
+    travels_turning = False  # what it shuts is wide open, and in the way
 
     def _plan(self) -> tuple[Array, Array]:
         return self._door() if self._joint.hinge else self._drawer()
