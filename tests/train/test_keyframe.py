@@ -59,7 +59,7 @@ def test_samples_bring_the_state_at_the_next_change_of_the_gripper(tmp_path):
     np.testing.assert_array_equal(keyframe.state, states[[2, 2, 3, 3, 6, 6, 7, 7]])
     assert keyframe.is_far.tolist() == [True, True, False, False] * 2
     assert dataset.far_samples().anchors.tolist() == [0, 1, 4, 5]
-    with pytest.raises(ConfigError, match="entries 0 to 7, not 8"):
+    with pytest.raises(ConfigError, match=r"keyframe\.entries: the state has the entries 0 to 7, not 8"):
         whole.with_keyframes([8], 0.0)
 
 

@@ -227,7 +227,9 @@ class LeRobotDataset:
         """
         chosen = list(range(self.state_size)) if entries is None else list(entries)
         if max(chosen) >= self.state_size:
-            raise ConfigError(f"keyframe.entries: the state has 0 to {self.state_size - 1}, not {max(chosen)}.")
+            raise ConfigError(
+                f"keyframe.entries: the state has the entries 0 to {self.state_size - 1}, not {max(chosen)}."
+            )
         gripper = self.source.columns[self.action_keys[-1]][:, -1]
         episodes = [self.source.rows(episode) for episode in range(len(self.source.episodes))]
         next_row = np.concatenate([next_keyframes(gripper[rows]) + rows.start for rows in episodes])

@@ -25,6 +25,9 @@ class Clear(PickAndPlace):
     The goal is `("clear", (object, door))`, where `door` is what `open` takes.
     """
 
+    retreat_steps = 5  # what comes next rises too
+    catches = 0  # wherever it stands will do
+
     _spot: Place | None = None
 
     def start(self) -> None:

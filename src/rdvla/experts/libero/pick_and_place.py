@@ -56,6 +56,9 @@ class PickAndPlace:
         grasp: how the object is to be taken, or None before `start`.
     """
 
+    retreat_steps = RETREAT_STEPS
+    catches = CATCHES
+
     _hover: Array
     _hold: Array
     _lifted: Array
@@ -209,7 +212,7 @@ class PickAndPlace:
                 stuck = self._stuck(position)
                 if self._lost(position):
                     self._back_off(position)
-                elif stuck and self._catches < CATCHES and position[2] > self._release[2] + CAUGHT:
+                elif stuck and self._catches < self.catches and position[2] > self._release[2] + CAUGHT:
                     self._catches += 1
                     self._aim(position)
                     self._enter(Phase.CARRY)
@@ -221,7 +224,7 @@ class PickAndPlace:
                 if self._steps >= OPEN_STEPS or self._scene.gripper_opening > self._held_opening + OPEN_ENOUGH:
                     self._back_off(position)
             case Phase.RETREAT:
-                return self._steps < RETREAT_STEPS
+                return self._steps < self.retreat_steps
         return True
 
     def _target(self, position: Array) -> tuple[Array, float]:
