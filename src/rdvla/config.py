@@ -21,9 +21,9 @@ from rdvla.errors import ConfigError, suggest
 
 
 class Config(BaseModel):
-    """Base of every configuration: frozen, no unknown keys, types checked, numbers finite."""
+    """Base of every configuration: frozen, no unknown keys, types checked."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
     described_by: ClassVar[type[BaseModel] | None] = None
     """Whose docstring says what the fields mean, if not this class's."""
 

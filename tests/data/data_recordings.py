@@ -13,6 +13,7 @@ STATE = "observation.state"
 PRIMARY = "observation.images.image"
 WRIST = "observation.images.image2"
 DATA = "data/chunk-000/file-000.parquet"
+EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 
 
 def features(dtype="image", size=(24, 32), state=8, action=7, fresh=False):

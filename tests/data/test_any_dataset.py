@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_recordings import DATA, PRIMARY, STATE, change, episode, errors, open_dataset, record
+from data_recordings import DATA, EPISODES, PRIMARY, STATE, change, episode, errors, open_dataset, record
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
@@ -19,7 +19,6 @@ from rdvla.data.summary import summarise
 from rdvla.errors import DatasetError
 from rdvla.types import ActionConvention
 
-EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 LENGTHS = (3, 1, 2)
 NONE = ActionConvention("none")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_recordings import DATA, PRIMARY, STATE, WRIST, change, episode, errors, open_dataset, record
+from data_recordings import DATA, EPISODES, PRIMARY, STATE, WRIST, change, episode, errors, open_dataset, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -285,9 +285,12 @@ class TestTimestamps:
         root = tmp_path / "video"
         record(root, [episode(0, size=(64, 64)), episode(1, size=(64, 64))], dtype="video", size=(64, 64))
         change(root, "timestamp", lambda rows: [value + 0.5 for value in rows])
-        assert "0.500 s late" in errors(root)[0].what
-        change(root, "timestamp", lambda rows: [value + 0.04 * (row % 2) for row, value in enumerate(rows)])
-        assert "data.timestamps=frame_index" in errors(root)[0].fix
+        assert "timestamps go from 0.500 to 1.000 s, its pictures in" in errors(root)[0].what
+        assert any("all 0.500 s late" in finding.what for finding in check_dataset(root))
+        change(root, "timestamp", lambda rows: [row % 11 / 20 + 0.04 * (row % 11 % 2) for row in range(len(rows))])
+        found = [finding for finding in check_dataset(root) if "data.timestamps=frame_index" in finding.fix]
+        assert [finding.severity for finding in found] == ["warning"] * 2
+        assert "up to 0.040 s off" in found[0].what
 
     def test_frames_by_number_on_request(self, tmp_path):
         root = tmp_path / "video"
@@ -311,9 +314,29 @@ class TestTimestamps:
         root = tmp_path / "video"
         record(root, [episode(seed, size=(64, 64)) for seed in range(2)], dtype="video", size=(64, 64))
         change(root, "timestamp", lambda rows: [value + 0.05 * (row < 11) for row, value in enumerate(rows)])
-        with pytest.raises(DatasetError, match=r"all 0.050 s late.*data\.timestamps=frame_index"):
+        with pytest.raises(DatasetError, match=r"from 0.050 to 0.550 s, .* to 0.500 s: .*data\.timestamps=frame_index"):
             open_dataset(root)
         open_dataset(root, timestamps="frame_index")
+
+    def test_an_episode_whose_beginning_was_cut_off_is_read_at_its_times(self, tmp_path):
+        root = tmp_path / "video"
+        record(root, [episode(seed, size=(64, 64)) for seed in range(2)], dtype="video", size=(64, 64))
+        before = open_dataset(root).batch(range(22)).images["primary"]
+        table = pq.read_table(root / DATA).to_pylist()[3:]
+        for row in table[:8]:
+            row["frame_index"] -= 3
+        shape = pq.read_schema(root / DATA)
+        for number, row in enumerate(table):
+            row["index"] = number
+        pq.write_table(pa.Table.from_pylist(table, schema=shape), root / DATA)
+        rows = pq.read_table(root / EPISODES).to_pylist()
+        rows[0]["length"] = rows[0]["dataset_to_index"] = rows[1]["dataset_from_index"] = 8
+        rows[1]["dataset_to_index"] = 19
+        pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(root / EPISODES)), root / EPISODES)
+        info = json.loads((root / INFO_PATH).read_text()) | {"total_frames": 19}
+        (root / INFO_PATH).write_text(json.dumps(info))
+        cut = open_dataset(root, cache_dir=tmp_path / "other").batch(range(19)).images["primary"]
+        assert (cut == before[3:]).all()
 
 
 def test_a_film_without_a_picture_of_its_own(tmp_path):

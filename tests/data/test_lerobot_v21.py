@@ -121,6 +121,15 @@ def test_what_needs_no_conversion_or_is_not_there(tmp_path):
         assert message in str(result.exception)
 
 
+def test_without_the_columns_that_say_where_a_row_belongs(tmp_path):
+    """As other people's converters write it."""
+    root = write_v21(tmp_path / "old", "image")
+    for path in sorted((root / "data/chunk-000").glob("*.parquet")):
+        pq.write_table(pq.read_table(path).drop_columns(["frame_index", "index"]), path)
+    assert convert(root, tmp_path / "new").exit_code == 0
+    assert DatasetInfo.load(tmp_path / "new").total_frames == 11
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -134,7 +143,7 @@ def test_what_needs_no_conversion_or_is_not_there(tmp_path):
             lambda root: (root / "meta/episodes.jsonl").write_text('{"episode_index": 0, "length": 5}\n'),
             "has 1, and not",
         ),
-        (lambda root: turn_round(root / "data/chunk-000/episode_000001.parquet"), "a row of episode 1, frame 5"),
+        (lambda root: turn_round(root / "data/chunk-000/episode_000001.parquet"), "has frame_index 5 in row 0"),
         (lambda root: (root / "meta/tasks.jsonl").write_text("version https://git-lfs.github.com/spec/v1\n"), "lfs"),
     ],
 )

@@ -105,6 +105,7 @@ def test_a_malformed_info(root, key, value, words):
         ({"names": ["b", "g", "r"]}, "blue, green, red"),
         ({"names": ["height", "width", ["Blue", "green", "red"]]}, "blue, green, red"),
         ({"names": {"channels": ["blue", "green", "red"]}}, "blue, green, red"),
+        ({"names": ["height", "width", "B G R"]}, "blue, green, red"),
     ],
 )
 def test_a_malformed_feature(root, entry, words):

@@ -110,7 +110,7 @@ def test_episodes_of_two_policies_give_no_alarm(run, tmp_path):
 
 
 def test_episodes_of_a_policy_that_was_loaded_in_two_ways_give_no_alarm(tmp_path):
-    stops, ways = (StopRule("action_mse"),), ("ck", "ck (precision=int8)", "else/ck")
+    stops, ways = (StopRule("action_mse"),), ("ck", "ck (precision=int8)", "else/ck (device=cuda, compile=True)")
     plain, int8, moved = (
         report_fakes.write_run(tmp_path / f"run{number}", stops=stops, n_tasks=1, policy=policy, seed=number)
         for number, policy in enumerate(ways)

@@ -142,6 +142,18 @@ def test_a_rim_is_pressed_down_while_it_is_taken() -> None:
     assert skill._target(skill._hold)[0].tolist() == pytest.approx([-0.3, 0.5, 0.02])
 
 
+def test_a_plate_that_comes_to_rest_above_its_place_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    skill = Slide(SimpleNamespace(gripper_opening=0.01), Goal("on", ("plate", "place")))  # type: ignore[arg-type]
+    monkeypatch.setattr(skill, "_lost", lambda position: False)
+    skill._release = np.array([0.0, 0.0, 0.02])
+    skill._enter(Phase.LOWER)
+    for _ in range(20):
+        skill._steps += 1
+        skill._advance(np.array([0.0, 0.0, 0.028]))
+        skill._last_height = 0.028
+    assert skill.phase is Phase.OPEN
+
+
 def test_what_is_caught_on_a_rim_is_lifted_again_before_it_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = SimpleNamespace(gripper_opening=0.01)
     skill = PickAndPlace(scene, Goal("in", ("bowl", "drawer")))  # type: ignore[arg-type]
@@ -149,7 +161,7 @@ def test_what_is_caught_on_a_rim_is_lifted_again_before_it_is_let_go(monkeypatch
     monkeypatch.setattr(skill, "_lost", lambda position: False)
     monkeypatch.setattr(skill, "_stuck", lambda position: True)
     monkeypatch.setattr(skill, "_aim", lambda position: aims.append(position[2]))
-    skill._release, skill._catches = np.array([0.0, 0.0, 0.1]), 0
+    skill._release = np.array([0.0, 0.0, 0.1])
     phases = []
     for height in (0.2, 0.19, 0.18, 0.11):
         skill._enter(Phase.LOWER)

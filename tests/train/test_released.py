@@ -89,6 +89,13 @@ def test_a_released_key_over_a_file_of_ours_changes_what_it_says_alone():
     assert found == values | {"project": "mine", "trackers": ["tensorboard", "wandb"]}
 
 
+@pytest.mark.parametrize("key", ["output_dir", "run_name", "data.data_root_dir", "data.dataset_name"])
+def test_a_released_key_that_a_file_of_ours_says_otherwise_is_refused(key):
+    values = load_yaml(CONFIGS / "tiny_libero.yaml")
+    with pytest.raises(ConfigError, match=f"'{key}' of the released code stands beside"):
+        translate(apply_overrides(values, [f"--{key}=mine"]), complete=is_released(values))
+
+
 def test_a_silent_file_gets_the_released_defaults():
     values, _ = translate({"data": {"dataset_name": "calvin_abc_rlds"}, "run_name": "first"})
     config = TrainConfig.build(values)

@@ -130,6 +130,12 @@ def test_settings_that_nothing_would_read(dataset):
             TrainConfig.build(small(dataset, "run", model=model))
 
 
+def test_an_evaluation_plays_every_task_once(dataset):
+    evaluation = {"every": 1, "suites": ["toy"], "task_ids": [3, 3]}
+    with pytest.raises(ConfigError, match=r"evaluation\.task_ids repeats a value: 3, 3"):
+        TrainConfig.build(small(dataset, "run", evaluation=evaluation))
+
+
 @pytest.mark.parametrize("name", ["max_loss_ratio", "hang_timeout_s"])
 def test_settings_are_finite(dataset, name):
     with pytest.raises(ConfigError, match=f"'{name}' = inf"):

@@ -93,7 +93,7 @@ def play_command(
     strategy = make_strategy(chunked, make_horizon(horizon or DEFAULT_HORIZON))
     if threads is not None and checkpoint is None:
         raise ConfigError(f"--threads {threads} is for a checkpoint; {policy} computes elsewhere, or not at all.")
-    _, _, make_policy = choose_policy(checkpoint, policy, loading)
+    _, _, make_policy = choose_policy(checkpoint, policy, loading, steering=True)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("rdvla.robot.loop").setLevel(logging.ERROR)  # a simulator may be slower than --rate
     if checkpoint is not None:

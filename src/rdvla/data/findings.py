@@ -163,9 +163,9 @@ def about_timestamps(rows: Rows) -> list[Finding]:
         frame = int(np.abs(off).argmax())
         steady = np.ptp(off) <= LATE
         kind = f"all {off[0] / rows.fps:.3f} s late" if steady else f"up to {off[frame] / rows.fps:.3f} s off"
-        what = f"timestamps are {kind}: they are not frame_index / {rows.fps:g}, so no video frame belongs to them."
-        fix = "If the frames are evenly spaced, read them by number: data.timestamps=frame_index."
-        findings.append(Finding("error", what, fix, "timestamp", int(rows.episode_index[number]), frame))
+        what = f"timestamps are {kind}: they are not frame_index / {rows.fps:g}. A video is read at the stored times."
+        fix = "If they are a clock's and the frames evenly spaced, read these by number: data.timestamps=frame_index."
+        findings.append(Finding("warning", what, fix, "timestamp", int(rows.episode_index[number]), frame))
     return findings
 
 

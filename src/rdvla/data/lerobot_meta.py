@@ -1,6 +1,5 @@
 """LeRobotDataset v3.0: names, paths and `meta/info.json`, shared by the reader and the writer."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,7 +130,8 @@ class Feature:
             return feature
         if len(shape) != 3:
             raise ValueError(f"shape is {shape}, and a picture has height, width and channels")
-        if any(order in re.sub("[^a-z]", "", json.dumps(names).lower()) for order in ("bgr", "bluegreenred")):
+        words = " ".join(re.findall("[a-z]+", " ".join(_flat(names)).lower()))
+        if re.search(r"\b(bgr|b g r|blue green red)\b", words):
             raise ValueError("its channels are said to be blue, green, red; record it as RGB, or say rgb if it is")
         return feature
 
@@ -145,7 +145,9 @@ def _flat(names: Any) -> list[str]:
     """Return names in order; LeRobot nests them in a mapping such as {"motors": [...]} at times."""
     if isinstance(names, dict):
         return [name for value in names.values() for name in _flat(value)]
-    return [str(name) for name in names] if isinstance(names, list | tuple) else []
+    if isinstance(names, list | tuple):
+        return [name for value in names for name in (_flat(value) if isinstance(value, list | tuple) else [str(value)])]
+    return []
 
 
 def vector_feature(names: list[str]) -> Feature:

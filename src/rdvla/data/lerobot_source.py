@@ -95,11 +95,10 @@ class LeRobotSource:
                 if one != two:
                     raise DatasetError(f"'{key}' has {one} entries in '{first.root}', {two} in '{other.root}'.")
                 names, others = (source.info.features[key].flat_names for source in (first, other))
-                if moved := [name for name, its in zip(names, others, strict=False) if name != its and name in others]:
+                if names != others and sorted(names) == sorted(others):
                     raise DatasetError(
                         f"'{key}' has the entries {', '.join(names)} in '{first.root}', {', '.join(others)} in "
-                        f"'{other.root}': '{moved[0]}' is elsewhere. Bring them into one order, or correct "
-                        "meta/info.json."
+                        f"'{other.root}': bring them into one order, or correct meta/info.json."
                     )
         tasks = dict(enumerate(dict.fromkeys(task for source in sources for task in source.tasks.values())))
         number = {task: index for index, task in tasks.items()}

@@ -25,7 +25,8 @@ def is_v21(root: Path) -> bool:
     return path.is_file() and read_json(path, DatasetError, _FIX).get("codebase_version") in VERSIONS
 
 
-_NUMBERS = ("episode_index", "frame_index")
+_PLACES = ("episode_index", "frame_index")
+"""Columns that say where a row belongs; not every dataset has them."""
 
 
 @dataclass(frozen=True)
@@ -112,17 +113,20 @@ class LeRobotV21:
         path = self._path(self.paths[0], number)
         numeric = [key for key, feature in self.features.items() if not feature.is_camera]
         pictures = [key for key, feature in self.features.items() if feature.is_camera and key not in self.videos]
-        table = tables.read_table(path, [*numeric, *pictures, *("timestamp", *_NUMBERS, "task_index")])
+        places = [key for key in _PLACES if key in tables.column_names(path)]
+        table = tables.read_table(path, [*numeric, *pictures, *("timestamp", *places, "task_index")])
         if len(table) != length:
             raise DatasetError(
                 f"'{path}' has {len(table)} rows, meta/episodes.jsonl says {length}; copy the dataset again."
             )
-        places = zip(*(table[key].to_pylist() for key in _NUMBERS), strict=True)
-        if wrong := next((place for frame, place in enumerate(places) if place != (number, frame)), None):
-            raise DatasetError(
-                f"'{path}' has a row of episode {wrong[0]}, frame {wrong[1]} where another one of episode {number} "
-                "belongs; copy the dataset again."
-            )
+        for key in places:
+            expected = [number] * length if key == "episode_index" else list(range(length))
+            if (there := table[key].to_pylist()) != expected:
+                row = next(at for at in range(length) if there[at] != expected[at])
+                raise DatasetError(
+                    f"'{path}' has {key} {there[row]} in row {row}, where {expected[row]} belongs; copy the dataset "
+                    "again."
+                )
         scalar = Feature("float64", (1,))
         stamps = tables.numeric_column(table, "timestamp", scalar, path)[:, 0]
         found = sorted(set(table["task_index"].to_pylist()))

@@ -25,7 +25,7 @@ from rdvla.data.episodes import (
     gripper_changes,
     next_keyframes,
 )
-from rdvla.data.findings import Finding, about_jumps, about_timestamps, first_error
+from rdvla.data.findings import Finding, about_jumps, first_error
 from rdvla.data.frame_cache import (
     KEEP_SIZE,
     EpisodeFrames,
@@ -115,7 +115,7 @@ class LeRobotDataset:
         chunk_starts(1, chunk_size, sampling)
         if timestamps not in get_args(Timestamps):
             raise ConfigError(f"unknown timestamps '{timestamps}'.{suggest(timestamps, get_args(Timestamps))}")
-        sources, caches = [], []
+        sources, chosen_by = [], []
         for folder in [resolve(each, DATASET) for each in ([root] if isinstance(root, Path | str) else root)]:
             info = DatasetInfo.load(folder)
             chosen = _choose_cameras(info, cameras)
@@ -124,19 +124,21 @@ class LeRobotDataset:
             source = LeRobotSource.load(folder, list(dict.fromkeys(state_keys + action_keys)))
             if timestamps == "frame_index":
                 source = source.evenly_spaced()
-            filmed = [key for key in chosen.values() if info.features[key].dtype == "video"]
-            late = about_timestamps(source.as_rows()) if filmed else []
-            finding = first_error([*late, *about_videos(source, list(chosen.values()))])
+            finding = first_error(about_videos(source, list(chosen.values())))
             if finding is not None:
                 raise DatasetError(f"'{folder}': {finding}")
             sources.append(source)
-            caches.append(_open_cache(source, chosen, transform, timestamps if filmed else "", cache_dir, progress))
-            if caches[0].keys() != caches[-1].keys():
+            chosen_by.append(chosen)
+            if chosen.keys() != chosen_by[0].keys():
                 raise DatasetError(
-                    f"'{sources[0].root}' has the cameras {', '.join(caches[0])}, '{folder}' {', '.join(caches[-1])}; "
+                    f"'{sources[0].root}' has the cameras {', '.join(chosen_by[0])}, '{folder}' {', '.join(chosen)}; "
                     "name those that both have (data.cameras)."
                 )
-        source = LeRobotSource.join(sources)
+        source = LeRobotSource.join(sources)  # what does not fit together is refused before anything is decoded
+        caches = [
+            _open_cache(each, named, transform, timestamps, cache_dir, progress)
+            for each, named in zip(sources, chosen_by, strict=True)
+        ]
         frames = {camera: join_frames([cache[camera] for cache in caches]) for camera in chosen}
         slots = np.where(source.fresh, np.cumsum(source.fresh) - 1, -1)
         everything = cls(
@@ -400,7 +402,9 @@ def _open_cache(
     progress: Progress | None,
 ) -> dict[str, MappedFrames]:
     jobs = [job for name, key in cameras.items() for job in _cache_jobs(source, name, key)]
-    key = cache_key(source.fingerprint(), cameras, transform, int(source.fresh.sum()), timestamps)
+    filmed = any(source.info.features[key].dtype == "video" for key in cameras.values())
+    found_by = timestamps if filmed else ""
+    key = cache_key(source.fingerprint(), cameras, transform, int(source.fresh.sum()), found_by)
     return open_cache(cache_dir, key, jobs, transform, progress)
 
 

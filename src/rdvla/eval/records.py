@@ -23,6 +23,9 @@ from rdvla.stops import StopRule
 
 EPISODES_FILE, RUN_FILE = "episodes.jsonl", "run.json"
 
+_ELSEWHERE = ("device", "revision", "compile")
+"""How a checkpoint is loaded that makes no other policy of it; which revision it is, its fingerprint says."""
+
 Key = tuple[str, int, Start, str, str]
 
 
@@ -275,7 +278,8 @@ def _loaded(folder: Path) -> str:
     if not isinstance(config, dict) or not isinstance(config.get("policy"), str):
         raise RecordError(f"'{folder / RUN_FILE}' does not say which policy was evaluated; evaluate again elsewhere.")
     source, options = split_policy(config["policy"])
-    return options or "as it is" if config.get("policy_digest") else source
+    kept = [each for each in options.split(", ") if each.partition("=")[0] not in _ELSEWHERE]
+    return ", ".join(kept) or "as it is" if config.get("policy_digest") else source
 
 
 def latest(records: Iterable[AnyRecord]) -> list[AnyRecord]:

@@ -67,15 +67,20 @@ def load_checkpoint(source: str, options: LoadOptions, expected: str | None = No
     return load_policy(source, **asdict(options))
 
 
-def connect(url: str, served: str | None = None) -> "RemotePolicy":
-    """Return the policy served at `url`, which must have the fingerprint `served` (None: any) and do as it is asked.
+def connect(url: str, served: str | None = None, *, steering: bool = False) -> "RemotePolicy":
+    """Return the policy served at `url`, which must have the fingerprint `served` (None: any).
+
+    Args:
+        url: of the server.
+        served: its fingerprint.
+        steering: whether a person at its live page may change what is asked.
 
     Raises:
         ServeError: nobody answers there, or it has another.
     """
     from rdvla.robot.client import RemotePolicy
 
-    remote = RemotePolicy(url, steering=False)
+    remote = RemotePolicy(url, steering=steering)
     found = remote.metadata.fingerprint
     if served is not None and found != served:
         remote.close()
@@ -84,7 +89,7 @@ def connect(url: str, served: str | None = None) -> "RemotePolicy":
 
 
 def choose_policy(
-    checkpoint: str | Path | None, policy: str | None, options: LoadOptions | None = None
+    checkpoint: str | Path | None, policy: str | None, options: LoadOptions | None = None, *, steering: bool = False
 ) -> tuple[str, str, Callable[[], Policy]]:
     """Return a policy's name, a fingerprint and a function that builds it.
 
@@ -95,6 +100,7 @@ def choose_policy(
         checkpoint: a checkpoint folder or a hub id, which is downloaded here.
         policy: `expert` or `ws://host:port`; exactly one of both is given.
         options: of a checkpoint; what is not default becomes part of the name.
+        steering: whether a person at a server's live page may change what is asked of it.
 
     Raises:
         ConfigError: both, neither, an unknown policy, or options for something that is no checkpoint.
@@ -118,7 +124,7 @@ def choose_policy(
     if policy.startswith(("ws://", "wss://")):
         with connect(policy) as remote:
             served = remote.metadata.fingerprint
-        return policy, served, partial(connect, policy, served)
+        return policy, served, partial(connect, policy, served, steering=steering)
     raise ConfigError(f"unknown policy '{policy}': it is 'expert' or an address such as ws://localhost:8000.")
 
 

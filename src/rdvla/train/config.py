@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -46,7 +47,13 @@ Names = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_several
 """A name, or a list of them."""
 
 
-class DataConfig(Config):
+class _Settings(Config):
+    """Settings that are written down as JSON, which has no infinite numbers."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class DataConfig(_Settings):
     """What to learn from.
 
     Attributes:
@@ -102,7 +109,7 @@ class DataConfig(Config):
         return "+".join(root.name for root in roots)
 
 
-class KeyframeConfig(Config):
+class KeyframeConfig(_Settings):
     """A second task beside the actions: to tell from the latent tokens where the robot will be at the next keyframe.
 
     A keyframe is where the gripper opens or closes next, or the episode's end. A linear layer reads the mean of the
@@ -123,7 +130,7 @@ class KeyframeConfig(Config):
     alone: bool = False
 
 
-class HeadOverrides(Config):
+class HeadOverrides(_Settings):
     """Departures from a head (fields of `HeadConfig`); null keeps what is there.
 
     That is the head of the checkpoint that a run starts from, also where its weights start anew, else the preset's.
@@ -152,7 +159,7 @@ OF_TRAINING = ("backprop_depth", "mean_recurrence", "random_depth")
 """The head's fields that no weight depends on: how deep training goes. A run may change them from its start on."""
 
 
-class LoraConfig(Config):
+class LoraConfig(_Settings):
     """Low-rank adapters on the language model, both towers and the projector; their own weights stay as they are.
 
     Attributes:
@@ -171,7 +178,7 @@ Preset = Literal["tiny", "rdvla_0_5b"]
 DEFAULT_PRESET: Preset = "tiny"
 
 
-class ModelConfig(Config):
+class ModelConfig(_Settings):
     """Which network to train.
 
     Attributes:
@@ -239,7 +246,7 @@ class ModelConfig(Config):
         return self.network | {"head": head}
 
 
-class OptimizerConfig(Config):
+class OptimizerConfig(_Settings):
     """AdamW with linear warm-up and a decay.
 
     Attributes:
@@ -279,7 +286,7 @@ class OptimizerConfig(Config):
         return self
 
 
-class EvaluationConfig(Config):
+class EvaluationConfig(_Settings):
     """Episodes that are played with a saved policy while training goes on.
 
     Attributes:
@@ -310,6 +317,10 @@ class EvaluationConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for name in ("suites", "task_ids"):
+            values = getattr(self, name) or ()
+            if len(set(values)) != len(values):
+                raise ConfigError(f"evaluation.{name} repeats a value: {', '.join(map(str, values))}.")
         _ = self.rule  # a wrong name or threshold is an error now
         return self
 
@@ -323,7 +334,7 @@ class EvaluationConfig(Config):
 TrainPrecision = Literal["float32", "mixed", "bfloat16"]
 
 
-class TrainConfig(Config):
+class TrainConfig(_Settings):
     """One training run.
 
     Attributes:

@@ -60,8 +60,13 @@ _NEEDLESS: Mapping[str, str] = {
     "resume": "the same command always continues its output folder",
 }
 
-_COMBINED = ("data.data_root_dir", "data.dataset_name", "output_dir", "run_name", "model.use_lora")
-_KNOWN = (*_RENAMED, *_TRANSLATED, *_FIXED, *_NEEDLESS, *_COMBINED)
+# Ours <- the released keys that say it together.
+_COMBINED: Mapping[str, tuple[str, ...]] = {
+    "data.root": ("data.data_root_dir", "data.dataset_name"),
+    "output": ("output_dir", "run_name"),
+    "model.lora": ("model.use_lora",),
+}
+_KNOWN = (*_RENAMED, *_TRANSLATED, *_FIXED, *_NEEDLESS, *(key for keys in _COMBINED.values() for key in keys))
 
 # What the released code does where a file is silent.
 _DEFAULTS: Mapping[str, Any] = {
@@ -125,10 +130,13 @@ def translate(values: Mapping[str, Any], *, complete: bool = True) -> tuple[dict
     result: Flat = {key: value for key, value in _DEFAULTS.items() if key not in needless} if complete else {}
     if complete and _dataset(given).startswith("calvin"):
         result["data.gripper"] = CALVIN.gripper
-    if complete or given.keys() & {"data.data_root_dir", "data.dataset_name"}:
+    if complete or given.keys() & set(_COMBINED["data.root"]):
         result["data.root"] = f"{given.get('data.data_root_dir', 'data/libero')}/{_dataset(given)}"
-    if complete or given.keys() & {"output_dir", "run_name"}:
+    if complete or given.keys() & set(_COMBINED["output"]):
         result["output"] = f"{given.get('output_dir', 'outputs')}/{given.get('run_name') or _dataset(given)}"
+    for ours, parts in _COMBINED.items():
+        if not complete and ours in given and (both := sorted(given.keys() & set(parts))):
+            raise ConfigError(f"'{both[0]}' of the released code stands beside '{ours}'; give {ours} alone.")
     notes = []
     for key, value in given.items():
         if reason := needless.get(_RENAMED.get(key, "")):

@@ -88,8 +88,9 @@ class RunFolder:
         saved = load_statistics(self.directory(step) / "policy" / STATISTICS)
         if _numbers(saved) != _numbers(statistics):
             raise TrainingError(
-                f"'{self.path}' holds a run on other data than '{'+'.join(statistics)}' is now; correct data.root, or "
-                "choose another output folder."
+                f"'{self.path}' holds a run on other data than '{'+'.join(statistics)}' is now (or, if a dataset is "
+                "named twice, of an earlier version, which held out other episodes); correct data.root, or choose "
+                "another output folder."
             )
 
     def save(self, step: int, checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:

@@ -68,7 +68,7 @@ class PickAndPlace:
     _offset_in_hand: Array
     _turn: float
     _hang: float
-    _catches: int
+    _catches = 0
 
     def __init__(self, scene: LiberoScene, goal: Goal) -> None:
         """Work towards `goal`, an `in` or `on` predicate, in `scene`."""
