@@ -103,9 +103,9 @@ def _depth_curve(drawing: Drawing, series: Series, x: Scale, y: Scale, css: str,
     drawing.path(points, f"line {css}")
     written = -math.inf
     for px, rate, rule in zip(xs, rates, rules, strict=True):
-        if not several and px - written >= 46:
+        last = rule is rules[-1] and len(rules) > 1
+        if not several and px - written >= 46 and (last or xs[-1] - px >= 92 or len(rules) == 1):
             written = px
-            last = rule is rules[-1] and len(rules) > 1
             place = y(rate.value) + (-12 if rate.value < 0.12 else 20)
             drawing.text((px - 8 if last else px + 8, place), percent(rate), "value", "end" if last else "start")
     name = _ladder_name(series, rules, several=several)
