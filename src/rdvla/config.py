@@ -6,7 +6,7 @@ Every room declares one `Config` subclass. An unknown key is an error that sugge
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from itertools import product
 from pathlib import Path
@@ -44,6 +44,16 @@ class Config(BaseModel):
         if lines:
             raise ConfigError(f"{source}: " + "; ".join(lines)) from None
         return built
+
+
+def require_distinct(name: str, values: Collection[object]) -> None:
+    """Make sure that a list of settings names everything once.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if len(set(values)) != len(values):
+        raise ConfigError(f"{name} repeats a value: {', '.join(map(str, values))}.")
 
 
 def _truths_for_numbers(model: type[Any], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

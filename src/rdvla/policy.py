@@ -6,13 +6,13 @@ remote server all look like this, so evaluation, serving and the control loop kn
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from rdvla.errors import ConfigError, suggest
-from rdvla.stops import StopRule
+from rdvla.stops import StopRule, is_number
 from rdvla.types import ActionChunk, Observation
 
 
@@ -113,7 +113,7 @@ class Ask:
     def __post_init__(self) -> None:
         if self.stop is not None and not isinstance(self.stop, StopRule):
             raise ConfigError(f"stop must be a StopRule, e.g. StopRule('action_mse', 1e-4), found {self.stop!r:.60}.")
-        if self.budget_ms is not None and not (_is_number(self.budget_ms) and self.budget_ms > 0):
+        if self.budget_ms is not None and not (is_number(self.budget_ms) and self.budget_ms > 0):
             raise ConfigError(f"budget_ms must be a positive number, found {self.budget_ms!r:.60}.")
         if self.trace_depth is not None and not (_counts(self.trace_depth) and self.trace_depth >= 2):
             raise ConfigError(f"trace_depth must be at least 2 iterations, found {self.trace_depth!r:.60}.")
@@ -138,10 +138,6 @@ class Ask:
     def shared(self) -> "Ask":
         """Everything but seed, carry and step: decisions that agree in this can be made together."""
         return replace(self, seed=None, carry=None, step=None)
-
-
-def _is_number(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real)
 
 
 def _counts(value: object) -> bool:

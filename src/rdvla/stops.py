@@ -138,7 +138,8 @@ def check_name(name: object) -> None:
         raise ConfigError(f"unknown stopping rule '{name}'.{suggest(name, known)}")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Say whether a value is a real number; a truth value is none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -179,12 +180,12 @@ class StopRule:
                 raise ConfigError("the rule 'fixed' has no threshold; drop it or choose an adaptive rule.")
         elif self.threshold is None:
             object.__setattr__(self, "threshold", rules()[self.name].default_threshold)
-        elif not _is_number(self.threshold) or not 0 <= self.threshold < np.inf:
+        elif not is_number(self.threshold) or not 0 <= self.threshold < np.inf:
             raise ConfigError(f"threshold must be a finite number of at least 0, found {self.threshold!r:.40}.")
         if self.defer is not None:
             if not self.reads_actions:
                 raise ConfigError(f"the rule '{self.name}' asks the Coda once, so there is nothing to defer; drop it.")
-            if not _is_number(self.defer) or not 0 < self.defer < np.inf:
+            if not is_number(self.defer) or not 0 < self.defer < np.inf:
                 raise ConfigError(
                     f"defer must be a relative change above 0, e.g. {SAFE_GATE}, found {self.defer!r:.40}."
                 )

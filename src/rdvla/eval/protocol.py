@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from pydantic import model_validator
 
-from rdvla.config import Config
+from rdvla.config import Config, require_distinct
 from rdvla.envs.base import InitState, Seed, Start, Suite, TaskSpec
 from rdvla.errors import ConfigError, suggest
 from rdvla.execution import SYNCHRONOUS, Strategy, execution_label, make_strategy
@@ -119,7 +119,6 @@ class EvalConfig(Config):
             raise ConfigError("an evaluation starts its episodes either from init_states or from seeds; give one.")
         for name in (
             "suites",
-            "task_ids",
             "init_states",
             "seeds",
             "stops",
@@ -130,12 +129,10 @@ class EvalConfig(Config):
             "delays",
         ):
             values = getattr(self, name)
-            if values is None:
-                continue
             if not values and name not in ("init_states", "seeds"):
                 raise ConfigError(f"{name} must name at least one.")
-            if len(set(values)) != len(values):
-                raise ConfigError(f"{name} repeats a value: {', '.join(map(str, values))}.")
+            require_distinct(name, values)
+        require_distinct("task_ids", self.task_ids or ())
         for horizon in self.horizons:
             make_horizon(horizon)
         for budget_ms in self.budgets_ms:

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from rdvla.config import Config
+from rdvla.config import Config, require_distinct
 from rdvla.data.augmentation import LIGHT_AUGMENTATION, Augmentation
 from rdvla.data.episodes import Sampling, Timestamps
 from rdvla.data.images import ImagePath
@@ -317,10 +317,8 @@ class EvaluationConfig(_Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in ("suites", "task_ids"):
-            values = getattr(self, name) or ()
-            if len(set(values)) != len(values):
-                raise ConfigError(f"evaluation.{name} repeats a value: {', '.join(map(str, values))}.")
+        require_distinct("evaluation.suites", self.suites)
+        require_distinct("evaluation.task_ids", self.task_ids or ())
         _ = self.rule  # a wrong name or threshold is an error now
         return self
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -116,7 +117,10 @@ def open_split(config: TrainConfig, origin: Origin, decoding: Progress | None) -
         dataset = dataset.with_keyframes(config.keyframe.entries, config.keyframe.beyond)
     chosen = _chosen(dataset, config.data.instructions)
     copies = {episode: dataset.origin(episode) for episode in dataset.episodes}
-    distinct = list({copies[episode]: episode for episode in reversed(chosen)}.values())[::-1]
+    firsts: dict[tuple[Path, int], int] = {}
+    for episode in chosen:
+        firsts.setdefault(copies[episode], episode)
+    distinct = list(firsts.values())
     positions = np.linspace(0, len(distinct) - 1, round(len(distinct) * config.data.validation_fraction))
     validation = {distinct[position] for position in positions.round().astype(int)}
     held_out = {copies[episode] for episode in validation}
