@@ -1,10 +1,17 @@
 """Grasp planning on made-up boxes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from rdvla.experts.libero.boxes import Boxes, corridor_height, top_height
+from rdvla.experts.libero.control import downward_rotation
 from rdvla.experts.libero.grasps import Grasp, closing_axis, horizontal_reach, plan_grasps, wrap_half_turn
+from rdvla.experts.libero.hand import count_inside
+from rdvla.experts.libero.pick_and_place import PickAndPlace
+from rdvla.experts.libero.placing import Place
+from rdvla.experts.libero.scene import Goal
 
 BASE = np.array([-0.6, 0.0, 0.0])
 NOTHING = np.empty((0, 3))
@@ -80,6 +87,29 @@ def test_a_bowl_far_out_is_taken_from_the_side_of_the_robot() -> None:
     near, far = best(bowl(-0.2, 0.0)), best(bowl(0.2, 0.0))
     assert abs(near.yaw) < 0.1
     assert far.position[0] < 0.2 - 0.02
+
+
+@pytest.mark.parametrize("front", [1.0, 0.195])
+def test_a_hand_that_would_strike_something_where_it_lets_go_takes_another_grasp(
+    front: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cabinet stands behind the place, its front at y = `front`."""
+    start, end = np.array([0.05, -0.2, 0.0]), np.array([0.05, 0.15])
+    cabinet = box((0.05, front + 0.05, 0.2), (0.4, 0.1, 0.4)).points(0.015)
+    scene = SimpleNamespace(
+        base=BASE, boxes=lambda _: bowl(*start[:2]), position=lambda _: start, obstacle_points=lambda _: cabinet
+    )
+    skill = PickAndPlace(scene, Goal("in", ("bowl", "drawer")))  # type: ignore[arg-type]
+    monkeypatch.setattr(skill, "_find_place", lambda: Place(end, 0.0, 0.06))
+    skill._plan()
+    grasp, plain = skill._planned, best(bowl(*start[:2]))
+    there = [np.array([*(end + g.position[:2] - start[:2]), 0.08]) for g in (grasp, plain)]
+    struck = [
+        count_inside(position, downward_rotation(g.yaw), cabinet, opened=False)
+        for position, g in zip(there, (grasp, plain), strict=True)
+    ]
+    assert struck[0] == 0
+    assert (grasp.label == plain.label) is (struck[1] == 0) is (front == 1.0)
 
 
 def test_small_shifts_give_the_same_grasp() -> None:

@@ -10,6 +10,7 @@ from rdvla.experts.base import NoPlanError
 from rdvla.experts.libero.boxes import Array, corridor_height
 from rdvla.experts.libero.control import CLOSED, OPEN, action_towards, downward_rotation, rotation_vector
 from rdvla.experts.libero.grasps import TIP_BELOW, Grasp, closing_yaw, plan_grasps, wrap_half_turn
+from rdvla.experts.libero.hand import count_inside
 from rdvla.experts.libero.placing import Place, find_place
 from rdvla.experts.libero.scene import Goal, LiberoScene
 
@@ -29,6 +30,8 @@ PICKED_RISE = 0.02  # m that a held object must have risen
 LOST_SHIFT = 0.06  # m that an object may shift in the hand
 STUCK_MOVE = 0.0012  # m per step below which a lowered gripper counts as standing still
 STUCK_STEPS = 4
+STRIKE_COST = 0.1  # per obstacle point inside the hand where it would let go, e.g. of a cabinet above its drawer,
+MOST_STRIKES_COST = 3.0  # at most
 CAUGHT = 0.03  # m above the release at which what is held has come to rest on a rim and is not let go of,
 CATCHES = 2  # so many times
 MAX_YAW = np.deg2rad(120.0)  # beyond this the hand turns the other way round, which looks the same
@@ -141,7 +144,8 @@ class PickAndPlace:
         self._obstacles: Array = scene.obstacle_points(self._object)
         self._origin = scene.position(self._object)
         boxes = scene.boxes(self._object)
-        rise = self._place.support - float(boxes.points()[:, 2].min())
+        bottom = float(boxes.points()[:, 2].min())
+        rise = self._place.support - bottom
         found = plan_grasps(
             boxes,
             self._obstacles,
@@ -152,8 +156,18 @@ class PickAndPlace:
         )
         if not found:
             raise NoPlanError(f"no grasp of '{self._object}' is free of obstacles.")
+        found.sort(key=lambda grasp: grasp.cost + self._cost_at_the_place(grasp, bottom))
         self._choose(found[0])
         return found
+
+    def _cost_at_the_place(self, grasp: Grasp, bottom: float) -> float:
+        """Return what it costs that the hand would strike something where it lets go of what stands at z `bottom`."""
+        place = self._place
+        offset = _turned(grasp.position[:2] - self._origin[:2], place.turn)
+        position = np.array([*(place.xy + offset), place.release_height(float(grasp.position[2]) - bottom)])
+        rotation = downward_rotation(grasp.yaw + place.turn, grasp.tilt)
+        struck = count_inside(position, rotation, self._obstacles, opened=False)
+        return min(STRIKE_COST * struck, MOST_STRIKES_COST)
 
     def _choose(self, grasp: Grasp) -> None:
         self.grasp = grasp
