@@ -10,7 +10,9 @@ from rdvla.errors import ConfigError
 from rdvla.execution import (
     Background,
     CalvinReleased,
+    Decision,
     Executor,
+    Ledger,
     Strategy,
     Synchronous,
     TemporalEnsembling,
@@ -253,3 +255,15 @@ def test_a_carry_goes_to_the_next_decision_of_the_same_stage_and_episode():
     executor.reset(seed=6)
     play(1)
     assert planner.carries[3:] == [None, b"0", None]
+
+
+@pytest.mark.parametrize("every", [0, 1.5, float("nan"), "2"])
+def test_ensembling_asks_every_so_many_whole_steps(every):
+    with pytest.raises(ConfigError, match="every must be a whole number of at least 1 step"):
+        TemporalEnsembling(every=every)
+
+
+def test_ensembling_keeps_dimensions_that_actions_have():
+    chunk = ActionChunk(np.zeros((8, 7), np.float32))
+    with pytest.raises(ConfigError, match=r"newest \[7\] must be dimensions of an action of 7 values"):
+        TemporalEnsembling(newest=(7,)).add(Decision(0, 0, chunk), 0, Ledger())

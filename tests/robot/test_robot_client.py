@@ -247,3 +247,53 @@ def test_the_client_is_thin() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_interrupts_a_request_leaves_no_answer_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, clock = World(), FakeClock()
+    policy = remote(world, clock)
+    connection = policy._connection
+    assert connection is not None
+
+    def interrupted(timeout_s: float) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connection, "receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        policy.infer(marked_observation(2))
+    assert [marker(policy.infer(marked_observation(k))) for k in (3, 4)] == [3, 4]
+    assert policy.reconnects == 1
+
+
+def test_an_observation_too_large_for_the_server_is_said_at_once() -> None:
+    served = FakePolicy()
+    with serving(served, QUICK.model_copy(update={"max_message_bytes": 100_000})) as server:
+        policy = RemotePolicy(server.url, fallback=lambda seen: pytest.fail("the local action would hide it"))
+        with pytest.raises(BadRequest, match=r"too large for the server .*send smaller pictures, or raise max_message"):
+            policy.infer(observation(side=400))
+        assert (policy.reconnects, policy.fallbacks) == (0, 0)
+        np.testing.assert_array_equal(
+            policy.infer(observation(1, side=40)).actions.shape, expected_actions(observation(1), 12, 1).shape
+        )
+
+
+@pytest.mark.parametrize("port", ["abc", "99999"])
+def test_a_port_that_is_none(port: str) -> None:
+    with pytest.raises(ServeError, match=f"'ws://127.0.0.1:{port}' is not a server's address"):
+        RemotePolicy(f"ws://127.0.0.1:{port}")
+
+
+def test_a_key_is_read_as_the_server_reads_it_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str | None] = []
+
+    def connector(url: str, key: str | None, *_: object) -> None:
+        keys.append(key)
+        raise ConnectionLost("enough")
+
+    monkeypatch.setattr("rdvla.robot.client.websocket_connector", connector)
+    monkeypatch.setenv("RDVLA_API_KEY", "0123456789abcdef\n")
+    with pytest.raises(ConnectionLost):
+        RemotePolicy("ws://127.0.0.1:1")
+    assert keys == ["0123456789abcdef"]
+    with pytest.raises(ServeError, match=r"^the API key \(api_key, or RDVLA_API_KEY\) is not printable ASCII\.$"):
+        RemotePolicy("ws://127.0.0.1:1", api_key="0123456789\nabcdef")

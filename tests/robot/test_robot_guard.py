@@ -119,3 +119,25 @@ def test_a_stop_leaves_the_gripper_as_it_is() -> None:
     np.testing.assert_array_equal(made.miss(3, "late"), [0, 1])
     with pytest.raises(ConfigError, match="keep"):
         guard(keep=[2])
+
+
+def test_a_hold_that_ends_does_not_leap_to_the_stop_action() -> None:
+    made = guard(on_miss="hold", max_holds=1)
+    made.check(0, np.array([1, 1]))
+    assert [made.miss(step, "late").tolist() for step in range(1, 5)] == [[1, 1], [0.5, 0], [0, 0], [0, 0]]
+    velocity = guard(on_miss="stop")
+    velocity.check(0, np.array([1, 1]))
+    assert velocity.miss(1, "late").tolist() == [0, 0], "to stop is to stop now"
+
+
+def test_a_wanted_hold_has_no_end() -> None:
+    made = guard(on_miss="hold", max_holds=2)
+    made.check(0, np.array([0.25, 1]))
+    assert {tuple(made.miss(step, "alarm", wanted=True)) for step in range(1, 20)} == {(0.25, 1)}
+    assert [made.miss(step, "late")[0] for step in range(20, 23)] == [0.25, 0.25, 0]
+
+
+@pytest.mark.parametrize("keep", [[0.5], [2], ["0"]])
+def test_what_is_kept_are_dimensions(keep: list[object]) -> None:
+    with pytest.raises(ConfigError, match="must be dimensions of an action of 2 values"):
+        guard(keep=keep)

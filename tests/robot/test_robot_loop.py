@@ -206,6 +206,16 @@ def test_a_new_episode_forgets_the_old_ones_answers() -> None:
         assert command[0] == STOP[0] or command[0] >= step // 30 * 30, "an action decided in an earlier episode"
 
 
+@pytest.mark.parametrize("strategy", [Background(refill_at=4), TemporalEnsembling(every=1), Synchronous(5)])
+def test_an_episode_begins_with_its_own_plan_whatever_was_in_flight(strategy: Strategy) -> None:
+    """The robot stands still until the first answer is there, and executes its first action first."""
+    run = simulate(World(latency=lambda: 0.22), strategy, steps=30, episodes=3, deadline_s=1.0)
+    check_accounts(run)
+    for episode in range(3):
+        first = run.commands[episode * 30]
+        assert (round(float(first[0])), round(float(first[1]))) == (episode * 30, 0)
+
+
 def test_decisions_are_seeded_by_episode_and_number() -> None:
     policy, seeds = FakePolicy(), []
     inner = policy.infer

@@ -170,18 +170,22 @@ class TemporalEnsembling:
 
     def __init__(self, *, every: int = 1, decay: float = 0.01, newest: Sequence[int] = (-1,)) -> None:
         """Ask every `every` >= 1 control steps (as far as answers keep up)."""
-        if every < 1 or not np.isfinite(decay):
-            raise ConfigError(f"every must be at least 1 and decay finite, found {every} and {decay}.")
+        if not isinstance(every, int) or every < 1:
+            raise ConfigError(f"every must be a whole number of at least 1 step, found {every!r:.60}.")
+        if not np.isfinite(decay):
+            raise ConfigError(f"decay must be finite, found {decay}.")
         self._every = every
         self._decay = decay
         self._newest = list(newest)
         self._plans: list[_Plan] = []
+        self._started = False
 
     def reset(self, ledger: Ledger, step: int) -> None:
-        """Drop all plans."""
+        """Drop all plans; the first decision of the new episode is waited for."""
         for plan in self._plans:
             ledger.settle(step, plan.decision, plan.left, "episode_end")
         self._plans = []
+        self._started = False
 
     def wants(self, step: int) -> bool:
         """Ask `every` steps after the newest decision's observation."""
@@ -189,15 +193,22 @@ class TemporalEnsembling:
 
     def waits(self, step: int) -> bool:
         """Wait at the start of an episode only."""
-        return not self._plans and step == 0
+        return not self._started
 
     def add(self, decision: Decision, step: int, ledger: Ledger) -> None:
-        """Take in one more plan."""
-        size = len(decision.chunk.actions)
+        """Take in one more plan.
+
+        Raises:
+            ConfigError: its actions lack a dimension of `newest`.
+        """
+        size, width = decision.chunk.actions.shape
+        if not all(-width <= dimension < width for dimension in self._newest):
+            raise ConfigError(f"newest {self._newest} must be dimensions of an action of {width} values.")
         due = min(max(0, self._planned(step) - decision.step), size)
         ledger.settle(step, decision, range(due), "already_due")
         if due < size:
             self._plans.append(_Plan(decision, list(range(due, size))))
+            self._started = True
 
     def next(self, step: int, ledger: Ledger) -> NDArray[np.float32] | None:
         """Return the weighted mean of all plans for `step`, oldest first."""

@@ -87,7 +87,9 @@ class RemotePolicy(Policy):
         for name, value in (("deadline_s", deadline_s), ("connect_timeout_s", connect_timeout_s)):
             if not 0 < value <= MAX_MS / 1000:
                 raise ServeError(f"{name} must be above 0 and at most {MAX_MS / 1000:g} s, found {value}.")
-        key = api_key or os.environ.get(API_KEY_VARIABLE) or None
+        key = (api_key or os.environ.get(API_KEY_VARIABLE, "")).strip() or None
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise ServeError(f"the API key (api_key, or {API_KEY_VARIABLE}) is not printable ASCII.")
         self.url = url
         self.reconnects = 0
         self.fallbacks = 0
@@ -193,7 +195,7 @@ class RemotePolicy(Policy):
                 failure: ServeError = error
             except (Busy, RateLimited) as error:
                 failure = error
-            except ServeError:
+            except BaseException:  # Ctrl-C too: an answer that is still under way is nobody's
                 self.close()
                 raise
             if self._clock.now() + pause_s >= deadline:

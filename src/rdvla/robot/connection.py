@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Protocol
 
 from rdvla.errors import MissingExtraError, ServeError
-from rdvla.wire.protocol import API_KEY_VARIABLE
+from rdvla.wire.protocol import API_KEY_VARIABLE, BadRequest
 
 try:
+    from websockets import CloseCode
     from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
     from websockets.sync.client import ClientConnection, connect
 except ModuleNotFoundError:
@@ -52,17 +53,27 @@ class _WebSocket:
         try:
             self._connection.send(frame)
         except ConnectionClosed as error:
-            raise ConnectionLost(f"connection lost: {error}") from None
+            raise _ended(error) from None
 
     def receive(self, timeout_s: float) -> bytes | str:
         try:
             return self._connection.recv(timeout=timeout_s)
         except ConnectionClosed as error:
-            raise ConnectionLost(f"connection lost: {error}") from None
+            raise _ended(error) from None
 
     def close(self) -> None:
         self._connection.close_timeout = 0.1
         self._closing.close()
+
+
+def _ended(error: ConnectionClosed) -> ServeError:
+    """Say why a connection has ended: for a message of ours that is too large for good, else for now."""
+    if error.rcvd is not None and error.rcvd.code == CloseCode.MESSAGE_TOO_BIG:
+        return BadRequest(
+            f"the observation is too large for the server ({error.rcvd.reason or 'message too big'}); send smaller "
+            "pictures, or raise max_message_bytes there."
+        )
+    return ConnectionLost(f"connection lost: {error}")
 
 
 def _limit_sending(connection: ClientConnection, seconds: float) -> None:
@@ -114,7 +125,7 @@ def websocket_connector(
     def explained(timeout_s: float) -> Connection:
         try:
             return open_websocket(timeout_s)
-        except InvalidURI:
+        except (InvalidURI, ValueError):  # a port that is none
             raise ServeError(f"'{url}' is not a server's address; use ws://HOST:PORT or wss://HOST:PORT.") from None
         except InvalidStatus as error:
             raise _refusal(url, error) from None

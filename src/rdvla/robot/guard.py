@@ -72,8 +72,8 @@ class ActionGuard:
 
     Without a usable action it repeats the last command (`hold`, for position control: stand still) or sends
     `stop_action` (`stop`, for velocity or delta control: repeating would go on moving). After `max_holds` repeats
-    in a row it sends `stop_action` too. The next usable action ends this. In the dimensions `keep` a stop repeats the
-    last command: a gripper does not drop what it holds.
+    in a row `hold` goes to `stop_action` too, by `max_change` a step. The next usable action ends this. In the
+    dimensions `keep` a stop repeats the last command: a gripper does not drop what it holds.
 
     Attributes:
         interventions: the last 10,000 of this guard's interventions, oldest first; each is also logged.
@@ -101,7 +101,7 @@ class ActionGuard:
         if not inside:
             raise ConfigError(f"stop_action {stop_action.tolist()} must lie within the limits.")
         size = len(stop_action)
-        if not all(-size <= dimension < size for dimension in keep):
+        if not all(isinstance(dimension, int) and -size <= dimension < size for dimension in keep):
             raise ConfigError(f"keep {list(keep)} must be dimensions of an action of {size} values.")
         if on_miss not in ("hold", "stop") or max_holds < 0:
             raise ConfigError(f"on_miss must be 'hold' or 'stop' and max_holds >= 0; found {on_miss!r}, {max_holds}.")
@@ -129,27 +129,38 @@ class ActionGuard:
         command = np.clip(action, limits.low, limits.high)
         if not np.array_equal(command, action):
             self._note(step, "clipped", f"{action.tolist()} to {command.tolist()}")
-        if limits.max_change is not None and self._last is not None:
-            slowed = np.clip(command, self._last - limits.max_change, self._last + limits.max_change)
-            if not np.array_equal(slowed, command):
-                self._note(step, "rate_limited", f"{command.tolist()} to {slowed.tolist()}")
-            command = slowed
+        slowed = self._slowed(command)
+        if not np.array_equal(slowed, command):
+            self._note(step, "rate_limited", f"{command.tolist()} to {slowed.tolist()}")
+        command = slowed
         self._holds = 0
         self._last = command
         return command.copy()
 
-    def miss(self, step: int, reason: str) -> NDArray[np.float32]:
-        """Return the command for a `step` without a usable action."""
-        if self._on_miss == "hold" and self._last is not None and self._holds < self._max_holds:
-            self._holds += 1
-            self._note(step, "held", f"{reason}; repeating the last command ({self._holds} of {self._max_holds})")
+    def miss(self, step: int, reason: str, *, wanted: bool = False) -> NDArray[np.float32]:
+        """Return the command for a `step` without a usable action; `wanted`: to stand still, however long."""
+        if self._on_miss == "hold" and self._last is not None and (wanted or self._holds < self._max_holds):
+            self._holds += not wanted
+            count = "" if wanted else f" ({self._holds} of {self._max_holds})"
+            self._note(step, "held", f"{reason}; repeating the last command{count}")
             return self._last.copy()
         self._note(step, "stopped", reason)
         command = self._stop_action.copy()
         if self._last is not None:
+            if self._on_miss == "hold":
+                command = self._slowed(command)
             command[self._keep] = self._last[self._keep]
         self._last = command
         return command.copy()
+
+    def _slowed(self, command: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what is nearest to `command` within `max_change` of the last one."""
+        change = self._limits.max_change
+        return (
+            command
+            if change is None or self._last is None
+            else np.clip(command, self._last - change, self._last + change)
+        )
 
     def _note(self, step: int, kind: InterventionKind, detail: str) -> None:
         self.interventions.append(Intervention(step, kind, detail))

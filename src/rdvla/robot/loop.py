@@ -240,12 +240,17 @@ class ControlLoop:
             self._plan(observe)
         action = None if self._holding else self._strategy.next(self._step, self.ledger)
         reason = "the alarm is raised" if self._holding else "no action at hand"
-        command = self._guard.miss(self._step, reason) if action is None else self._guard.check(self._step, action)
+        if action is None:
+            command = self._guard.miss(self._step, reason, wanted=self._holding)
+        else:
+            command = self._guard.check(self._step, action)
         self._step += 1
         return command
 
     def _plan(self, observe: Callable[[], Observation]) -> None:
-        """Ask if the strategy wants to, and wait if it does."""
+        """Ask if the strategy wants to, and wait if it does; at the start also for what an earlier episode asked."""
+        if self._step == 0 and self._request is not None and self._strategy.waits(0):
+            self._collect(self._deadline_s)
         if self._request is None and self._strategy.wants(self._step):
             self._ask(observe())
         if self._strategy.waits(self._step) and self._request is not None and not self._request.given_up:
