@@ -162,7 +162,6 @@ def _refusals(to: Repository) -> Iterator[None]:
     """Turn what the hub refuses inside the block into one sentence with the fix."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    connection: Any = HfHubHTTPError.__bases__[0]  # of the HTTP client that this version of the library uses
     try:
         yield
     except OfflineModeIsEnabled as cause:
@@ -179,11 +178,18 @@ def _refusals(to: Repository) -> Iterator[None]:
                 f"or an organisation of yours ({_first_line(cause)})."
             ) from cause
         raise _unfinished(to, cause) from cause
-    except (connection, OSError, RuntimeError, ValueError) as cause:
+    except (_http_error(), OSError, RuntimeError, ValueError) as cause:
         below = cause.__cause__ or cause
         if isinstance(below, HfHubHTTPError) and below.response.status_code == 400:  # how the library checks a card
             raise _invalid(to, below) from cause
         raise _unfinished(to, below) from cause
+
+
+def _http_error() -> Any:
+    """Return what everything that the library's HTTP client raises is, whichever client this version has."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]
 
 
 def _invalid(to: Repository, cause: Any) -> RDVLAError:
@@ -217,7 +223,6 @@ def _download(name: str, kind: Kind, revision: str | None, options: Mapping[str,
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
@@ -242,5 +247,7 @@ def _download(name: str, kind: Kind, revision: str | None, options: Mapping[str,
             f"no directory '{name}' here, the hub cannot be reached, and its cache does not hold "
             f"revision '{revision or 'main'}'; connect once, or copy the {kind.name} to a directory."
         ) from cause
-    except (HfHubHTTPError, HFValidationError, OSError) as cause:
+    except HFValidationError as cause:
         raise error(f"could not download '{name}': {cause}") from cause
+    except (_http_error(), OSError) as cause:
+        raise error(f"could not download '{name}' ({cause}); repeat the command to continue.") from cause

@@ -1,7 +1,9 @@
 """Grippers and image paths of released checkpoints: said, given, derived by a stated rule, or refused."""
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,3 +142,18 @@ def test_a_wrong_file_beside(released, tmp_path, document, message):
     beside.write_text(json.dumps(json.loads(beside.read_text()) | document))
     with pytest.raises(CheckpointError, match=message):
         load(tmp_path / "policy")
+
+
+def test_an_adapter_is_known_by_its_base_too(tmp_path, monkeypatch):
+    for name in ("adapter", "base"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(name.encode())
+    monkeypatch.setattr(sys.modules["rdvla.checkpoints.load"], "find", lambda source, **_: Path(source))
+    options = LoadOptions(base=str(tmp_path / "base"))
+    _, plain, _ = choose_policy(tmp_path / "adapter", None)
+    _, first, make = choose_policy(tmp_path / "adapter", None, options)
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"another")
+    _, second, _ = choose_policy(tmp_path / "adapter", None, options)
+    assert len({plain, first, second}) == 3
+    with pytest.raises(CheckpointError, match="another checkpoint"):
+        make()

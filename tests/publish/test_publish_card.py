@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from checkpoint_fakes import make
 from rdvla.checkpoints import save_native
 from rdvla.checkpoints.lerobot import save_lerobot
-from rdvla.errors import ConfigError
+from rdvla.errors import CheckpointError, ConfigError
 from rdvla.eval.intervals import wilson
 from rdvla.hub import CHECKPOINT, Repository
 from rdvla.policies.sources import fingerprint
@@ -120,3 +120,9 @@ def test_the_authors_words_stay(policy, tmp_path):
     assert card.content.rstrip().endswith("It likes milk.")
     assert own_words("---\nlicense: mit\n---\n\n# Arm\n") == "# Arm"
     assert own_words("# Arm\n---\n") == "# Arm\n---"
+
+
+def test_a_card_that_is_no_text(policy, tmp_path):
+    (policy / "README.md").write_bytes(b"Greif\xfcbung")
+    with pytest.raises(CheckpointError, match=r"cannot read the card '.*README\.md' .*; mend it or move it away"):
+        card_of(policy, tmp_path, About("mit"))

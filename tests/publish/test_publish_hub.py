@@ -20,7 +20,7 @@ from rdvla.data.lerobot_meta import VERSION, demonstration_features
 from rdvla.data.lerobot_v3 import LeRobotDataset
 from rdvla.data.lerobot_writer import LeRobotWriter, RecordedEpisode
 from rdvla.errors import CheckpointError, DatasetError, RecordError, StorageError
-from rdvla.hub import CHECKPOINT, DATASET, Repository
+from rdvla.hub import CHECKPOINT, DATASET, Repository, resolve
 from rdvla.policies import load_policy
 from rdvla.policies.sources import fingerprint
 from rdvla.publish.dataset import push_dataset
@@ -301,3 +301,17 @@ def test_the_commands(hub, policy, tmp_path):
     refused = rdvla("push", policy, "me/arm", "--license", "apache-2.0")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: no token"), refused.stderr
+
+
+def test_a_download_that_breaks_off_is_no_traceback(monkeypatch):
+    from huggingface_hub.errors import HfHubHTTPError
+
+    class BrokenOff(HfHubHTTPError.__bases__[0]):
+        pass
+
+    def snapshot_download(*_, **__):
+        raise BrokenOff("peer closed connection without sending complete message body")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(CheckpointError, match=r"could not download 'me/arm' \(peer closed .*repeat the command"):
+        resolve("me/arm", CHECKPOINT)

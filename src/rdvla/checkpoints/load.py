@@ -30,7 +30,7 @@ def load(
         base: for a released directory with an un-merged `lora_adapter/`: the VLM that the adapter was trained on,
             latent tokens included (a released directory or a hub id).
         gripper: for a released directory that does not say it: what the environment expects in the last entry of an
-            action.
+            action. What a checkpoint says itself stays (`checkpoint.require_gripper` refuses another).
 
     Returns:
         The checkpoint; its network is on the CPU, in the stored dtype, in evaluation mode.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from rdvla.errors import CheckpointError, ConfigError, ServeError
 from rdvla.experts.policy import ExpertPolicy
-from rdvla.hub import CHECKPOINT
+from rdvla.hub import CHECKPOINT, resolve
 from rdvla.policy import Policy
 from rdvla.types import GripperConvention
 
@@ -54,11 +54,10 @@ def load_checkpoint(source: str, options: LoadOptions, expected: str | None = No
     Raises:
         CheckpointError: this machine has another one at `source` now, or none.
     """
-    from rdvla.checkpoints.load import find
     from rdvla.policies.network import load_policy
 
     if expected is not None:
-        found = fingerprint(find(source, revision=options.revision))
+        found = _fingerprint(source, options)
         if found != expected:
             raise CheckpointError(
                 f"'{source}' on {platform.node()} is another checkpoint ({found}) than the one that the command began "
@@ -111,9 +110,7 @@ def choose_policy(
     if (checkpoint is None) == (policy is None):
         raise ConfigError("give either --checkpoint DIR_OR_HUB_ID or --policy (expert or ws://host:port).")
     if checkpoint is not None:
-        from rdvla.checkpoints.load import find
-
-        digest = fingerprint(find(checkpoint, revision=options.revision))
+        digest = _fingerprint(checkpoint, options)
         factory = partial(load_checkpoint, str(checkpoint), options, digest)
         return options.label(str(Path(checkpoint))), digest, factory
     assert policy is not None
@@ -128,17 +125,32 @@ def choose_policy(
     raise ConfigError(f"unknown policy '{policy}': it is 'expert' or an address such as ws://localhost:8000.")
 
 
-def fingerprint(folder: Path) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of a checkpoint's files in `folder`, their names included.
+def _fingerprint(source: str | Path, options: LoadOptions) -> str:
+    """Return that of a checkpoint's files, those of its base included if it has one.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    from rdvla.checkpoints.load import find
+
+    folders = [find(source, revision=options.revision)]
+    if options.base is not None:
+        folders.append(resolve(options.base, CHECKPOINT))
+    return fingerprint(*folders)
+
+
+def fingerprint(*folders: Path) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of a checkpoint's files, their names within its `folders` included.
 
     Cards, pictures and what tools leave beside them (`.cache`, `.git`) are no part of it.
     """
     digest = hashlib.sha256()
     kinds = tuple(pattern.removeprefix("*") for pattern in CHECKPOINT.patterns)
-    names = [path.relative_to(folder) for path in folder.rglob("*") if path.name.endswith(kinds) and path.is_file()]
-    for name in sorted(name for name in names if not any(part.startswith(".") for part in name.parts)):
-        digest.update(name.as_posix().encode() + b"\0")
-        with (folder / name).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+    for folder in folders:
+        names = [path.relative_to(folder) for path in folder.rglob("*") if path.name.endswith(kinds) and path.is_file()]
+        for name in sorted(name for name in names if not any(part.startswith(".") for part in name.parts)):
+            digest.update(name.as_posix().encode() + b"\0")
+            with (folder / name).open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()[:16]

@@ -11,7 +11,7 @@ from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.errors import DatasetError
 from rdvla.files import require_new_folder
 from rdvla.hub import DATASET, Repository, local, require_token, upload
-from rdvla.publish.staging import CARD, staged
+from rdvla.publish.staging import CARD, read_card, staged
 
 FOLDERS = ("meta", "data", "videos")
 COLLECTED = "collect.json"
@@ -60,7 +60,7 @@ def _files(folder: Path) -> list[Path]:
 def _card(folder: Path, info: DatasetInfo, name: str, licence: str | None) -> str:
     """Return the folder's own README.md, or a new one, with the hub's metadata and the licence in front."""
     path = folder / CARD
-    metadata, text = _parted(path.read_text(encoding="utf-8")) if path.is_file() else ({}, _text(folder, info, name))
+    metadata, text = _parted(read_card(path, DatasetError)) if path.is_file() else ({}, _text(folder, info, name))
     licence = licence or metadata.get("license")
     if not licence:
         raise DatasetError("the card needs a licence: --license apache-2.0, cc-by-4.0, other, ...")

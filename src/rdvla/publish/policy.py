@@ -14,7 +14,7 @@ from rdvla.files import require_new_folder
 from rdvla.hub import CHECKPOINT, Repository, local, require_token, upload
 from rdvla.policies.sources import fingerprint
 from rdvla.publish.card import Facts, model_card, own_words
-from rdvla.publish.staging import CARD, staged
+from rdvla.publish.staging import CARD, read_card, staged
 from rdvla.report.load import Run, load_runs
 from rdvla.report.training import VALIDATION, is_training, load_training
 
@@ -72,7 +72,7 @@ def push_policy(source: str, to: Repository, about: About, *, dry_run: Path | No
         base=about.base,
         evaluations=_evaluations(folder, run, about.evaluations),
         validation=_validation(run) if run is not None else {},
-        notes=own_words(readme.read_text(encoding="utf-8")) if readme.is_file() else "",
+        notes=own_words(read_card(readme, CheckpointError)) if readme.is_file() else "",
     )
     with staged(_files(folder, layout), model_card(facts), dry_run) as draft:
         return None if dry_run is not None else upload(draft, to, message="Upload a policy with rdvla push")

@@ -6,9 +6,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rdvla.errors import CheckpointError, DatasetError
 from rdvla.files import replacing_folder, writing
 
 CARD = "README.md"
+
+
+def read_card(path: Path, error: type[CheckpointError | DatasetError]) -> str:
+    """Return a README.md's text.
+
+    Raises:
+        CheckpointError, DatasetError: (`error`) it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise error(f"cannot read the card '{path}' ({cause}); mend it or move it away.") from None
 
 
 @contextmanager

@@ -37,6 +37,9 @@ from rdvla.policies.io import PolicyIO
 from rdvla.policy import decision_seed
 from rdvla.types import ActionChunk, Observation
 
+ROUNDING = 1e-3
+"""How far a picture's floats may lie outside 0..1."""
+
 
 class RDVLAPolicy(PreTrainedPolicy):
     """A policy that decides how long to think."""
@@ -276,6 +279,12 @@ class RDVLAPolicy(PreTrainedPolicy):
             )
         pictures = batch[key]
         if pictures.dtype != torch.uint8:
+            low, high = (float(bound) for bound in pictures.aminmax())
+            if low < -ROUNDING or high > 1 + ROUNDING:
+                raise ObservationError(
+                    f"'{key}' is of floats from {low:.3g} to {high:.3g}; a picture is uint8, or floats from 0 to 1 "
+                    "(leave normalisation to the policy)."
+                )
             pictures = (pictures.float() * 255).round().clamp(0, 255).to(torch.uint8)
         return np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy())
 
