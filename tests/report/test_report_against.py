@@ -162,3 +162,45 @@ def test_chains_and_other_single_tasks_have_intervals_of_episodes(tmp_path):
     assert "; resampling episodes " in text
     (found,) = compare_runs(load_runs([run]), load_runs([run]), baseline="fixed(1)")
     assert found.comparison.ratios["decisions per episode"].low < found.comparison.ratios["decisions per episode"].high
+
+
+def test_one_episode_with_two_ends_is_no_one_s(tmp_path):
+    first, second = (write_run(tmp_path / name, stops=(DEPTHS[4],), n_tasks=1, episodes=2) for name in "ab")
+    assert group_runs(load_runs([first, second]))[0].rules[0].summary.rate.n == 2, "the same twice is counted once"
+    edit(second, lambda record: record | {"success": not record["success"]})
+    with pytest.raises(ConfigError, match=r"a' and '.*b' both hold .*played differently \((success|failure) after"):
+        group_runs(load_runs([first, second]))
+
+
+def test_a_rule_is_not_compared_with_its_own_episodes(tmp_path):
+    """Not where a second horizon gives it another label, nor where it was played in two parts."""
+    first = write_run(tmp_path / "a", stops=(DEPTHS[4], ADAPTIVE), n_tasks=2, episodes=2)
+    other = write_run(tmp_path / "b", stops=(DEPTHS[4],), n_tasks=2, episodes=2, horizons=("8",))
+    found = compare_runs(load_runs([first, other]), load_runs([first]), baseline="fixed(12)")
+    assert [(each.name.split(",")[0], each.comparison.n) for each in found] == [
+        ("depth 12", 4),
+        ("action_l2 < 0.001", 4),
+    ]
+    assert found[0].differences == ("execution: 8 against 5",)
+    more = edit(
+        write_run(tmp_path / "c", stops=(DEPTHS[4],), n_tasks=2, episodes=2),
+        lambda record: record | {"init_state": record["init_state"] + 2},
+    )
+    (found,) = compare_runs(load_runs([first, more]), load_runs([first]), baseline="fixed(12)")
+    assert found.name == "action_l2 < 0.001"
+
+
+def test_a_rule_without_a_common_episode_does_not_take_the_others_away(tmp_path, caplog):
+    first = write_run(tmp_path / "a", stops=(DEPTHS[4],), n_tasks=2, episodes=2)
+    alike = write_run(tmp_path / "b", stops=(DEPTHS[1],), n_tasks=2, episodes=2)
+    apart = edit(
+        write_run(tmp_path / "c", stops=(ADAPTIVE,), n_tasks=2, episodes=2),
+        lambda record: record | {"init_state": record["init_state"] + 2},
+    )
+    (found,) = compare_runs(load_runs([alike, apart]), load_runs([first]))
+    assert found.name == "depth 2"
+    assert "depth 12 (initial states 0-1): action_l2 < 0.001 (initial states 2-3)" in caplog.text
+    with pytest.raises(
+        ConfigError, match=r"with depth 12, initial states 0-1: action_l2 < 0.001 \(initial states 2-3\)"
+    ):
+        compare_runs(load_runs([apart]), load_runs([first]))

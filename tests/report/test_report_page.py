@@ -12,7 +12,7 @@ from rdvla.errors import ConfigError, RecordError, StorageError
 from rdvla.eval.paired import mcnemar
 from rdvla.eval.records import EPISODES_FILE
 from rdvla.report.figures import decay, success_against_depth
-from rdvla.report.findings import about_alarm, about_depth, best_adaptive, best_fixed, headline, pair
+from rdvla.report.findings import about_alarm, about_depth, about_latency, best_adaptive, best_fixed, headline, pair
 from rdvla.report.load import group_runs, load_named, load_runs
 from rdvla.report.page import render, write_report
 from rdvla.report.svg import Scale, decades, nice_ticks, spread
@@ -180,6 +180,48 @@ def test_an_adaptive_rule_of_another_protocol_is_not_compared_with_a_fixed_depth
     assert series.adaptive
     assert (best_adaptive(series), best_fixed(series).depth) == (None, 12)
     assert about_depth(series) == []
+
+
+def test_what_depth_does_is_not_said_of_depths_that_share_no_episode(tmp_path):
+    run = write_run(tmp_path / "run", stops=(StopRule.fixed(1), StopRule.fixed(12)), n_tasks=2, episodes=10)
+    solve(run, lambda record: record["depth"] == 12)
+    path = run / EPISODES_FILE
+    kept = [
+        line
+        for line in path.read_text().splitlines()
+        if json.loads(line)["task_id"] == (json.loads(line)["depth"] == 12)
+    ]
+    path.write_text("".join(line + "\n" for line in kept))
+    (series,) = group_runs(load_runs([run]))
+    _, saturation = about_depth(series)
+    assert saturation == "Whether a shallower depth does as well as depth 12, common episodes do not say."
+
+
+def test_the_surest_depth_is_not_called_unbeaten(tmp_path):
+    run = write_run(tmp_path / "run", stops=(StopRule.fixed(4), StopRule.fixed(12)), n_tasks=2, episodes=10)
+    solve(run, lambda record: (record["depth"], record["init_state"]) != (4, 0))
+    path = run / EPISODES_FILE
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["depth"] == 4 or json.loads(line)["init_state"] < 2]
+    path.write_text("".join(line + "\n" for line in kept))
+    (series,) = group_runs(load_runs([run]))
+    assert about_depth(series)[0].startswith("Success is surest at depth 4, the shallowest evaluated: 90")
+
+
+def test_a_rule_that_executes_otherwise_is_not_in_the_headline(tmp_path):
+    depths = write_run(tmp_path / "depths", stops=DEPTHS, n_tasks=2)
+    longer = write_run(tmp_path / "longer", stops=(ADAPTIVE,), n_tasks=2, horizons=("8",))
+    assert "decides how long to think" not in headline(group_runs(load_runs([depths, longer])))
+    alike = write_run(tmp_path / "alike", stops=(ADAPTIVE,), n_tasks=2)
+    assert "decides how long to think" in headline(group_runs(load_runs([depths, longer, alike])))
+
+
+def test_times_of_two_evaluations_make_no_line(tmp_path):
+    parts = [
+        write_run(tmp_path / name, stops=stops, n_tasks=2) for name, stops in (("a", DEPTHS[:2]), ("b", DEPTHS[2:]))
+    ]
+    assert about_latency(group_runs(load_runs(parts))[0]) == []
+    assert "ms per iteration" in about_latency(group_runs(load_runs(parts[:1]))[0])[0]
 
 
 def test_depths_with_different_starts_are_compared_on_common_episodes(tmp_path):

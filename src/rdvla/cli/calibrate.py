@@ -167,7 +167,7 @@ def _calibrate_alarm(
     if write is not None:
         (measured,) = [each for each in scored[0].detections if each.alpha == alpha]
         sentence = (
-            f"After {alarm.steps} control steps: at most {alpha:.0%} of successful episodes should take longer "
+            f"After {alarm.steps} control steps: at most {100 * alpha:g} % of successful episodes should take longer "
             f"({alarm.episodes} were played). On tasks that it was not fitted on, "
         )
         if measured.found is None:

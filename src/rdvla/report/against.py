@@ -1,16 +1,20 @@
 """`rdvla report A --against B`: every rule of A against one of B, on the episodes that both played."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rdvla.errors import ConfigError, suggest
 from rdvla.eval.paired import MARGIN, Comparison, Interval, Pair, Side, compare
 from rdvla.eval.records import EpisodeRecord
+from rdvla.eval.summary import summarise_group
 from rdvla.files import write_json
-from rdvla.report.load import RuleGroup, Run, Series, group_runs
+from rdvla.report.load import RuleGroup, Run, Series, group_runs, say_starts
 from rdvla.tables import count
+
+_log = logging.getLogger(__name__)
 
 CLOCKS = ("policy.total", "decide")
 """Stages that say how long a decision took, the better first."""
@@ -77,7 +81,7 @@ class Against:
 def compare_runs(
     runs: Sequence[Run], others: Sequence[Run], *, baseline: str | None = None, margin: float = MARGIN
 ) -> list[Against]:
-    """Compare every rule of `runs` with one of `others`.
+    """Compare every rule of `runs` with one of `others`; the log names those that share no episode with it.
 
     Args:
         runs: evaluations.
@@ -91,16 +95,34 @@ def compare_runs(
             benchmarks that differ.
     """
     its_policy, second = _baseline(others, baseline)
-    found = []
+    found: list[Against] = []
+    apart: list[str] = []
     for series in group_runs(runs):
-        for rule in series.rules:
-            if not rule.played or (rule.label, rule.evaluations) == (second.label, second.evaluations):
+        for rule in (_without_itself(each, second) for each in series.rules):
+            if not rule.played:
                 continue
             name = rule.name if series.identity == its_policy.identity else f"{series.label}, {rule.name}"
-            found.append(compare_rules(name, rule, second, margin))
+            if rule.matched(second):
+                found.append(compare_rules(name, rule, second, margin))
+            else:
+                apart.append(f"{name} ({say_starts(rule.played)})")
+    if apart and found:
+        _log.warning("no episode in common with %s (%s): %s", second.name, say_starts(second.played), "; ".join(apart))
+    if apart and not found:
+        raise ConfigError(
+            f"no episode in common (same task, start and seed) with {second.name}, {say_starts(second.played)}: "
+            f"{'; '.join(apart)}; so nothing can be compared."
+        )
     if not found:
         raise ConfigError("there is no rule to compare with the baseline; name another folder or --baseline.")
     return found
+
+
+def _without_itself(rule: RuleGroup, baseline: RuleGroup) -> RuleGroup:
+    """Return `rule` without episodes that are the baseline's own: the same records of the same evaluations."""
+    own = {(baseline.folders[id(record)], record.key, record.seed) for record in baseline.played}
+    kept = tuple(r for r in rule.records if (rule.folders[id(r)], r.key, r.seed) not in own)
+    return rule if len(kept) == len(rule.records) else replace(rule, records=kept, summary=summarise_group(kept))
 
 
 def _baseline(runs: Sequence[Run], label: str | None) -> tuple[Series, RuleGroup]:

@@ -63,14 +63,15 @@ def best_fixed(series: Series) -> RuleGroup | None:
 def best_adaptive(series: Series) -> RuleGroup | None:
     """Return the adaptive rule with the surest success, the one with fewest iterations of equals.
 
-    Beside fixed depths, it is one that was played by the protocol of the longest ladder.
+    Beside fixed depths, it is one that was played by the protocol of the longest ladder, and one that executes chunks
+    as the ladder does where there is one.
     """
-    protocol = series.ladder[0].way[1] if series.ladder else None
-    return max(
-        (rule for rule in series.adaptive if protocol in (None, rule.way[1])),
-        key=lambda rule: (rule.summary.rate.low, -(rule.summary.mean_iterations or 0.0)),
-        default=None,
-    )
+    rules = series.adaptive
+    if series.ladder:
+        execution, protocol = series.ladder[0].way
+        rules = [rule for rule in rules if rule.way[1] == protocol]
+        rules = [rule for rule in rules if rule.way[0] == execution] or rules
+    return max(rules, key=lambda rule: (rule.summary.rate.low, -(rule.summary.mean_iterations or 0.0)), default=None)
 
 
 def headline(series: Sequence[Series]) -> str:
@@ -78,7 +79,7 @@ def headline(series: Sequence[Series]) -> str:
     first = max(series, key=_surest)
     adaptive, fixed = best_adaptive(first), best_fixed(first)
     prefix = f"{first.label}: " if len(series) > 1 else ""
-    if adaptive and fixed and (common := adaptive.matched(fixed)):
+    if adaptive and fixed and adaptive.way == fixed.way and (common := adaptive.matched(fixed)):
         thought, given = zip(*common, strict=True)
         steps = summarise_group(thought).mean_iterations or 0.0
         return (
@@ -111,13 +112,13 @@ def about_depth(series: Series) -> list[str]:
     sentences = []
     if best is not None and len(series.ladder) > 1:
         shallow = series.ladder[0]
+        highest = max(rule.summary.rate.value for rule in series.ladder)
+        word = "highest" if best.summary.rate.value == highest else "surest"
         if best is shallow:
             sentences.append(
-                f"No depth beats depth {shallow.depth}, the shallowest one evaluated: {full(shallow.summary.rate)}."
+                f"Success is {word} at depth {shallow.depth}, the shallowest evaluated: {full(shallow.summary.rate)}."
             )
         else:
-            highest = max(rule.summary.rate.value for rule in series.ladder)
-            word = "highest" if best.summary.rate.value == highest else "surest"
             sentences.append(
                 f"Success is {full(shallow.summary.rate)} at depth {shallow.depth} and {word} at depth {best.depth} "
                 f"with {full(best.summary.rate)}. {_compare(best, shallow)}"
@@ -131,7 +132,7 @@ def about_depth(series: Series) -> list[str]:
         if best is not None and best.depth and found and found.n:
             points = f"{100 * (found.only_first - found.only_second) / found.n:+.1f}".replace("-", "\u2212")
             sentence += (
-                f" That is {points} points against depth {best.depth}, "
+                f" That is {points} points against {best.name}, "
                 f"with {mean / best.depth * 100:.0f}\u00a0% of its iterations. {_compare(adaptive, best)}"
             )
         sentences.append(sentence)
@@ -141,6 +142,9 @@ def about_depth(series: Series) -> list[str]:
 def _saturation(series: Series, best: RuleGroup) -> str:
     enough = next(rule for rule in series.ladder if rule is best or pair(rule, best).alike)
     if enough is best:
+        compared = [pair(rule, best) for rule in series.ladder if (rule.depth or 0) < (best.depth or 0)]
+        if any(not found.n or found.only_first > found.only_second for found in compared):
+            return f"Whether a shallower depth does as well as depth {best.depth}, common episodes do not say."
         return f"Every shallower depth is measurably worse than depth {best.depth}."
     rate = full(enough.summary.rate)
     return f"The shallowest depth that cannot be told apart from it is depth {enough.depth}, with {rate}."
@@ -217,12 +221,14 @@ def thirds(record: EpisodeRecord) -> list[tuple[int, ...]]:
 
 
 def about_latency(series: Series) -> list[str]:
-    """Return what an iteration costs, from a straight line through the median times of the fixed depths."""
-    points = [
-        (rule.depth, rule.summary.latency_ms["decide"][0])
-        for rule in series.fixed
-        if rule.depth is not None and "decide" in rule.summary.latency_ms
-    ]
+    """Return what an iteration costs, from a straight line through the median times of fixed depths.
+
+    They are those of the ladder, if all were played in turns by the same evaluations: machines drift.
+    """
+    timed = [rule for rule in series.ladder if "decide" in rule.summary.latency_ms]
+    if len({frozenset(rule.evaluations) for rule in timed}) > 1:
+        return []
+    points = [(rule.depth or 0, rule.summary.latency_ms["decide"][0]) for rule in timed]
     if len({depth for depth, _ in points}) < 2:
         return []
     slope, base = np.polyfit([depth for depth, _ in points], [ms for _, ms in points], 1)

@@ -203,7 +203,7 @@ def group_runs(runs: Sequence[Run]) -> list[Series]:
     What the command line names differently is kept apart, and labelled by that name.
 
     Raises:
-        ConfigError: two runs hold the same episode, played with other versions or another renderer.
+        ConfigError: two runs hold the same episode, played with other versions or another renderer, or to another end.
     """
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
@@ -253,11 +253,19 @@ def _refuse_other_versions(runs: Sequence[Run]) -> None:
             if not isinstance(record, EpisodeRecord):
                 continue
             other, before = seen.setdefault((record.key, record.seed, record.protocol), (run, record))
-            if other is not run and (differing := say_mixed([before, record])):
+            differing = say_mixed([before, record]) or _say_ends(before, record)
+            if other is not run and differing:
                 raise ConfigError(
                     f"'{other.folder}' and '{run.folder}' both hold {record.suite} task {record.task_id}, "
                     f"{record.start}, under {record.rule}, played differently ({differing}); name one of them."
                 )
+
+
+def _say_ends(first: EpisodeRecord, second: EpisodeRecord) -> str:
+    """Return how two records of an episode ended if they did so differently, for people; else nothing."""
+    same = (first.success, first.steps, first.iterations) == (second.success, second.steps, second.iterations)
+    ends = [f"{'success' if each.success else 'failure'} after {each.steps} steps" for each in (first, second)]
+    return "" if same else f"{ends[0]}, {ends[1]}"
 
 
 def task_words(records: Sequence[AnyRecord]) -> str:
