@@ -142,3 +142,13 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch, tmp_path):
     assert files.user_cache() == tmp_path / ".cache" / "rdvla"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
     assert files.user_cache() == tmp_path / "c" / "rdvla"
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def refuse(stream, how):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    message = r"cannot lock '.*': Function not implemented; its file system has no locks .* choose a folder on another"
+    with pytest.raises(StorageError, match=message), files.owned_folder(tmp_path / "run", busy="busy"):
+        pass

@@ -266,6 +266,12 @@ def _locked(folder: Path, busy: str) -> TextIO:
         except BlockingIOError:
             stream.close()
             raise ConfigError(busy) from None
+        except OSError as error:
+            stream.close()
+            raise StorageError(
+                f"cannot lock '{path}': {error.strerror}; its file system has no locks (Lustre, say, mounted without "
+                "flock): choose a folder on another one."
+            ) from None
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
                 return stream

@@ -86,3 +86,17 @@ def test_a_hung_process_is_ended(worker):
 def test_mistakes_and_defects_are_raised_in_the_parent(worker, job, kind, message):
     with pytest.raises(kind, match=message):
         play(worker, job)
+
+
+def test_a_worker_killed_in_the_middle_of_its_reply_costs_its_episode_only(worker, monkeypatch):
+    assert play(worker, "one").result == ("one",)
+    worker.send("hang", ("suite", 0))
+
+    def cut_off():
+        worker._process.kill()
+        raise OSError("got end of file during message")
+
+    monkeypatch.setattr(worker._connection, "poll", lambda: True)
+    monkeypatch.setattr(worker._connection, "recv", cut_off)
+    assert "the worker process died" in worker.receive(FOREVER).message
+    assert worker.job is None

@@ -63,7 +63,7 @@ class ProcessSlot(Generic[J, R]):
                 found = Broken(f"the episode was still running after {timeout_s:g} s")
             else:
                 return None
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # before its reply, or in the middle of it
             self._process.join(5)
             found = Broken(f"the worker process died ({_describe_exit(self._process.exitcode)})")
         if isinstance(found, Failed):

@@ -110,8 +110,17 @@ class RaySlot(Generic[J, R]):
                     raise WorkerError(str(error)) from None
                 self.kill()  # its machine went before it ran
                 return False
+            except self._lost:
+                self.kill()
+                return False
             self._running = None
         return self._running is None
+
+    @property
+    def _lost(self) -> tuple[type[Exception], ...]:
+        """What Ray raises where a worker, a machine or what it returned is gone; another may do better."""
+        known = self._ray.exceptions
+        return (known.OutOfMemoryError, known.ObjectLostError, known.NodeDiedError, known.WorkerCrashedError)
 
     @property
     def pending(self) -> Any:
@@ -133,7 +142,7 @@ class RaySlot(Generic[J, R]):
                 found = Broken(f"the episode was still running after {timeout_s:g} s")
             else:
                 return None
-        except self._ray.exceptions.RayActorError as error:
+        except (self._ray.exceptions.RayActorError, *self._lost) as error:
             found = Broken(f"the worker died ({_first_line(error)})")
         except self._ray.exceptions.RayError as error:  # e.g. a module that its machine does not have
             raise WorkerError(str(error)) from None
