@@ -454,3 +454,40 @@ def test_a_feature_of_two_axes_is_looked_through_entry_by_entry(root):
     np.testing.assert_array_equal(vector.stats.max, cells.reshape(-1, 6).max(axis=0))
     assert errors(root) == []
     assert verdict(check_dataset(root)) == "1 note"
+
+
+def test_a_glitch_in_a_command_that_is_mostly_nothing_is_said(root):
+    def jerk(rows):
+        return [[0.001 * (number % 3 == 0), *row[1:]] for number, row in enumerate(rows)]
+
+    change(root, "action", jerk)
+    change(root, "action", lambda rows: [*rows[:4], [300.0, *rows[4][1:]], *rows[5:]])
+    (found,) = [
+        finding for finding in check_dataset(root) if finding.severity == "warning" and "entry 0" in finding.what
+    ]
+    assert (found.feature, found.episode, found.frame) == ("action", 0, 4)
+
+
+def test_no_row_with_pictures_of_its_own(tmp_path):
+    record(root := tmp_path / "d", [episode(seed, render_every=2) for seed in range(2)], fresh=True)
+    change(root, FRESH_KEY, lambda rows: [False] * len(rows))
+    (found,) = errors(root)
+    assert found.feature == FRESH_KEY
+    with pytest.raises(DatasetError, match="no row has pictures of its own"):
+        open_dataset(root)
+
+
+def test_one_episode_without_pictures_of_its_own_is_said(tmp_path):
+    record(root := tmp_path / "d", [episode(seed, length=6, render_every=2) for seed in range(2)], fresh=True)
+    change(root, FRESH_KEY, lambda rows: [False] * 6 + rows[6:])
+    (found,) = [finding for finding in check_dataset(root) if finding.feature == FRESH_KEY]
+    assert (found.severity, found.episode) == ("warning", 0)
+
+
+def test_a_fingerprint_sees_through_links(root, tmp_path):
+    (root / "data").rename(tmp_path / "elsewhere")
+    (root / "data").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "elsewhere")
+    before = open_dataset(root).source.fingerprint()
+    change(root, "action", lambda rows: [[value + 0.5 for value in row] for row in rows])
+    assert open_dataset(root).source.fingerprint() != before

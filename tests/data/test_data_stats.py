@@ -6,6 +6,7 @@ import pytest
 
 from rdvla.data.stats import DatasetStatistics, NormStats, load_statistics, save_statistics, select_statistics
 from rdvla.errors import CheckpointError, DatasetError
+from rdvla.types import ActionConvention
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "parity" / "golden" / "data"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the published numbers are not on this machine")
@@ -175,3 +176,31 @@ def test_published_statistics_and_normalisation():
     for t in ("t0", "t1"):
         np.testing.assert_allclose(action.normalise(golden[f"{t}.std_action"]), golden[f"{t}.norm_action"], atol=1e-6)
         np.testing.assert_allclose(state.normalise(golden[f"{t}.std_proprio"]), golden[f"{t}.norm_proprio"], atol=1e-6)
+
+
+@pytest.mark.parametrize(("gripper", "command"), [("open_is_negative", -1.0), ("open_is_positive", 1.0)])
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_a_gripper_that_never_moves_stays_as_it_was(gripper, command, side):
+    actions = np.random.default_rng(0).uniform(-1, 1, (50, 7)).astype(np.float32)
+    actions[:, -1] = side * command
+    convention = ActionConvention(gripper)
+    found = DatasetStatistics.compute(actions, actions[:, :3], convention, num_trajectories=1).action
+    targets = found.normalise(convention.from_env(actions))
+    np.testing.assert_array_equal(convention.to_env(found.unnormalise(targets))[:, -1], actions[:, -1])
+
+
+@pytest.mark.parametrize("still", [0.0, 0.6])
+def test_one_glitch_does_not_decide_the_bounds(still):
+    rng = np.random.default_rng(0)
+    column = rng.uniform(-0.5, 0.5, (6000, 1)) * (rng.random((6000, 1)) >= still)
+    column[17] = 314.16
+    found = NormStats.compute(column.astype(np.float32))
+    assert -0.5 <= found.q01[0] < -0.4
+    assert 0.4 < found.q99[0] <= 0.5
+
+
+def test_what_acts_in_one_row_of_two_hundred_keeps_its_range():
+    column = np.zeros((1000, 1), np.float32)
+    column[::200] = 0.8
+    found = NormStats.compute(column)
+    assert (found.q01[0], found.q99[0]) == (0.0, np.float32(0.8))

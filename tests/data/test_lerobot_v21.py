@@ -162,3 +162,17 @@ def test_a_feature_that_is_no_row_of_numbers_is_refused(tmp_path):
     info["features"][STATE]["shape"] = [2, 4]
     (root / "meta/info.json").write_text(json.dumps(info))
     assert f"feature '{STATE}' is float32 [2, 4]" in str(convert(root, tmp_path / "new").exception)
+
+
+def test_half_precision_becomes_single(tmp_path):
+    old = write_v21(tmp_path / "old", "image")
+    info = json.loads((old / "meta/info.json").read_text())
+    info["features"][STATE]["dtype"] = "float16"
+    (old / "meta/info.json").write_text(json.dumps(info))
+    for path in sorted(old.glob("data/*/*.parquet")):
+        table = pq.read_table(path)
+        column = pa.array([list(np.float16(row)) for row in table[STATE].to_pylist()], pa.list_(pa.float16()))
+        pq.write_table(table.set_column(table.column_names.index(STATE), STATE, column), path)
+    result = convert(old, tmp_path / "new")
+    assert result.exit_code == 0, result.output
+    assert DatasetInfo.load(tmp_path / "new").features[STATE].dtype == "float32"

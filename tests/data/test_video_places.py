@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import av
+import numpy as np
 import pytest
 from data_recordings import PRIMARY, change, episode, errors, open_dataset, record
 from typer.testing import CliRunner
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 from rdvla.cli.main import app
 from rdvla.data.checks import check_dataset
 from rdvla.data.lerobot_meta import INFO_PATH
+from rdvla.data.lerobot_video import decode_frames
 from rdvla.errors import DatasetError
 
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
@@ -113,3 +116,21 @@ def test_no_template_for_videos(root):
     info = json.loads((root / INFO_PATH).read_text())
     (root / INFO_PATH).write_text(json.dumps(info | {"video_path": None}))
     assert "but no video_path" in errors(root)[0].what
+
+
+def test_frames_that_lead_up_to_a_keyframe_are_found(tmp_path):
+    """HEVC with open groups of pictures: a keyframe is shown after frames that follow it in the file."""
+    path, count, fps = tmp_path / "film.mp4", 30, 20
+    y, x = np.mgrid[0:64, 0:64]
+    with av.open(str(path), "w") as container:
+        options = {"x265-params": "keyint=12:bframes=3:log-level=none"}
+        stream = container.add_stream("libx265", rate=fps, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for number in range(count):
+            waves = (127 + 90 * np.sin(x / 17 + y / 23 + number / 5)).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.dstack([waves] * 3), format="rgb24")))
+        container.mux(stream.encode())
+    whole = np.stack(list(decode_frames(path, [number / fps for number in range(count)], fps)))
+    for start in range(count):
+        frames = list(decode_frames(path, [number / fps for number in range(start, count)], fps))
+        np.testing.assert_array_equal(frames, whole[start:])

@@ -118,7 +118,7 @@ def about_actions(
 def _doubt(last_N: NDArray[np.floating]) -> str:
     """Return what makes it doubtful that values are gripper commands; empty if nothing does."""
     if last_N.min() == last_N.max():
-        return " It never changes, so a policy will never open or close anything."
+        return " It never changes, so a policy will always send the same."
     return "" if _is_switch(last_N) else " It has values between: if it is a position, take data.gripper=none."
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.data.lerobot_meta import FRESH_KEY
+
 Severity = Literal["error", "warning", "note"]
 
 FAR = 50.0
@@ -82,11 +84,22 @@ class Rows:
 
 
 def about_episodes(rows: Rows) -> list[Finding]:
-    """Find episodes without a row."""
+    """Find episodes without a row, or without a row that has pictures of its own."""
     empty = np.flatnonzero(np.diff(rows.episode_start) < 1)
-    return [
+    findings = [
         Finding("error", "the episode has no frame.", "Remove it from the dataset.", episode=rows.episode_index[number])
         for number in empty.tolist()
+    ]
+    if FRESH_KEY not in rows.columns or len(empty) or not len(rows.episode_index):
+        return findings
+    fresh = np.add.reduceat(rows.columns[FRESH_KEY][:, 0].astype(np.int64), rows.episode_start[:-1])
+    if not fresh.any():
+        what = "no row has pictures of its own: the column is false everywhere, so there is nothing to learn from."
+        return [Finding("error", what, "Correct the column, or remove it if pictures belong to every row.", FRESH_KEY)]
+    what = "no row of the episode has pictures of its own, so nothing is learned from it."
+    return [
+        Finding("warning", what, "Correct the column, or remove the episode.", FRESH_KEY, rows.episode_index[number])
+        for number in np.flatnonzero(fresh == 0).tolist()
     ]
 
 
@@ -117,7 +130,9 @@ def _absurd(rows: Rows, key: str) -> list[Finding]:
     values = rows.columns[key].astype(np.float64)
     if not len(values) or not (np.abs(values) <= np.finfo(np.float32).max).all():
         return []
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
+    first, low, middle, high, last = np.quantile(values, [0.01, 0.25, 0.5, 0.75, 0.99], axis=0)
+    still = low == high  # of a command that is mostly 0, the outer percentiles say how far it goes
+    low, high = np.where(still, first, low), np.where(still, last, high)
     span = high - low
     findings = []
     for entry in np.flatnonzero(span > 0):
@@ -125,10 +140,8 @@ def _absurd(rows: Rows, key: str) -> list[Finding]:
         worst = int(far.argmax())
         if far[worst] > FAR * span[entry]:
             episode, frame = rows.place(worst)
-            what = (
-                f"entry {entry} is {values[worst, entry]:.6g}, where the middle half of its values lies in "
-                f"{low[entry]:.4g}..{high[entry]:.4g}."
-            )
+            which = "98 % of its values lie" if still[entry] else "the middle half of its values lies"
+            what = f"entry {entry} is {values[worst, entry]:.6g}, where {which} in {low[entry]:.4g}..{high[entry]:.4g}."
             findings.append(
                 Finding("warning", what, "A sensor that slipped? Look at the episode.", key, episode, frame)
             )

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -160,13 +161,12 @@ class LeRobotSource:
         """Return a hash that changes when the dataset's content does, wherever it is stored.
 
         Covers the metadata in full, and of every data and video file the size and both ends (which hold the format's
-        own tables of content).
+        own tables of content), behind links to other folders as well.
         """
         digest = hashlib.sha256()
-        for path in sorted(path for path in self.root.rglob("*") if path.is_file() and not _is_hidden(path, self.root)):
+        folders = [self.root / name for name in ("meta", "data", "videos", "images")]
+        for path in sorted(path for folder in folders for path in _files(folder) if not _is_hidden(path, self.root)):
             name = path.relative_to(self.root).as_posix()
-            if name.split("/")[0] not in ("meta", "data", "videos", "images"):
-                continue
             size = path.stat().st_size
             digest.update(f"{name}:{size};".encode())
             with path.open("rb") as stream:
@@ -302,6 +302,18 @@ def _load_columns(
 
 def _data_path(root: Path, info: DatasetInfo, row: dict[str, Any]) -> Path:
     return root / info.data_path.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder, and below folders that it links to, each of which is entered once."""
+    entered = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        yield from (path for name in names if (path := Path(parent) / name).is_file())
 
 
 def _is_hidden(path: Path, root: Path) -> bool:

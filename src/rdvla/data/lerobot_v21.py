@@ -162,7 +162,8 @@ def _new_feature(key: str, feature: Feature) -> Feature:
             f"feature '{key}' is {feature.dtype} {list(feature.shape)}; only cameras and rows of numbers can be "
             "converted: remove it from meta/info.json."
         )
-    return Feature(feature.dtype, feature.shape, feature.names)
+    dtype = "float32" if feature.dtype == "float16" else feature.dtype  # as they are read
+    return Feature(dtype, feature.shape, feature.names)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

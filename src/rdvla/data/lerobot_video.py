@@ -201,9 +201,8 @@ def _matching_frames(
     stream = container.streams.video[0]
     stream.thread_type = "NONE"
     refuse_depth(stream.codec_context.pix_fmt, path)
-    container.seek(int(max(timestamps[0] - tolerance, 0) / stream.time_base), stream=stream, backward=True)
     wanted = 0
-    for frame in container.decode(stream):
+    for frame in _frames_from(container, stream, timestamps[0], tolerance):
         shown = float(frame.pts * stream.time_base)
         if shown < timestamps[wanted] - tolerance:
             continue
@@ -220,6 +219,27 @@ def _matching_frames(
         "the timestamps are not the frames' (`rdvla dataset check` says how far off; data.timestamps=frame_index reads "
         "evenly spaced frames by number), or the video is shorter than meta/episodes says."
     )
+
+
+def _frames_from(container: Any, stream: Any, second: float, tolerance: float) -> Iterator[Any]:
+    """Yield decoded frames from `second` or before it on.
+
+    The keyframe before a frame may be shown after it (HEVC with an open group of pictures), and what leads up to that
+    keyframe is not decoded: then it is sought further back.
+    """
+    back = 0.0
+    while True:
+        begin = max(second - tolerance - back, 0.0)
+        container.seek(int(begin / stream.time_base), stream=stream, backward=True)
+        frames = container.decode(stream)
+        first = next(frames, None)
+        if first is None:
+            return
+        if begin == 0 or float(first.pts * stream.time_base) <= second + tolerance:
+            yield first
+            yield from frames
+            return
+        back = 2 * back + 1.0
 
 
 def refuse_depth(pixel_format: str | None, path: Path) -> None:

@@ -22,6 +22,9 @@ EPSILON = 1e-8
 NARROW = 0.01
 """Percentiles closer than this share of the range cannot carry an action."""
 
+SELDOM = 1e-3
+"""Share of the rows that an entry acts in at least, if it is one that acts rarely."""
+
 _VECTORS = ("mean", "std", "max", "min", "q01", "q99")
 
 
@@ -98,8 +101,9 @@ class NormStats:
     def normalise(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Map training-space values `[..., D]` to about [-1, 1], as the published training does.
 
-        Masked-in dimensions become `clip(2 (x - q01) / (q99 - q01 + 1e-8) - 1, -1, 1)`, the others pass through; then
-        every dimension that never varies (min == max) becomes 0.
+        Masked-in dimensions become `clip(2 (x - q01) / (q99 - q01 + 1e-8) - 1, -1, 1)`, or 0 if they never vary
+        (min == max); the others pass through. The published code makes those 0 that never vary as well, which is to
+        close a gripper that always stood open.
 
         Returns:
             float32 `[..., D]`.
@@ -108,7 +112,7 @@ class NormStats:
             DatasetError: the last axis is not D.
         """
         scaled = np.where(self.mask, np.clip(self._scale(values), -1.0, 1.0), values)
-        return np.where(self.min == self.max, 0.0, scaled).astype(np.float32)
+        return np.where(self.mask & (self.min == self.max), 0.0, scaled).astype(np.float32)
 
     def unnormalise(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Map predictions `[..., D]` back to training space, without clipping; unmasked dimensions pass through.
@@ -213,9 +217,14 @@ class DatasetStatistics:
 
 
 def rarely_changing(values_ND: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
-    """Return bool `[D]`: entries that change, but whose 1st and 99th percentile are closer than 1 % of their range."""
-    span = _quantile(values_ND, 0.99) - _quantile(values_ND, 0.01)
-    rare: NDArray[np.bool_] = span < NARROW * np.ptp(values_ND.astype(np.float64), axis=0)
+    """Return bool `[D]`: entries that change, but whose 1st and 99th percentile are closer than 1 % of their range.
+
+    One row in a thousand at least is beyond them by more than their distance: fewer are a sensor that slipped.
+    """
+    low, high = _quantile(values_ND, 0.01), _quantile(values_ND, 0.99)
+    span = high - low
+    acting = ((values_ND < low - span) | (values_ND > high + span)).mean(axis=0) >= SELDOM
+    rare: NDArray[np.bool_] = acting & (span < NARROW * np.ptp(values_ND.astype(np.float64), axis=0))
     return rare
 
 
