@@ -5,6 +5,8 @@ import random
 import shutil
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from train_fakes import Crew, random_batch, record, released_network, run, run_small, small
@@ -287,3 +289,15 @@ def test_numbers_that_are_none_leave_a_gap(tmp_path):
         report_command([f"mine={tmp_path}"], tmp_path / "page.html")
     report_command([str(tmp_path)], tmp_path / "page.html")
     assert "nan" not in (tmp_path / "page.html").read_text().lower()
+
+
+def test_sentences_that_were_mended_meanwhile_are_other_words(dataset, tmp_path):
+    """The tokenizer is made of them: its numbers would stand for other words."""
+    shutil.copytree(dataset, tmp_path / "here")
+    run_small(tmp_path / "here", tmp_path / "run", max_steps=1)
+    path = tmp_path / "here" / "meta/tasks.parquet"
+    table = pq.read_table(path)
+    words = [f"{text} slowly" for text in table["task"].to_pylist()]
+    pq.write_table(table.set_column(table.column_names.index("task"), "task", pa.array(words)), path)
+    with pytest.raises(TrainingError, match="learned other words than the sentences"):
+        run_small(tmp_path / "here", tmp_path / "run", max_steps=2)

@@ -48,8 +48,13 @@ def test_a_tracker_gets_every_number(dataset, tmp_path, monkeypatch):
     run_small(dataset, tmp_path / "run", trackers=["wandb"], project="mine", max_steps=2)
     assert [step for step, _ in service.logged] == [1, 2]
     assert {"loss", "learning_rate", "samples_per_second", "memory_gb"} <= service.logged[0][1].keys()
-    assert (service.settings["project"], service.settings["id"]) == ("mine", "run")
+    assert (service.settings["project"], service.settings["name"]) == ("mine", "run")
     assert service.finished
+    ids = [service.settings["id"]]
+    for folder, steps in (("run", 3), ("other/run", 1)):
+        run_small(dataset, tmp_path / folder, trackers=["wandb"], project="mine", max_steps=steps)
+        ids.append(service.settings["id"])
+    assert ids[0] == ids[1] != ids[2], "a run that goes on is the same, another folder of that name is not"
 
 
 def test_a_tracker_that_is_not_installed(dataset, tmp_path, monkeypatch):

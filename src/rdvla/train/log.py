@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,7 +65,7 @@ class WebTracker:
             raise MissingExtraError(name, name) from None
         settings: dict[str, Any] = {"resume": "allow"}
         if name == "wandb":
-            settings |= {"id": config.output.name, "dir": str(config.output)}
+            settings |= {"id": _run_id(config.output / "wandb_id"), "dir": str(config.output)}
         self._run = self._module.init(
             project=config.project, name=config.output.name, config=config.model_dump(mode="json"), **settings
         )
@@ -76,6 +77,13 @@ class WebTracker:
     def finish(self) -> None:
         """Send what is left."""
         self._run.finish()
+
+
+def _run_id(file: Path) -> str:
+    """Return the id of the run whose folder holds `file`; folders of one name are no one run."""
+    if not file.exists():
+        write_atomically(file, f"{uuid.uuid4().hex[:16]}\n")
+    return file.read_text(encoding="utf-8").strip()
 
 
 class MetricsLog:

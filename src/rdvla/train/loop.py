@@ -122,7 +122,7 @@ class _Run:
         self._learner = Learner(config, checkpoint, ranks=ranks, compute=compute)
         self._start = ranks.from_first(self._folder.newest_intact(watcher.warned) if ranks.is_first else 0)
         if self._start:
-            self._folder.require_same_data(self._start, checkpoint.statistics)
+            self._folder.require_same_data(self._start, checkpoint)
         if self._start > config.max_steps:
             raise TrainingError(
                 f"'{self._folder.path}' is at step {self._start} already, beyond max_steps {config.max_steps}."

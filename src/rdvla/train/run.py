@@ -21,6 +21,7 @@ import torch
 from rdvla.checkpoints.checkpoint import Checkpoint
 from rdvla.checkpoints.native import STATISTICS, save_native
 from rdvla.checkpoints.tensors import write_pt
+from rdvla.checkpoints.tokenizer_files import read_tokenizer
 from rdvla.data.stats import DatasetStatistics, load_statistics
 from rdvla.errors import CheckpointError, ConfigError, TrainingError
 from rdvla.files import read_json, replacing_folder, write_json
@@ -79,13 +80,23 @@ class RunFolder:
         if self._written != self._settings:
             write_json(self._file, self._settings)
 
-    def require_same_data(self, step: int, statistics: Mapping[str, DatasetStatistics]) -> None:
+    def require_same_data(self, step: int, start: Checkpoint) -> None:
         """Make sure that the dataset, here or elsewhere, is the one that `step` was trained on.
 
+        Args:
+            step: of the newest checkpoint.
+            start: the policy at step 0, as the dataset makes it now.
+
         Raises:
-            TrainingError: its statistics are others.
+            TrainingError: its statistics are others, or its words are.
         """
-        saved = load_statistics(self.directory(step) / "policy" / STATISTICS)
+        policy, statistics = self.directory(step) / "policy", start.statistics
+        if read_tokenizer(policy).to_str() != start.tokenizer.to_str():
+            raise TrainingError(
+                f"'{self.path}' learned other words than the sentences of '{'+'.join(statistics)}' have now (or the "
+                "checkpoint that it started from); restore them, or choose another output folder."
+            )
+        saved = load_statistics(policy / STATISTICS)
         if _numbers(saved) != _numbers(statistics):
             raise TrainingError(
                 f"'{self.path}' holds a run on other data than '{'+'.join(statistics)}' is now (or, if a dataset is "
