@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray_fakes import DyingSuite, Obedient, WaitingSuite
@@ -26,7 +27,7 @@ from rdvla.jobs.pool import Broken, Played, WorkerError
 
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
-from rdvla.jobs.ray import RayPool  # noqa: E402
+from rdvla.jobs.ray import RayPool, RaySlot  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -175,6 +176,37 @@ def test_the_command_line(head, tmp_path):
     result = CliRunner().invoke(app, [*command, "--address", head, "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert "100.0%" in result.output
+
+
+@pytest.mark.parametrize("name", ["OutOfMemoryError", "NodeDiedError", "WorkerCrashedError", "OwnerDiedError"])
+def test_what_a_cluster_loses_is_played_again(name):
+    """By the memory monitor, say, or with the machine that holds a reply."""
+    kind = getattr(ray.exceptions, name)
+    lost, killed = type(name, (kind,), {"__init__": lambda _: None, "__str__": lambda _: "gone"})(), []
+
+    def get(reference, timeout=None):
+        raise lost
+
+    cluster = SimpleNamespace(
+        exceptions=ray.exceptions,
+        wait=lambda references, timeout: (references, []),
+        get=get,
+        kill=killed.append,
+        remote=lambda actor: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: Actor())),
+    )
+    slot = RaySlot(cluster, Obedient, {})
+    assert not slot.ready, "its machine went before it ran"
+    slot._actor, slot._running = Actor(), None
+    slot.send("one", ("suite", 0))
+    assert isinstance(slot.receive(600), Broken)
+    assert (slot.job, len(killed)) == (None, 2)
+
+
+class Actor:
+    """Stands for an actor whose calls are never answered."""
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=lambda *_: name)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
