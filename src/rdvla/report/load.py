@@ -264,7 +264,10 @@ def _refuse_other_versions(runs: Sequence[Run]) -> None:
 def _say_ends(first: EpisodeRecord, second: EpisodeRecord) -> str:
     """Return how two records of an episode ended if they did so differently, for people; else nothing."""
     same = (first.success, first.steps, first.iterations) == (second.success, second.steps, second.iterations)
-    ends = [f"{'success' if each.success else 'failure'} after {each.steps} steps" for each in (first, second)]
+    ends = [
+        f"{'success' if each.success else 'failure'} after {each.steps} steps and {sum(each.iterations)} iterations"
+        for each in (first, second)
+    ]
     return "" if same else f"{ends[0]}, {ends[1]}"
 
 

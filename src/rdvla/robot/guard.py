@@ -101,7 +101,7 @@ class ActionGuard:
         if not inside:
             raise ConfigError(f"stop_action {stop_action.tolist()} must lie within the limits.")
         size = len(stop_action)
-        if not all(isinstance(dimension, int) and -size <= dimension < size for dimension in keep):
+        if not all(isinstance(dimension, int | np.integer) and -size <= dimension < size for dimension in keep):
             raise ConfigError(f"keep {list(keep)} must be dimensions of an action of {size} values.")
         if on_miss not in ("hold", "stop") or max_holds < 0:
             raise ConfigError(f"on_miss must be 'hold' or 'stop' and max_holds >= 0; found {on_miss!r}, {max_holds}.")
@@ -156,11 +156,9 @@ class ActionGuard:
     def _slowed(self, command: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what is nearest to `command` within `max_change` of the last one."""
         change = self._limits.max_change
-        return (
-            command
-            if change is None or self._last is None
-            else np.clip(command, self._last - change, self._last + change)
-        )
+        if change is None or self._last is None:
+            return command
+        return np.clip(command, self._last - change, self._last + change)
 
     def _note(self, step: int, kind: InterventionKind, detail: str) -> None:
         self.interventions.append(Intervention(step, kind, detail))
