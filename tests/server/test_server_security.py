@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +17,7 @@ from patience import PATIENCE_S, eventually
 from rdvla.errors import ConfigError, ServeError
 from rdvla.policy import Ask
 from rdvla.robot.client import RemotePolicy
+from rdvla.robot.connection import ConnectionLost
 from rdvla.server import conversation, gate
 from rdvla.server.background import serving
 from rdvla.server.config import ServeConfig, read_api_key
@@ -104,6 +106,27 @@ def test_browsers_on_other_sites_are_refused() -> None:
             (own, "http://[::1"),
         ]:
             assert http(server, Host=host, Origin=origin, **upgrade) == "403"
+
+
+def test_a_server_that_says_nothing_after_tls_is_absent(tmp_path: Path) -> None:
+    """TLS itself has sent something by then (session tickets), so that a read is under way."""
+    certificate, key = make_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    held: list[ssl.SSLSocket] = []
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # closed at the end
+            while True:
+                held.append(context.wrap_socket(listener.accept()[0], server_side=True))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        with pytest.raises(ConnectionLost, match="no policy server answers"):
+            RemotePolicy(f"wss://127.0.0.1:{listener.getsockname()[1]}", tls_ca=certificate, connect_timeout_s=0.3)
+        listener.shutdown(socket.SHUT_RDWR)
+    for connection in held:
+        connection.close()
 
 
 def test_tls(tmp_path: Path) -> None:

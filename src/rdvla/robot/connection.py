@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rdvla.errors import MissingExtraError, ServeError
 from rdvla.wire.protocol import API_KEY_VARIABLE, BadRequest
@@ -76,11 +76,15 @@ def _ended(error: ConnectionClosed) -> ServeError:
     return ConnectionLost(f"connection lost: {error}")
 
 
-def _limit_sending(connection: ClientConnection, seconds: float) -> None:
-    """Make a send fail after `seconds` if the server takes nothing; the library itself would wait for its pings."""
+def _limit(connection: socket.socket, seconds: float) -> None:
+    """Make a send fail after `seconds` if the server takes nothing, and a read that waits for the rest of something.
+
+    The library would wait for its pings, and for ever where TLS has sent something of its own and the server nothing.
+    """
     whole = int(seconds)
     timeout = struct.pack("ll", whole, int((seconds - whole) * 1e6))
-    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+    for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, timeout)
 
 
 def websocket_connector(
@@ -92,7 +96,7 @@ def websocket_connector(
         url: `ws://host:port` or `wss://host:port`.
         api_key: sent as `Authorization: Api-Key ...`; None sends none.
         tls_ca: PEM file of the authority to trust for `wss`; None takes the machine's.
-        deadline_s: a send that takes longer than this fails.
+        deadline_s: a send, or the rest of a message, that takes longer than this fails.
 
     Raises:
         ServeError: `tls_ca` cannot be read. The function: the server is not one, or refuses for good.
@@ -107,26 +111,31 @@ def websocket_connector(
     headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
 
     def open_websocket(timeout_s: float) -> Connection:
+        timeout_s = max(0.001, timeout_s)
+
+        def limited(sock: socket.socket, *arguments: Any, **options: Any) -> ClientConnection:
+            _limit(sock, timeout_s)
+            return ClientConnection(sock, *arguments, **options)
+
         opening = connect(
             url,
             ssl=context,
             compression=None,
             max_size=LARGEST_REPLY,
             additional_headers=headers,
-            open_timeout=max(0.001, timeout_s),
+            open_timeout=timeout_s,
             close_timeout=1.0,
             proxy=None,
+            create_connection=limited,  # type: ignore[arg-type]  # it is called only
         )
         with ExitStack() as closing:
             connection = closing.enter_context(opening)
-            _limit_sending(connection, deadline_s)
+            _limit(connection.socket, deadline_s)
             return _WebSocket(connection, closing.pop_all())
 
     def explained(timeout_s: float) -> Connection:
         try:
             return open_websocket(timeout_s)
-        except (InvalidURI, ValueError):  # a port that is none
-            raise ServeError(f"'{url}' is not a server's address; use ws://HOST:PORT or wss://HOST:PORT.") from None
         except InvalidStatus as error:
             raise _refusal(url, error) from None
         except ssl.SSLCertVerificationError as error:
@@ -135,6 +144,8 @@ def websocket_connector(
             raise ConnectionLost(
                 f"no policy server answers at {url} ({error}); start one with 'rdvla serve'."
             ) from None
+        except (InvalidURI, ValueError):  # a port that is none
+            raise ServeError(f"'{url}' is not a server's address; use ws://HOST:PORT or wss://HOST:PORT.") from None
         except InvalidHandshake as error:
             raise ServeError(f"{url} does not speak websocket: {error}") from None
 
