@@ -113,9 +113,10 @@ def websocket_connector(
     def open_websocket(timeout_s: float) -> Connection:
         timeout_s = max(0.001, timeout_s)
 
-        def limited(sock: socket.socket, *arguments: Any, **options: Any) -> ClientConnection:
-            _limit(sock, timeout_s)
-            return ClientConnection(sock, *arguments, **options)
+        class Limited(ClientConnection):
+            def __init__(self, socket: socket.socket, *arguments: Any, **options: Any) -> None:
+                _limit(socket, timeout_s)
+                super().__init__(socket, *arguments, **options)
 
         opening = connect(
             url,
@@ -126,7 +127,7 @@ def websocket_connector(
             open_timeout=timeout_s,
             close_timeout=1.0,
             proxy=None,
-            create_connection=limited,  # type: ignore[arg-type]  # it is called only
+            create_connection=Limited,
         )
         with ExitStack() as closing:
             connection = closing.enter_context(opening)
