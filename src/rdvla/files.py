@@ -248,6 +248,18 @@ def read_json(path: Path, error: type[RDVLAError], fix: str, *, missing: str = "
     return content
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder, and below folders that it links to, each of which is entered once."""
+    entered = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        yield from (path for name in names if (path := Path(parent) / name).is_file())
+
+
 def user_cache() -> Path:
     """Return the folder for files that can be rebuilt: `$XDG_CACHE_HOME/rdvla` if absolute, else `~/.cache/rdvla`."""
     base = os.environ.get("XDG_CACHE_HOME", "")

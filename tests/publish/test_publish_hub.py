@@ -259,6 +259,18 @@ def test_the_card_of_a_dataset_is_kept(tmp_path):
     assert text.strip() == "# By hand"
 
 
+def test_what_a_dataset_links_to_is_uploaded_too(tmp_path):
+    root = demonstrations(tmp_path / "demos")
+    push_dataset(str(root), Repository("me/demos", DATASET), "mit", dry_run=tmp_path / "whole")
+    (root / "data/chunk-000").rename(tmp_path / "elsewhere")
+    (root / "data/chunk-000").symlink_to(tmp_path / "elsewhere")
+    push_dataset(str(root), Repository("me/demos", DATASET), "mit", dry_run=tmp_path / "linked")
+    whole, linked = (
+        sorted(p.relative_to(d) for p in d.rglob("*") if p.is_file()) for d in (tmp_path / "whole", tmp_path / "linked")
+    )
+    assert linked == whole
+
+
 def test_datasets_that_are_none(tmp_path):
     to = Repository("me/demos", DATASET)
     (tmp_path / "empty").mkdir()

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from rdvla.data.images import decode_image
 from rdvla.data.lerobot_meta import FRESH_KEY, INDEX_FEATURES, TASKS_PATH, DatasetInfo
 from rdvla.data.lerobot_video import decode_frames
 from rdvla.errors import DatasetError
+from rdvla.files import files_below
 
 _EPISODE_COLUMNS = ("episode_index", "length", "data/chunk_index", "data/file_index")
 _HASHED_BYTES = 64 * 1024
@@ -165,7 +165,8 @@ class LeRobotSource:
         """
         digest = hashlib.sha256()
         folders = [self.root / name for name in ("meta", "data", "videos", "images")]
-        for path in sorted(path for folder in folders for path in _files(folder) if not _is_hidden(path, self.root)):
+        files = sorted(path for folder in folders for path in files_below(folder))
+        for path in (file for file in files if not _is_hidden(file, self.root)):
             name = path.relative_to(self.root).as_posix()
             size = path.stat().st_size
             digest.update(f"{name}:{size};".encode())
@@ -302,18 +303,6 @@ def _load_columns(
 
 def _data_path(root: Path, info: DatasetInfo, row: dict[str, Any]) -> Path:
     return root / info.data_path.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder, and below folders that it links to, each of which is entered once."""
-    entered = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        yield from (path for name in names if (path := Path(parent) / name).is_file())
 
 
 def _is_hidden(path: Path, root: Path) -> bool:

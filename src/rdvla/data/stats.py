@@ -86,7 +86,7 @@ class NormStats:
             raise DatasetError(f"the mask has {len(mask)} entries for {values_ND.shape[1]} dimensions.")
         low, high = (extreme.astype(np.float64) for extreme in (values_ND.min(axis=0), values_ND.max(axis=0)))
         q01, q99 = _quantile(values_ND, 0.01), _quantile(values_ND, 0.99)
-        rare = rarely_changing(values_ND)
+        rare = _rare(values_ND, q01, q99)
         return cls(
             q01=np.where(rare, low, q01),
             q99=np.where(rare, high, q99),
@@ -221,7 +221,11 @@ def rarely_changing(values_ND: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
 
     One row in a thousand at least is beyond them by more than their distance: fewer are a sensor that slipped.
     """
-    low, high = _quantile(values_ND, 0.01), _quantile(values_ND, 0.99)
+    return _rare(values_ND, _quantile(values_ND, 0.01), _quantile(values_ND, 0.99))
+
+
+def _rare(values_ND: NDArray[np.floating[Any]], low: Any, high: Any) -> NDArray[np.bool_]:
+    """Return `rarely_changing`, where the percentiles are known."""
     span = high - low
     acting = ((values_ND < low - span) | (values_ND > high + span)).mean(axis=0) >= SELDOM
     rare: NDArray[np.bool_] = acting & (span < NARROW * np.ptp(values_ND.astype(np.float64), axis=0))

@@ -105,13 +105,10 @@ class RaySlot(Generic[J, R]):
         if self._running is not None and self._ray.wait([self._running], timeout=0)[0]:
             try:
                 self._ray.get(self._running)
-            except self._ray.exceptions.RayActorError as error:
-                if error.actor_init_failed:  # for instance rdvla is not installed on its machine
+            except self._lost as error:
+                if getattr(error, "actor_init_failed", False):  # for instance rdvla is not installed on its machine
                     raise WorkerError(str(error)) from None
                 self.kill()  # its machine went before it ran
-                return False
-            except self._lost:
-                self.kill()
                 return False
             self._running = None
         return self._running is None
@@ -120,7 +117,8 @@ class RaySlot(Generic[J, R]):
     def _lost(self) -> tuple[type[Exception], ...]:
         """What Ray raises where a worker, a machine or what it returned is gone; another may do better."""
         known = self._ray.exceptions
-        return (known.OutOfMemoryError, known.ObjectLostError, known.NodeDiedError, known.WorkerCrashedError)
+        worker = (known.RayActorError, known.WorkerCrashedError, known.OutOfMemoryError)
+        return (*worker, known.NodeDiedError, known.ObjectLostError)
 
     @property
     def pending(self) -> Any:
@@ -142,7 +140,7 @@ class RaySlot(Generic[J, R]):
                 found = Broken(f"the episode was still running after {timeout_s:g} s")
             else:
                 return None
-        except (self._ray.exceptions.RayActorError, *self._lost) as error:
+        except self._lost as error:
             found = Broken(f"the worker died ({_first_line(error)})")
         except self._ray.exceptions.RayError as error:  # e.g. a module that its machine does not have
             raise WorkerError(str(error)) from None

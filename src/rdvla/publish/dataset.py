@@ -9,7 +9,7 @@ from rdvla.data.checks import check_dataset
 from rdvla.data.lerobot_meta import ACTION_KEY, INDEX_FEATURES, STATE_KEY, VERSION, DatasetInfo
 from rdvla.data.lerobot_source import LeRobotSource
 from rdvla.errors import DatasetError
-from rdvla.files import require_new_folder
+from rdvla.files import files_below, require_new_folder
 from rdvla.hub import DATASET, Repository, local, require_token, upload
 from rdvla.publish.staging import CARD, read_card, staged
 
@@ -52,7 +52,7 @@ def push_dataset(source: str, to: Repository, licence: str | None, *, dry_run: P
 
 
 def _files(folder: Path) -> list[Path]:
-    inside = [path for name in FOLDERS for path in (folder / name).rglob("*") if path.is_file()]
+    inside = [path for name in FOLDERS for path in files_below(folder / name)]
     collected = folder / COLLECTED
     return sorted(inside) + ([collected] if collected.is_file() else [])
 
